@@ -344,8 +344,8 @@ class App:
         self.message_complete(request)
         if (refused := refused_as_too_long(request)) is not None:
             return refused
-        if self._inspector is not None and (shown := await self._inspector.answer(request)) is not None:
-            return shown
+        if self._inspector is not None and (page_response := await self._inspector.answer(request)) is not None:
+            return page_response
         if request.path in SOCKET_PATHS:
             return await self._open(request)
         return await self._rest(request)
@@ -362,10 +362,10 @@ class App:
             return response_of(RestAnswer(408, b"Request Timeout", HTML))
         self.message_complete(request)
         path = request.rel_url.raw_path.removeprefix(GATEWAY)
-        asked = RestRequest(request.method, path, request.host, dict(request.query), headers_of(request), body)
+        forwarded = RestRequest(request.method, path, request.host, dict(request.query), headers_of(request), body)
         if path != request.rel_url.raw_path:
-            asked = self._gateway.rest(asked, self.now())
-        answer = self.hub.rest(asked, self.now())
+            forwarded = self._gateway.rest(forwarded, self.now())
+        answer = self.hub.rest(forwarded, self.now())
         if isinstance(answer, Later):
             waiting = self._responses[answer.number] = self._loop.create_future()
             self.pump()
@@ -379,10 +379,10 @@ class App:
             return web.Response(status=400, text="Bad Request")
         self._numbers += 1
         conn = self._numbers
-        asked = Request(request.host, dict(request.query), headers_of(request))
+        forwarded = Request(request.host, dict(request.query), headers_of(request))
         if request.path.startswith(GATEWAY):
-            asked = self._gateway.socket(asked, self.now())
-        answer = self.hub.connect(conn, asked, self.now())
+            forwarded = self._gateway.socket(forwarded, self.now())
+        answer = self.hub.connect(conn, forwarded, self.now())
         self.pump()
         if isinstance(answer, Refusal):
             await asyncio.sleep(answer.delay)

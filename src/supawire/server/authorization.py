@@ -57,15 +57,15 @@ class Authorization:
 
     # --- the policy function ---
 
-    def decide(self, asked: PermissionsQuery) -> frozenset[Extension]:
+    def decide(self, query: PermissionsQuery) -> frozenset[Extension]:
         """Return the extensions that the policy function allows."""
-        return frozenset(extension for extension in asked.extensions if self._may(asked, extension))
+        return frozenset(extension for extension in query.extensions if self._may(query, extension))
 
-    def _may(self, asked: PermissionsQuery, extension: Extension) -> bool:
+    def _may(self, query: PermissionsQuery, extension: Extension) -> bool:
         """Return the policy's decision; an exception denies access and is reported."""
-        topic, action = asked.topic, asked.action
+        topic, action = query.topic, query.action
         try:
-            return bool(self.policy(dict(asked.requester.claims.values), topic, extension, action))
+            return bool(self.policy(dict(query.requester.claims.values), topic, extension, action))
         except Exception as error:  # noqa: BLE001  a policy is the user's code, and fails closed
             self._report(f"the policy raised {type(error).__name__} for {extension} {action} on {topic!r}: denied")
             return False

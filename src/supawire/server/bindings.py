@@ -108,8 +108,8 @@ def _errors(given: str | Sequence[str] | None) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else given or ()
     if not isinstance(texts, Sequence) or isinstance(texts, bytes):
         raise refuse("errors", given, "a string or a list of strings")
-    for said in texts:
-        check_writable("errors", check_kind("errors", said, str, "a string or a list of strings"))
+    for error in texts:
+        check_writable("errors", check_kind("errors", error, str, "a string or a list of strings"))
     return tuple(texts)
 
 

@@ -148,9 +148,9 @@ class Broadcasts:
         """Deliver a stored message to the room; over a limit it is dropped silently."""
         if self._too_long(message) or self._rooms.messages.tripped(self._outbox.now.mono):
             return
-        for topic, passing in self._lookups:
+        for topic, delivered in self._lookups:
             if message.private and topic == message.topic:
-                passing.append(message)
+                delivered.append(message)
         self.publish(message.topic, _live(message), private=message.private, message_id=message.id)
 
     def _too_long(self, message: StoredMessage) -> bool:
@@ -169,8 +169,8 @@ class Broadcasts:
             self._lookups = [other for other in self._lookups if other is not lookup]
         return ReplayMessages(found, tuple(lookup[1]))
 
-    def _stored(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
-        return tuple(self.store.replay(asked.topic, asked.replay, self._outbox.now.wall))
+    def _stored(self, query: MessagesQuery) -> tuple[StoredMessage, ...]:
+        return tuple(self.store.replay(query.topic, query.replay, self._outbox.now.wall))
 
     def replay(self, channel: ServerChannel, missed: ReplayMessages) -> None:
         """Send the messages stored before the join; copies that are delivered later are skipped."""

@@ -109,8 +109,8 @@ class Changes:
 
         A join without `config` takes its schema from the topic, so there the schema must exist.
         """
-        here = channel.config.legacy and not self._stepper.external
-        if binding.error is None and here and binding.schema not in self._schemas:
+        check_schema = channel.config.legacy and not self._stepper.external
+        if binding.error is None and check_schema and binding.schema not in self._schemas:
             return UNPUBLISHED.format(given=binding.description)
         return binding.error
 
@@ -176,18 +176,18 @@ class Changes:
         See docs/protocol.md, Change payload.
         """
         hidden = any(error.startswith(NO_DATA) for error in change.errors)
-        shown = {name for name, _ in change.columns if select is None or name in select or name in change.key}
+        visible = {name for name, _ in change.columns if select is None or name in select or name in change.key}
         data: dict[str, Any] = {
             "schema": change.schema,
             "table": change.table,
             "type": change.type,
             "commit_timestamp": None if hidden else stamp,
-            "columns": [] if hidden else [{"name": n, "type": t} for n, t in change.columns if n in shown],
+            "columns": [] if hidden else [{"name": n, "type": t} for n, t in change.columns if n in visible],
             "errors": list(change.errors) or None,
         }
         for name, row in (("record", change.record), ("old_record", change.old_record)):
             if row is not None:
-                keys = () if hidden else sorted(shown.intersection(row), key=jsonb_order)
+                keys = () if hidden else sorted(visible.intersection(row), key=jsonb_order)
                 data[name] = {key: to_wire(row[key]) for key in keys}
         return data if hidden else self._fit(data)
 

@@ -67,10 +67,10 @@ class BroadcastReadiness:
         self._waiting[channel.id] = channel
         self._schedule.at(self._outbox.now.mono + self._timeout, lambda: self._time_out(channel))
 
-    def set_ready(self, yes: bool) -> None:
+    def set_ready(self, ready: bool) -> None:
         """Record whether messages from the database are delivered; if so, notify the waiting channels."""
-        self._flowing = yes
-        waiting = list(self._waiting.values()) if yes else []
+        self._flowing = ready
+        waiting = list(self._waiting.values()) if ready else []
         for channel in waiting:
             del self._waiting[channel.id]
             if channel.open:

@@ -87,18 +87,18 @@ class Dev:
 
 
 def _change(body: bytes) -> RowChange:
-    asked = _body.decode(body)
-    columns = asked.columns
+    emitted = _body.decode(body)
+    columns = emitted.columns
     return make_change(
-        asked.type,
-        asked.table,
-        schema=asked.schema,
-        record=asked.record,
-        old_record=asked.old_record,
+        emitted.type,
+        emitted.table,
+        schema=emitted.schema,
+        record=emitted.record,
+        old_record=emitted.old_record,
         columns=[{"name": column.name, "type": column.type} for column in columns]
         if isinstance(columns, list)
         else columns,
-        errors=asked.errors,
+        errors=emitted.errors,
     )
 
 

@@ -241,8 +241,8 @@ class Faults:
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
         """Send a `system` frame without ending the channels."""
-        for name, said in (("status", status), ("message", message), ("extension", extension)):
-            _check_string(name, said)
+        for name, value in (("status", status), ("message", message), ("extension", extension)):
+            _check_string(name, value)
         for channel in self._channels(topic):
             self._outbox.system(channel, extension, status, message)
 

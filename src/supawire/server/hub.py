@@ -213,15 +213,15 @@ class Hub:
         self.at(now)
         self._changes.resubscribed(channel, answer)
 
-    def set_broadcasts_ready(self, yes: bool, now: Instant) -> None:
+    def set_broadcasts_ready(self, ready: bool, now: Instant) -> None:
         """Record whether messages from the database are delivered."""
         self.at(now)
-        self._readiness.set_ready(yes)
+        self._readiness.set_ready(ready)
 
-    def set_database_error(self, trouble: QueryError | None, now: Instant) -> None:
+    def set_database_error(self, error: QueryError | None, now: Instant) -> None:
         """Record an error of the database, because of which joins are refused, or None when it works again."""
         self.at(now)
-        self._database.report(trouble)
+        self._database.report(error)
 
     # --- inspection ---
 

@@ -51,7 +51,7 @@ def stop_on_signals(stop: asyncio.Event) -> Generator[None]:
     """
     loop = asyncio.get_running_loop()
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         del number, frame
         loop.call_soon_threadsafe(stop.set)
 
@@ -61,7 +61,7 @@ def stop_on_signals(stop: asyncio.Event) -> Generator[None]:
             try:
                 loop.add_signal_handler(number, stop.set)
             except NotImplementedError:  # Windows, where any signal wakes the loop
-                signal.signal(number, told)
+                signal.signal(number, handle)
             else:
                 undo.callback(loop.remove_signal_handler, number)
         yield
@@ -166,8 +166,8 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
             raise StateError("this local server is already running; call stop() first, or create another one")
         ready: Future[None] = Future()
         self._loop, self._stop, self._stop_requested, self._pid = None, None, False, os.getpid()
-        seen = weakref.ref(self)  # so that the thread does not keep alive a server that is never stopped
-        arguments = (seen, self._pending_calls, ready)
+        server_ref = weakref.ref(self)  # so that the thread does not keep alive a server that is never stopped
+        arguments = (server_ref, self._pending_calls, ready)
         self._thread = threading.Thread(target=self._run, args=arguments, name="supawire-local-server", daemon=True)
         try:
             self._thread.start()
@@ -211,30 +211,30 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         await asyncio.to_thread(self.stop)
 
     @staticmethod
-    def _run(seen: "weakref.ref[LocalServer]", asked: "set[Future[Any]]", ready: Future[None]) -> None:
+    def _run(server_ref: "weakref.ref[LocalServer]", pending: "set[Future[Any]]", ready: Future[None]) -> None:
         """Run the server; target of its thread."""
         try:
-            asyncio.run(LocalServer._serve(seen, ready))
+            asyncio.run(LocalServer._serve(server_ref, ready))
         finally:
-            for one in list(asked):  # submitted in the last moment; no loop is left to execute them
-                one.set_exception(_not_running())
+            for call in list(pending):  # submitted in the last moment; no loop is left to execute them
+                call.set_exception(_not_running())
 
     @staticmethod
-    async def _serve(seen: "weakref.ref[LocalServer]", ready: Future[None]) -> None:
-        server = seen()
+    async def _serve(server_ref: "weakref.ref[LocalServer]", ready: Future[None]) -> None:
+        server = server_ref()
         assert server is not None  # start() holds a reference while it waits
         stop = asyncio.Event()
         try:
             async with server._prepared(stop) as app:
-                wanted = not server._stop_requested  # else stop() was called before the loop existed
+                running = not server._stop_requested  # else stop() was called before the loop existed
                 server._app = app
                 del server
                 ready.set_result(None)
                 try:
-                    if wanted:
+                    if running:
                         await stop.wait()
                 finally:
-                    if (server := seen()) is not None:
+                    if (server := server_ref()) is not None:
                         server._app = None
                         del server
         except Exception as error:

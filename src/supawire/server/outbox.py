@@ -76,11 +76,11 @@ class Outbox:
         if self._rules.drops_reply(event):
             return
         frame = text(peer.v2, topic, REPLY, payload, ref, join_ref)
-        way = self.direct if event in (JOIN, HEARTBEAT) else self.send
+        send = self.direct if event in (JOIN, HEARTBEAT) else self.send
         if self._rules.reply_delay and event != JOIN:
             self._schedule.at(self.now.mono + self._rules.reply_delay, lambda: self.send(peer, frame))
         else:
-            way(peer, frame)
+            send(peer, frame)
 
     def system(self, channel: ServerChannel, extension: str, status: str, message: str) -> None:
         """Send a `system` frame of a channel. See docs/protocol.md, System messages."""

@@ -176,8 +176,8 @@ class Rest:
     def _send_one(self, request: RestRequest, who: Requester, topic: str, event: str, body: Any) -> Steps[RestAnswer]:
         json = _type(request) != "application/octet-stream"
         payload = encode({} if body is NOT_PARSED else body) if json else request.body
-        asked = body.get("private") if json and is_object(body) else None
-        private = request.query.get("private") if asked is None else asked
+        in_body = body.get("private") if json and is_object(body) else None
+        private = request.query.get("private") if in_body is None else in_body
         if self._broadcasts.exceeds(payload) if json else self._raw_exceeds(payload):
             return _json(422, {"errors": {"payload": TOO_LARGE}})
         if (refused := self._too_many(1)) is not None:

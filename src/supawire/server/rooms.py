@@ -153,7 +153,7 @@ class Rooms:
         This is performance-critical: one lookup and one effect per recipient. Over the rate limit, every recipient is
         closed.
         """
-        heard = 0
+        recipients = 0
         effects = self._outbox.effects
         for member in room.members.values():
             if member is skip or not member.reads_broadcast or (message_id and message_id in member.replayed):
@@ -162,14 +162,14 @@ class Rooms:
             frame = shared.get(peer.v2)
             if frame is None:
                 continue
-            heard += 1
+            recipients += 1
             if peer.suspended or peer.lag_until:
                 self._outbox.send(peer, frame)
             else:
                 effects.append(Send(peer.id, frame[0], frame[1]))
         mono = self._outbox.now.mono
-        self.messages.count(mono, heard + 1)
-        if heard and self.messages.tripped(mono):
+        self.messages.count(mono, recipients + 1)
+        if recipients and self.messages.tripped(mono):
             self._close_readers(room, skip)
 
     def _close_readers(self, room: Room, skip: ServerChannel | None) -> None:
@@ -182,12 +182,12 @@ class Rooms:
         if diff is None:
             return
         shared = shared_text(room.wire_topic, PRESENCE_DIFF, diff.payload())
-        heard = 0
+        recipients = 0
         for member in room.members.values():
             if member.receives_presence_diffs and (frame := shared.get(member.peer.v2)):
-                heard += 1
+                recipients += 1
                 self._outbox.send(member.peer, frame)
-        self.presence.count(self._outbox.now.mono, heard)
+        self.presence.count(self._outbox.now.mono, recipients)
 
     # --- end of a channel ---
 
