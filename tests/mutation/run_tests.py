@@ -46,7 +46,7 @@ def selected(module: Path, original: Path, folders: list[str]) -> list[str]:
         return [*map(str, sorted(named)), *folders]
     reach: dict[str, list[str]] = json.loads(REACH.read_text(encoding="utf-8"))
     calling = reach.get(f"{module.relative_to(SOURCE).as_posix()}:{line}", [])
-    return [*sorted(calling, key=lambda test: f"/test_{stem}" not in test), *reach[""]]
+    return list(dict.fromkeys([*sorted(calling, key=lambda test: f"/test_{stem}" not in test), *reach[""]]))
 
 
 def main() -> int:
