@@ -63,6 +63,16 @@ def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story
     assert caught.value.raw == DEEP.encode()
 
 
+@pytest.mark.parametrize("event", ["a", "broadcasts"])
+def test_a_deep_payload_of_an_unknown_event_is_no_broadcast(each: Story, event: str) -> None:
+    """A frame of any other event that cannot be read is counted, whatever its payload looks like."""
+    each.open()
+    room, heard = listening(each, broadcast())
+    each.receive_raw(framed(each, room, event, f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
+    assert heard == []
+    assert each.session.stats().garbage_frames == 1
+
+
 def test_a_deep_value_of_one_participant_hides_nobody(each: Story) -> None:
     """Any user may track such a value, which would otherwise stop presence for all."""
     each.open()
