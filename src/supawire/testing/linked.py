@@ -70,9 +70,9 @@ class World:
         self.unreachable = False
         """Whether connecting fails as if no server were listening."""
         self._numbers = count(1)
-        self._coming: list[tuple[float, int, Callable[[], None]]] = []
+        self._scheduled: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self._turns = 0
+        self._steps = 0
 
     def client(self, options: SessionOptions | None = None, **settings: Any) -> "LinkedClient":
         """Add a client with a session of its own."""
@@ -100,18 +100,18 @@ class World:
 
     def _next(self) -> float | None:
         every = [self.hub.next_deadline, *(client.session.next_deadline for client in self.clients)]
-        if self._coming:
-            every.append(self._coming[0][0])
+        if self._scheduled:
+            every.append(self._scheduled[0][0])
         return min((at for at in every if at is not None), default=None)
 
     def _run(self, at: float) -> None:
-        self._turns = self._turns + 1 if at <= self.clock.now.mono else 0
-        if self._turns > MAX_STEPS:
+        self._steps = self._steps + 1 if at <= self.clock.now.mono else 0
+        if self._steps > MAX_STEPS:
             raise AssertionError(f"{MAX_STEPS} steps at the same instant: a deadline is never removed")
         self.clock.advance_to(at)
         mono = self.clock.now.mono
-        while self._coming and self._coming[0][0] <= mono:
-            heapq.heappop(self._coming)[2]()
+        while self._scheduled and self._scheduled[0][0] <= mono:
+            heapq.heappop(self._scheduled)[2]()
         if (deadline := self.hub.next_deadline) is not None and deadline <= mono:
             self.hub.tick(self.clock.now)
             self.pump()
@@ -121,7 +121,7 @@ class World:
 
     def later(self, at: float, do: Callable[[], None]) -> None:
         """Schedule a call at that time, after those scheduled for it before."""
-        heapq.heappush(self._coming, (at, next(self._order), do))
+        heapq.heappush(self._scheduled, (at, next(self._order), do))
 
     # --- the server's side
 
@@ -151,7 +151,7 @@ class World:
         if wire is None or wire.deaf:
             return
         wire.down_at = max(wire.down_at, self.clock.now.mono + wire.latency)
-        self.later(wire.down_at, lambda: wire.client.arrive(wire, data, binary))
+        self.later(wire.down_at, lambda: wire.client.receive_from_server(wire, data, binary))
 
     def _close(self, number: int, code: int | None) -> None:
         wire = self.wires.pop(number, None)
@@ -189,9 +189,9 @@ class World:
         wire.sent += 1
         if not wire.deaf:
             wire.up_at = max(wire.up_at, self.clock.now.mono + wire.latency)
-            self.later(wire.up_at, lambda: self._take(wire, data, binary))
+            self.later(wire.up_at, lambda: self._receive(wire, data, binary))
 
-    def _take(self, wire: Wire, data: bytes, binary: bool) -> None:
+    def _receive(self, wire: Wire, data: bytes, binary: bool) -> None:
         if wire.number in self.wires and not wire.deaf:
             self.hub.receive(wire.number, data, binary, self.clock.now)
             self.pump()
@@ -273,7 +273,7 @@ class LinkedClient(SessionHarness):
         """Called when the socket could not be opened."""
         self.call(self.session.transport_closed, generation, cause)
 
-    def arrive(self, wire: Wire, data: bytes, binary: bool) -> None:
+    def receive_from_server(self, wire: Wire, data: bytes, binary: bool) -> None:
         """Called with a frame from the server."""
         if wire.deaf or not wire.open:
             return

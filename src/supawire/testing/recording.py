@@ -127,9 +127,9 @@ class Rule:
     event: str
     topic: str | None
     reply: dict[str, Any] | None
-    left: int | None
+    remaining: int | None
 
-    def fits(self, frame: RecordedFrame) -> bool:
+    def matches(self, frame: RecordedFrame) -> bool:
         """Return whether the rule applies to this frame."""
         return frame.event == self.event and self.topic in (None, frame.topic)
 
@@ -154,19 +154,19 @@ class Answers:
 
     def find(self, frame: RecordedFrame) -> Rule | None:
         """Return the rule for this frame and count it as used."""
-        rule = next((rule for rule in self._rules if rule.fits(frame)), None)
-        if rule is not None and rule.left is not None:
-            rule.left -= 1
-            if not rule.left:
+        rule = next((rule for rule in self._rules if rule.matches(frame)), None)
+        if rule is not None and rule.remaining is not None:
+            rule.remaining -= 1
+            if not rule.remaining:
                 self._rules.remove(rule)
         return rule
 
-    def ruled(self, rule: Rule, frame: RecordedFrame) -> Iterator[Reply]:
+    def reply_of(self, rule: Rule, frame: RecordedFrame) -> Iterator[Reply]:
         """Yield the frames of a rule's answer."""
         if rule.reply is not None:
             yield str(frame.topic), frames.REPLY, rule.reply, frame.ref, frame.join_ref
 
-    def usual(self, frame: RecordedFrame) -> Iterator[Reply]:
+    def default_reply(self, frame: RecordedFrame) -> Iterator[Reply]:
         """Yield the default answer to a frame."""
         if frame.event not in ANSWERED or frame.topic is None:
             return
@@ -176,14 +176,14 @@ class Answers:
         if frame.event == frames.JOIN:
             bindings = frame.config.get("postgres_changes", [])
             response = {"postgres_changes": [{**one, "id": number} for number, one in enumerate(bindings, 1)]}
-            self._note(frame)
+            self._remember_acks(frame)
         yield frame.topic, frames.REPLY, {"status": "ok", "response": response}, frame.ref, frame.join_ref
         if frame.event == frames.JOIN:
             yield from _after_join(frame)
         if frame.event == frames.LEAVE:
             yield frame.topic, frames.CLOSE, {}, frame.join_ref, frame.join_ref
 
-    def _note(self, frame: RecordedFrame) -> None:
+    def _remember_acks(self, frame: RecordedFrame) -> None:
         confirmed = frame.config.get("broadcast", {}).get("ack") is True
         (self._confirmed.add if confirmed else self._confirmed.discard)(str(frame.topic))
 
@@ -311,11 +311,11 @@ class RecordingTransport:
         self._open.append(connection)
         return connection
 
-    def keep(self, frame: RecordedFrame) -> None:
+    def record(self, frame: RecordedFrame) -> None:
         """Record a frame."""
         self._frames.append(frame)
 
-    def gone(self, connection: "RecordingConnection") -> None:
+    def remove(self, connection: "RecordingConnection") -> None:
         """Called when a connection has ended."""
         if connection in self._open:
             self._open.remove(connection)
@@ -341,12 +341,12 @@ class RecordingConnection:
         self._number = number
         self._alone = alone
         self._loop = asyncio.get_running_loop()
-        self._given = 0
-        self._kept_back: list[int] = []
+        self._accepted = 0
+        self._answered_here: list[int] = []
         """Numbers, counted from 1, of the frames that were answered here and not passed on."""
         self._sink: Sink | None = None
         self._waiting: deque[bytes] = deque()
-        self._reads = True
+        self._reading = True
 
     # --- connection interface
 
@@ -364,56 +364,56 @@ class RecordingConnection:
     @property
     def written(self) -> int:
         """The number of frames handed on, including those answered here."""
-        return self._counted(self._inner.written)
+        return self._written_in_all(self._inner.written)
 
     def write(self, data: bytes, binary: bool, /) -> None:
         """Record a frame, and answer it or pass it on."""
-        self._given += 1
+        self._accepted += 1
         frame = read("out", self._number, data, binary)
-        self._transport.keep(frame)
+        self._transport.record(frame)
         if (rule := self._answers.find(frame)) is not None:
-            self._kept_back.append(self._given)
-            self.send(self._answers.ruled(rule, frame))
+            self._answered_here.append(self._accepted)
+            self.send(self._answers.reply_of(rule, frame))
             return
         self._inner.write(data, binary)
         if self._alone:
-            self.send(self._answers.usual(frame))
+            self.send(self._answers.default_reply(frame))
 
     async def flush(self, count: int, /) -> bool:
         """Wait until `count` frames are handed on; return False when the connection ends before."""
-        return await self._inner.flush(count - bisect_right(self._kept_back, count))
+        return await self._inner.flush(count - bisect_right(self._answered_here, count))
 
     async def run(self, sink: Sink, /) -> Closed:
         """Read until the connection ends, and return how it ended."""
         self._sink = sink
-        self._hand_over()
+        self._deliver_waiting()
         try:
             end = await self._inner.run(cast("Sink", _Tee(self, sink)))  # cast: its max_batch is a property
         finally:
             self._sink = None
-            self._transport.gone(self)
-        written = None if end.written is None else self._counted(end.written)
+            self._transport.remove(self)
+        written = None if end.written is None else self._written_in_all(end.written)
         return Closed(end.code, end.text, written)
 
     def pause_reading(self) -> None:
         """Stop passing frames to the sink."""
-        self._reads = False
+        self._reading = False
         self._inner.pause_reading()
 
     def resume_reading(self) -> None:
         """Continue to pass frames to the sink."""
-        self._reads = True
+        self._reading = True
         self._inner.resume_reading()
-        self._loop.call_soon(self._hand_over)
+        self._loop.call_soon(self._deliver_waiting)
 
     async def close(self, code: int = 1000) -> None:
         """Close the connection with a close frame."""
-        self._transport.gone(self)
+        self._transport.remove(self)
         await self._inner.close(code)
 
     def abort(self) -> None:
         """Close the connection at once."""
-        self._transport.gone(self)
+        self._transport.remove(self)
         self._inner.abort()
 
     # --- called by the test, from any thread
@@ -422,7 +422,7 @@ class RecordingConnection:
         """Pass these frames to the client, in the next iteration of its event loop."""
         every = [self._encode(*reply) for reply in frames_]
         if every:
-            self._loop.call_soon_threadsafe(self._arrive, every)
+            self._loop.call_soon_threadsafe(self._enqueue, every)
 
     def drop(self) -> None:
         """Drop the connection."""
@@ -433,24 +433,24 @@ class RecordingConnection:
             return encode_json({"topic": topic, "event": event, "payload": payload, "ref": ref})
         return self._codec.encode(join_ref, ref, topic, event, payload)
 
-    def _arrive(self, every: list[bytes]) -> None:
+    def _enqueue(self, every: list[bytes]) -> None:
         self._waiting.extend(every)
-        self._hand_over()
+        self._deliver_waiting()
 
-    def _hand_over(self) -> None:
-        while self._waiting and self._sink is not None and self._reads:
-            self.pass_on(self._sink, self._waiting.popleft(), binary=False)
+    def _deliver_waiting(self) -> None:
+        while self._waiting and self._sink is not None and self._reading:
+            self.deliver(self._sink, self._waiting.popleft(), binary=False)
             self._sink.batch_done()
 
-    def pass_on(self, sink: Sink, data: bytes, *, binary: bool) -> None:
+    def deliver(self, sink: Sink, data: bytes, *, binary: bool) -> None:
         """Record a frame and pass it to the client."""
-        self._transport.keep(read("in", self._number, data, binary))
+        self._transport.record(read("in", self._number, data, binary))
         sink.frame(data, binary)
 
-    def _counted(self, inner: int) -> int:
+    def _written_in_all(self, inner: int) -> int:
         """Return how many frames passed to `write` are done when the inner connection has written `inner` frames."""
         done = inner
-        for number in self._kept_back:
+        for number in self._answered_here:
             if number > done + 1:
                 break
             done += 1
@@ -475,7 +475,7 @@ class _Tee:
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         """Pass one frame on."""
-        self._connection.pass_on(self._sink, data, binary=binary)
+        self._connection.deliver(self._sink, data, binary=binary)
 
     def batch_done(self) -> None:
         """Pass the call on."""
@@ -485,7 +485,7 @@ class _Tee:
 class _SilentPeer(MemoryPeer):
     """A peer that discards all frames; `RecordingConnection` answers instead."""
 
-    def take(self, item: MemoryFrame | Closed) -> None:
+    def receive_from_client(self, item: MemoryFrame | Closed) -> None:
         del item
 
 

@@ -180,10 +180,10 @@ class VirtualServer(ActApi, FaultApi):
         parts = urlsplit(request.endpoint.reveal())
         number = next(self._numbers)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        asked = Request(parts.netloc, dict(parse_qsl(parts.query)), headers)
+        upgrade = Request(parts.netloc, dict(parse_qsl(parts.query)), headers)
         if parts.path.startswith(GATEWAY):
-            asked = self._gateway.socket(asked, self._now())
-        answer = self._do(lambda hub, now: hub.connect(number, asked, now))
+            upgrade = self._gateway.socket(upgrade, self._now())
+        answer = self._do(lambda hub, now: hub.connect(number, upgrade, now))
         if isinstance(answer, Refusal):
             await asyncio.sleep(answer.delay)
             text = answer.body.decode(errors="replace") or None
@@ -198,14 +198,16 @@ class VirtualServer(ActApi, FaultApi):
         parts = urlsplit(request.url)
         headers = {name.lower(): value for name, value in request.reveal().items()}
         path = parts.path.removeprefix(GATEWAY)
-        asked = RestRequest(request.method, path, parts.netloc, dict(parse_qsl(parts.query)), headers, request.body)
+        rest_request = RestRequest(
+            request.method, path, parts.netloc, dict(parse_qsl(parts.query)), headers, request.body
+        )
         if path != parts.path:
-            asked = self._gateway.rest(asked, self._now())
-        answer = self._do(lambda hub, now: hub.rest(asked, now))
+            rest_request = self._gateway.rest(rest_request, self._now())
+        answer = self._do(lambda hub, now: hub.rest(rest_request, now))
         assert isinstance(answer, RestAnswer)  # without a database no query has to be answered first
         return HttpResponse(answer.status, answer.body, dict(answer.headers))
 
-    def arrived(self, number: int, item: MemoryFrame | Closed) -> None:
+    def receive(self, number: int, item: MemoryFrame | Closed) -> None:
         """Process a client's frame, or the end of its socket."""
         if isinstance(item, Closed):
             self._wires.pop(number, None)
@@ -226,7 +228,7 @@ class VirtualServer(ActApi, FaultApi):
                     logger.warning("%s", text)
                 case _:  # a closed socket; and in memory, reading is never paused
                     pass
-        self._arm(self._hub.next_deadline)
+        self._set_timer(self._hub.next_deadline)
 
     def _close(self, wire: "_HubPeer", code: int | None) -> None:
         if code is None:
@@ -235,7 +237,7 @@ class VirtualServer(ActApi, FaultApi):
             wire.close(code)
         self._hub.disconnected(wire.number, self._now())
 
-    def _arm(self, deadline: float | None) -> None:
+    def _set_timer(self, deadline: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -278,5 +280,5 @@ class _HubPeer(MemoryPeer):
         self._server = server
         self.number: Final = number
 
-    def take(self, item: MemoryFrame | Closed) -> None:
-        self._server.arrived(self.number, item)
+    def receive_from_client(self, item: MemoryFrame | Closed) -> None:
+        self._server.receive(self.number, item)

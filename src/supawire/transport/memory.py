@@ -89,7 +89,7 @@ class MemoryPeer:
 
     def send(self, data: bytes, binary: bool = False) -> None:
         """Send one frame to the client."""
-        self._connection.arrive(MemoryFrame(data, binary))
+        self._connection.receive_from_peer(MemoryFrame(data, binary))
 
     async def receive(self) -> MemoryFrame:
         """Return the client's next frame. Raises `EOFError` when the client has closed."""
@@ -97,23 +97,23 @@ class MemoryPeer:
         if isinstance(item, Closed):
             self._arrived.put_nowait(item)
             raise EOFError(f"the client closed with code {item.code}")  # noqa: TRY004  not a type error
-        self._connection.taken()
+        self._connection.frame_taken()
         return item
 
     def close(self, code: int | None = 1000, text: str = "") -> None:
         """Close the connection with this code."""
-        self._connection.arrive(Closed(code, text))
+        self._connection.receive_from_peer(Closed(code, text))
 
     def drop(self) -> None:
         """Drop the connection without a close frame."""
-        self._connection.arrive(Closed(None, "the connection was lost"))
+        self._connection.receive_from_peer(Closed(None, "the connection was lost"))
 
     @property
     def waiting(self) -> int:
         """The number of the client's frames that have not been received yet."""
         return self._arrived.qsize()
 
-    def take(self, item: MemoryFrame | Closed) -> None:
+    def receive_from_client(self, item: MemoryFrame | Closed) -> None:
         """Called by the client's end with a frame, or with the end of the connection."""
         self._arrived.put_nowait(item)
 
@@ -122,16 +122,16 @@ class MemoryConnection:
     """The client's end of a connection in memory."""
 
     def __init__(self, capacity: int | None = None, *, close_timeout: float = CLOSE_TIMEOUT) -> None:
-        self._room = capacity
+        self._free = capacity
         self._close_timeout = close_timeout
         self._inbox: asyncio.Queue[MemoryFrame | Closed] = asyncio.Queue()
         self._outbox: deque[MemoryFrame] = deque()
         self._progress = asyncio.Event()
         self._reading = asyncio.Event()
         self._reading.set()
-        self._over = asyncio.Event()
-        self._shut = False
-        self._given = 0
+        self._ended = asyncio.Event()
+        self._write_closed = False
+        self._accepted = 0
         self.written: int = 0
         self.clock_offset: float | None = 0.0
         """Both ends use the same clock."""
@@ -141,14 +141,14 @@ class MemoryConnection:
 
     def write(self, data: bytes, binary: bool, /) -> None:
         """Send one frame, once the peer has room for it."""
-        self._given += 1
-        if not self._shut:
+        self._accepted += 1
+        if not self._write_closed:
             self._outbox.append(MemoryFrame(data, binary))
-            self._move()
+            self._send_queued()
 
     async def flush(self, count: int, /) -> bool:
         """Wait until `count` frames are written; return False when the connection ends before."""
-        while self.written < count and not self._over.is_set():
+        while self.written < count and not self._ended.is_set():
             self._progress.clear()
             await self._progress.wait()
         return self.written >= count
@@ -189,12 +189,12 @@ class MemoryConnection:
         self.resume_reading()
         try:
             async with asyncio.timeout(self._close_timeout):
-                if await self.flush(self._given) and not self._shut:
-                    self._shut = True
-                    self.peer.take(Closed(code))
+                if await self.flush(self._accepted) and not self._write_closed:
+                    self._write_closed = True
+                    self.peer.receive_from_client(Closed(code))
                     if self.peer.answers_close:
-                        self.arrive(Closed(code))
-                await self._over.wait()
+                        self.receive_from_peer(Closed(code))
+                await self._ended.wait()
         except TimeoutError:
             return
         finally:
@@ -208,35 +208,35 @@ class MemoryConnection:
 
     # --- the peer's side
 
-    def arrive(self, item: MemoryFrame | Closed) -> None:
+    def receive_from_peer(self, item: MemoryFrame | Closed) -> None:
         """Called by the peer with a frame or its end; ignored after the end of the connection."""
-        if not self._over.is_set():
+        if not self._ended.is_set():
             self._inbox.put_nowait(item)
 
-    def taken(self) -> None:
+    def frame_taken(self) -> None:
         """Called when the peer has received one frame."""
-        if self._room is not None:
-            self._room += 1
-        self._move()
+        if self._free is not None:
+            self._free += 1
+        self._send_queued()
 
     # --- both
 
-    def _move(self) -> None:
+    def _send_queued(self) -> None:
         """Hand over as many frames as the peer has room for."""
-        while self._outbox and (self._room is None or self._room > 0):
-            self.peer.take(self._outbox.popleft())
+        while self._outbox and (self._free is None or self._free > 0):
+            self.peer.receive_from_client(self._outbox.popleft())
             self.written += 1
-            if self._room is not None:
-                self._room -= 1
+            if self._free is not None:
+                self._free -= 1
         self._progress.set()
 
     def _end(self, end: Closed) -> None:
-        if not self._over.is_set():
-            if not self._shut:
-                self.peer.take(end)
-            self._shut = True
+        if not self._ended.is_set():
+            if not self._write_closed:
+                self.peer.receive_from_client(end)
+            self._write_closed = True
             self._outbox.clear()
-            self._over.set()
+            self._ended.set()
             self._progress.set()
 
 
@@ -264,9 +264,9 @@ class FakeHttp:
 
     def hold(self, status: int = 202) -> asyncio.Event:
         """Delay the answer to the next request until the returned event is set."""
-        gate = asyncio.Event()
-        self._script.append((gate, HttpResponse(status)))
-        return gate
+        answered = asyncio.Event()
+        self._script.append((answered, HttpResponse(status)))
+        return answered
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
         """Answer one request; see `HttpClient.request`."""
@@ -274,8 +274,8 @@ class FakeHttp:
         await asyncio.sleep(0)
         answer = self._script.popleft() if self._script else HttpResponse(202)
         if isinstance(answer, tuple):
-            gate, answer = answer
-            await gate.wait()
+            answered, answer = answer
+            await answered.wait()
         if isinstance(answer, HttpError):
             raise answer
         return answer
