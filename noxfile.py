@@ -39,7 +39,10 @@ TOOL = "cosmic-ray==8.7.0"
 AREAS = {
     "core": ("src/supawire/core", "tests/core"),
     "sync": ("src/supawire/sync", "tests/sync tests/clients"),
-    "visibility": ("src/supawire/server/postgres/visibility.py", "tests/postgres/test_row_security.py"),
+    "visibility": (
+        "src/supawire/server/postgres/visibility.py",
+        "tests/postgres/test_row_security.py tests/postgres/test_visibility.py",
+    ),
 }
 """What is mutated, and the tests that have to notice."""
 CONFIG = """\
