@@ -18,11 +18,11 @@ from supawire.server.changes import Delivery
 from supawire.server.hub import Hub
 from supawire.server.postgres.catalog import Catalog, Table
 from supawire.server.postgres.database import Database, DatabaseError, error_of
-from supawire.server.postgres.matching import MAX_POLL_INTERVAL, Matcher, Polls
+from supawire.server.postgres.matching import MAX_POLL_INTERVAL, Matcher, Polls, SubscriptionTable
 from supawire.server.postgres.pgoutput import Relation, RowChange, StreamError
 from supawire.server.postgres.publication import WatchedPublication
 from supawire.server.postgres.replication import Backlog, ReplicationStream, RowConsumer, StreamLost
-from supawire.server.postgres.subscriptions import SubscriptionTable, resolve_bindings
+from supawire.server.postgres.subscriptions import resolve_bindings
 from supawire.server.queries import QueryError, SubscribeQuery
 
 logger: Final = logging.getLogger("supawire.server")

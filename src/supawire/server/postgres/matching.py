@@ -1,4 +1,4 @@
-"""Compute the frames for committed changes, one batch at a time, with the real server's algorithm.
+"""The table of subscriptions, and the frames for committed changes, computed as on the real server.
 
 For each change and role: check the primary key and the privileges, find the subscriptions whose filters hold and the
 identities that can see the row, and write one text for each list of columns. Database queries: table facts unless
@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec.json import decode
 
 from supawire.server.app import HubCall
+from supawire.server.bindings import ANY
 from supawire.server.changes import Delivery
 from supawire.server.hub import Hub
 from supawire.server.postgres import filtering, rows, visibility
@@ -28,13 +29,7 @@ from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import PendingCheck
 from supawire.server.postgres.pgoutput import UNCHANGED, Relation, RowChange
 from supawire.server.postgres.rows import EncodedChange, RowLayout
-from supawire.server.postgres.subscriptions import (
-    ChangeKind,
-    Identity,
-    SubscriptionsByRole,
-    SubscriptionTable,
-    TableSubscription,
-)
+from supawire.server.postgres.subscriptions import Identity, TableSubscription
 from supawire.server.postgres.values import Writers
 from supawire.server.postgres.visibility import Failure, Key, PolicyFailed, VisibleRows
 
@@ -44,6 +39,75 @@ MAX_WARNINGS: Final = 1_000
 """Maximum number of columns for which a warning is logged."""
 
 logger: Final = logging.getLogger("supawire.server")
+
+
+ChangeKind: TypeAlias = tuple[int, str]
+"""The oid of a table, and INSERT, UPDATE or DELETE."""
+SubscriptionsByRole: TypeAlias = list[tuple[str, list[TableSubscription]]]
+
+
+class SubscriptionTable:
+    """Subscriptions by table and by channel."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, list[TableSubscription]] = {}
+        self._channels: dict[int, frozenset[int]] = {}
+        self._identities: dict[int, Identity] = {}
+        self.replaced: Final[set[int]] = set()
+        """Channels whose claims were replaced since this set was last cleared."""
+
+    @property
+    def channels(self) -> Collection[int]:
+        """The channels that have subscriptions."""
+        return self._channels.keys()
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._channels
+
+    def select(
+        self, kinds: Iterable[ChangeKind], only: frozenset[int] | None
+    ) -> Mapping[ChangeKind, SubscriptionsByRole]:
+        """Return the subscriptions to each of these kinds of changes; kinds without any have no entry.
+
+        only: the channels to include; None for all.
+        """
+        found: dict[ChangeKind, SubscriptionsByRole] = {}
+        for kind in kinds:
+            table, event = kind
+            by_role: dict[str, list[TableSubscription]] = {}
+            for one in self._tables.get(table, ()):
+                if one.event in (ANY, event) and (only is None or one.channel in only):
+                    by_role.setdefault(one.identity.role, []).append(one)
+            if by_role:
+                found[kind] = sorted(by_role.items())
+        return found
+
+    def put(self, channel: int, subscriptions: Iterable[tuple[int, TableSubscription]]) -> None:
+        """Set a channel's subscriptions, each with its table; replaces earlier ones."""
+        former = self._identities.get(channel)
+        self.remove(channel)
+        tables: set[int] = set()
+        for oid, subscription in subscriptions:
+            tables.add(oid)
+            self._tables.setdefault(oid, []).append(subscription)
+            self._identities[channel] = subscription.identity
+            if former is not None and subscription.identity != former:
+                self.replaced.add(channel)
+        self._channels[channel] = frozenset(tables)
+
+    def remove(self, channel: int) -> None:
+        """Remove a channel's subscriptions."""
+        self._identities.pop(channel, None)
+        for oid in self._channels.pop(channel, ()):
+            left = [subscription for subscription in self._tables[oid] if subscription.channel != channel]
+            if left:
+                self._tables[oid] = left
+            else:
+                del self._tables[oid]
+
+    def identities(self) -> set[Identity]:
+        """Return the identities of all subscriptions."""
+        return set(self._identities.values())
 
 
 class _Match(NamedTuple):

@@ -1,4 +1,4 @@
-"""The table of subscriptions to row changes, and the checks of new bindings.
+"""Resolve the bindings of a channel to subscriptions on tables, and check them.
 
 The checks are those of the trigger on the real server's table `realtime.subscription`, in the same order and with the
 same error texts; values and patterns are validated by PostgreSQL itself. All bindings of a channel succeed or fail
@@ -6,15 +6,15 @@ together. See docs/protocol.md, Bindings.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, LiteralString, NamedTuple, TypeAlias
+from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, errors, sql
 
 from supawire._values.filter_syntax import MAX_ITEMS, Condition
-from supawire.server.bindings import ANY, EXCEPTION, UNPUBLISHED, Binding
+from supawire.server.bindings import EXCEPTION, UNPUBLISHED, Binding
 from supawire.server.postgres.catalog import PUBLICATION
 from supawire.server.postgres.database import Database, is_lost, quoted
 from supawire.server.queries import SubscribeQuery
@@ -38,75 +38,6 @@ class TableSubscription:
     conditions: tuple[Condition, ...]
     select: tuple[str, ...] | None
     identity: Identity
-
-
-ChangeKind: TypeAlias = tuple[int, str]
-"""The oid of a table, and INSERT, UPDATE or DELETE."""
-SubscriptionsByRole: TypeAlias = list[tuple[str, list[TableSubscription]]]
-
-
-class SubscriptionTable:
-    """Subscriptions by table and by channel."""
-
-    def __init__(self) -> None:
-        self._tables: dict[int, list[TableSubscription]] = {}
-        self._channels: dict[int, frozenset[int]] = {}
-        self._identities: dict[int, Identity] = {}
-        self.replaced: Final[set[int]] = set()
-        """Channels whose claims were replaced since this set was last cleared."""
-
-    @property
-    def channels(self) -> Collection[int]:
-        """The channels that have subscriptions."""
-        return self._channels.keys()
-
-    def __contains__(self, channel: object) -> bool:
-        return channel in self._channels
-
-    def select(
-        self, kinds: Iterable[ChangeKind], only: frozenset[int] | None
-    ) -> Mapping[ChangeKind, SubscriptionsByRole]:
-        """Return the subscriptions to each of these kinds of changes; kinds without any have no entry.
-
-        only: the channels to include; None for all.
-        """
-        found: dict[ChangeKind, SubscriptionsByRole] = {}
-        for kind in kinds:
-            table, event = kind
-            by_role: dict[str, list[TableSubscription]] = {}
-            for one in self._tables.get(table, ()):
-                if one.event in (ANY, event) and (only is None or one.channel in only):
-                    by_role.setdefault(one.identity.role, []).append(one)
-            if by_role:
-                found[kind] = sorted(by_role.items())
-        return found
-
-    def put(self, channel: int, subscriptions: Iterable[tuple[int, TableSubscription]]) -> None:
-        """Set a channel's subscriptions, each with its table; replaces earlier ones."""
-        former = self._identities.get(channel)
-        self.remove(channel)
-        tables: set[int] = set()
-        for oid, subscription in subscriptions:
-            tables.add(oid)
-            self._tables.setdefault(oid, []).append(subscription)
-            self._identities[channel] = subscription.identity
-            if former is not None and subscription.identity != former:
-                self.replaced.add(channel)
-        self._channels[channel] = frozenset(tables)
-
-    def remove(self, channel: int) -> None:
-        """Remove a channel's subscriptions."""
-        self._identities.pop(channel, None)
-        for oid in self._channels.pop(channel, ()):
-            left = [subscription for subscription in self._tables[oid] if subscription.channel != channel]
-            if left:
-                self._tables[oid] = left
-            else:
-                del self._tables[oid]
-
-    def identities(self) -> set[Identity]:
-        """Return the identities of all subscriptions."""
-        return set(self._identities.values())
 
 
 RAISED: Final = "P0001"
