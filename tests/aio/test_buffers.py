@@ -47,7 +47,7 @@ async def test_reading_never_stops_while_a_request_waits_for_its_reply():
     assert not socket.reads
     socket.awaits_reply = True
     socket.flow_control.check()
-    assert socket.reads and not socket.flow_control.closed
+    assert socket.reads and not socket.flow_control.paused
 
 
 async def test_reading_stops_for_a_bounded_time():

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 from msgspec import UNSET, Raw
 
-from supawire.aio.buffers import Buffer, DropNewest, DropOldest, FlowControl, Latest, Pause, ThreadFlowControl, weight
+from supawire.aio.buffers import (
+    Buffer,
+    DropNewest,
+    DropOldest,
+    FlowControl,
+    Latest,
+    Pause,
+    ThreadFlowControl,
+    kept_bytes,
+)
 from supawire.aio.connections import CHECKED_BYTES, FrameSink
 from supawire.aio.thread_buffer import LeanThreadBuffer, ThreadBuffer
 from supawire.errors import SlowConsumerError
@@ -39,10 +48,10 @@ async def test_events_with_too_many_bytes_go_as_the_policy_says(name: str):
     """As many stay as fit; what was dropped is counted, and told where the policy tells."""
     make, kept = MADE[name]
     buffer = make()
-    buffer.most_bytes = 3000
+    buffer.max_bytes = 3000
     for number in range(10):
         buffer.put(large(number))
-    buffer.weigh()
+    buffer.limit_bytes()
     assert [buffer.take().event for _ in range(len(buffer))] == kept
     assert buffer.dropped == 10 - len(kept)
     told = buffer.error
@@ -54,9 +63,9 @@ async def test_events_with_too_many_bytes_go_as_the_policy_says(name: str):
 async def test_one_event_may_have_any_number_of_bytes():
     """Else it could never be had."""
     buffer = Buffer(100)
-    buffer.most_bytes = 10
+    buffer.max_bytes = 10
     buffer.put(large(0))
-    buffer.weigh()
+    buffer.limit_bytes()
     assert len(buffer) == 1 and buffer.dropped == 0
 
 
@@ -64,11 +73,11 @@ async def test_one_event_may_have_any_number_of_bytes():
 async def test_so_are_buffers_for_threads(kind: type[ThreadBuffer]):
     """The consumer is woken up, since an error waits for it."""
     inner = Buffer(100)
-    inner.most_bytes = 3000
+    inner.max_bytes = 3000
     kept = kind(inner, ThreadFlowControl(flow_control(), asyncio.get_running_loop()))
     for number in range(10):
         kept.put(large(number))
-    kept.weigh()
+    kept.limit_bytes()
     assert len(kept) == 3 and kept.dropped == 7
     assert [kept.take().event for _ in range(3)] == ["0", "1", "2"]
     assert isinstance(kept.take_error(), SlowConsumerError)
@@ -78,7 +87,7 @@ async def test_what_an_event_weighs():
     """The bytes that it keeps of its frame."""
     row = Insert[Any]("room", ChangeData("public", "t", "INSERT", record=Raw(b"12345"), old_record=Raw(b"1")))
     events = (large(0), row, Broadcast("room", "e", b"123"), Broadcast("room", "e", [1]))
-    assert [weight(event) for event in events] == [1000, 6, 3, 0]
+    assert [kept_bytes(event) for event in events] == [1000, 6, 3, 0]
 
 
 async def test_the_frame_sink_checks_the_buffers_from_time_to_time():
@@ -101,7 +110,7 @@ async def test_the_frame_sink_checks_the_buffers_from_time_to_time():
 
         receive_heavy = receive
 
-        def weigh(self) -> None:
+        def limit_bytes(self) -> None:
             self.weighed += 1
 
     parts: Any = Parts()

@@ -133,5 +133,5 @@ async def test_an_iterator_that_nobody_holds_is_forgotten(scene: Scene) -> None:
         await asyncio.sleep(0)
         scene.table.put(1, v=1)
         await asyncio.sleep(0.1)
-        assert len(users._feeds) == 1
+        assert len(users._iterators) == 1
         assert [type(await anext(kept)) for _ in range(2)] == [Resynced, RowInserted]

@@ -35,19 +35,19 @@ class FlowControl:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def closed(self) -> bool:
+    def paused(self) -> bool:
         """Whether reading is paused."""
         return self._timer is not None
 
     def pause_reading(self, holder: object) -> bool:
         """Pause reading because this holder is full; return False if reading may not pause (any longer)."""
         if holder in self._holders:
-            return self.closed
+            return self.paused
         if self._awaits_reply():
             return False
         self._holders.add(holder)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._longest, self.open)
+            self._timer = asyncio.get_running_loop().call_later(self._longest, self.resume)
             self._set_reading(False)
         return True
 
@@ -55,14 +55,14 @@ class FlowControl:
         """Withdraw the pause of this holder, which has room again or is gone."""
         self._holders.discard(holder)
         if not self._holders:
-            self.open()
+            self.resume()
 
     def check(self) -> None:
         """Resume reading if a request has been sent since the pause began."""
         if self._timer is not None and self._awaits_reply():
-            self.open()
+            self.resume()
 
-    def open(self) -> None:
+    def resume(self) -> None:
         """Resume reading. Holders that are still full stay registered, and cannot pause again until they had room."""
         if self._timer is not None:
             self._timer.cancel()
@@ -119,7 +119,7 @@ class ReadPauses:
     @property
     def paused(self) -> bool:
         """Whether reading is paused for overflow="pause"."""
-        return self._overflow_pause is not None and self._overflow_pause.closed
+        return self._overflow_pause is not None and self._overflow_pause.paused
 
     def overflow_pause(self) -> FlowControl:
         """Return the flow control for buffers with overflow="pause"."""
@@ -150,10 +150,10 @@ class ReadPauses:
         """Resume reading, because the client ends."""
         for pause in (self._overflow_pause, self._grace_pause):
             if pause is not None:
-                pause.open()
+                pause.resume()
 
 
-MOST_BYTES: Final = 128_000_000
+MAX_BYTES: Final = 128_000_000
 """The most bytes of large events that may wait for one consumer, besides the limit on their number."""
 
 Overflow = Literal["error", "drop_oldest", "drop_newest", "latest", "pause"]
@@ -169,7 +169,7 @@ class Buffer:
     fit.
     """
 
-    most_bytes: int = MOST_BYTES
+    max_bytes: int = MAX_BYTES
 
     def __init__(self, limit: int, slow: Callable[[SlowConsumerError], None] | None = None) -> None:
         self.limit = limit
@@ -195,9 +195,9 @@ class Buffer:
 
     def overflow(self, event: Any) -> None:
         """Handle an event that does not fit."""
-        self._refuse(event, f"more than {self.limit} events")
+        self._drop_with_error(event, f"more than {self.limit} events")
 
-    def _refuse(self, event: Any, what: str) -> None:
+    def _drop_with_error(self, event: Any, what: str) -> None:
         self.dropped += 1
         if self.error is None:
             self.error = SlowConsumerError(
@@ -208,26 +208,26 @@ class Buffer:
             if self._slow is not None:
                 self._slow(self.error)
 
-    def weigh(self) -> None:
+    def limit_bytes(self) -> None:
         """Drop events by the policy while they have too many bytes together; a single event may have any size."""
         waiting = self._waiting()
-        total = sum(map(weight, waiting))
+        total = sum(map(kept_bytes, waiting))
         for _ in waiting[1:]:
-            if total <= self.most_bytes:
+            if total <= self.max_bytes:
                 return
-            total -= self._shed()
+            total -= self._drop_one()
 
     def _waiting(self) -> list[Any]:
         return list(self.events)
 
-    def _shed(self) -> int:
+    def _drop_one(self) -> int:
         """Drop one event because of its size, and return its bytes."""
         try:
             event = self.events.pop()
         except IndexError:  # the consumer, on another thread, took it first
             return 0
-        self._refuse(event, f"events of more than {self.most_bytes} bytes")
-        return weight(event)
+        self._drop_with_error(event, f"events of more than {self.max_bytes} bytes")
+        return kept_bytes(event)
 
     def put_over_limit(self, event: Any) -> None:
         """Add an event beyond the limit; used during a grace pause, in which the consumer is expected to make room."""
@@ -280,9 +280,9 @@ class DropOldest(Buffer):
         self.events.popleft()
         self.events.append(event)
 
-    def _shed(self) -> int:
+    def _drop_one(self) -> int:
         self.drop()
-        return weight(self.events.popleft())
+        return kept_bytes(self.events.popleft())
 
 
 class DropNewest(Buffer):
@@ -292,13 +292,13 @@ class DropNewest(Buffer):
         """Drop this event."""
         self.drop()
 
-    def _shed(self) -> int:
+    def _drop_one(self) -> int:
         try:
             event = self.events.pop()
         except IndexError:
             return 0
         self.drop()
-        return weight(event)
+        return kept_bytes(event)
 
 
 class Latest(Buffer):
@@ -330,9 +330,9 @@ class Latest(Buffer):
     def _waiting(self) -> list[Any]:
         return list(self._by_key.values())
 
-    def _shed(self) -> int:
+    def _drop_one(self) -> int:
         self.drop()
-        return weight(self._by_key.pop(next(iter(self._by_key))))
+        return kept_bytes(self._by_key.pop(next(iter(self._by_key))))
 
     def close(self) -> None:
         """Drop all events, because the consumer is gone."""
@@ -369,12 +369,12 @@ class Pause(Buffer):
         else:
             super().overflow(event)
 
-    def _shed(self) -> int:
+    def _drop_one(self) -> int:
         """Pause reading instead of dropping an event, as long as that is allowed."""
         if self.error is None and self._flow_control.pause_reading(self):
             self._has_paused = True
             return 0
-        return super()._shed()
+        return super()._drop_one()
 
     def take(self) -> Any:
         """Remove and return the oldest event; reading resumes when the buffer is half empty."""
@@ -393,7 +393,7 @@ class Pause(Buffer):
         self._flow_control.resume_reading(self)
 
 
-def weight(event: Any) -> int:
+def kept_bytes(event: Any) -> int:
     """Return the bytes of the frame that an event keeps in memory; 0 if its values were decoded on arrival."""
     if isinstance(event, LateBroadcast):
         return text_size(cast("LateBroadcast[Any]", event))

@@ -68,15 +68,15 @@ def is_closed_from_outside(error: BaseException, own: "asyncio.Task[object] | No
         return True
 
 
-def is_unawaited(given: object) -> bool:
+def is_unawaited(result: object) -> bool:
     """Return whether a handler returned an awaitable that must be awaited to run; a task or future runs by itself."""
-    return inspect.isawaitable(given) and not isinstance(given, asyncio.Future)
+    return inspect.isawaitable(result) and not isinstance(result, asyncio.Future)
 
 
-def dispose(given: object) -> None:
+def dispose(result: object) -> None:
     """Close a coroutine that will not run, so that Python does not warn; does nothing for a finished one."""
-    if inspect.iscoroutine(given):
-        given.close()
+    if inspect.iscoroutine(result):
+        result.close()
 
 
 class UserCall:

@@ -292,8 +292,8 @@ class AsyncClient:
         """
         self._driver.check_accepting_calls()
         limit = self._driver.options.limits.payload_bytes
-        letter = read_message(topic, event, payload, private, id, limit)
-        return await self._driver.publisher.publish(letter, check_timeout(timeout, self._driver.options.timeout))
+        message = read_message(topic, event, payload, private, id, limit)
+        return await self._driver.publisher.publish(message, check_timeout(timeout, self._driver.options.timeout))
 
     async def publish_many(
         self, messages: Iterable[Message] | Iterable[Mapping[str, Any]], *, timeout: Timeout = DEFAULT
@@ -308,8 +308,8 @@ class AsyncClient:
         Wire: docs/protocol.md, HTTP batch.
         """
         self._driver.check_accepting_calls()
-        letters = read_messages(messages, self._driver.options.limits.payload_bytes)
-        return await self._driver.publisher.publish_many(letters, check_timeout(timeout, self._driver.options.timeout))
+        checked = read_messages(messages, self._driver.options.limits.payload_bytes)
+        return await self._driver.publisher.publish_many(checked, check_timeout(timeout, self._driver.options.timeout))
 
     # --- the connection
 

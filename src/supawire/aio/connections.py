@@ -111,7 +111,7 @@ class FrameSink:
         self._heavy_bytes += len(data)
         if self._heavy_bytes > CHECKED_BYTES:
             self._heavy_bytes = 0
-            self._registry.weigh()
+            self._registry.limit_bytes()
         return self._receive_heavy(self._generation, data, binary, now)
 
     def _begin_batch(self) -> Instant:

@@ -509,7 +509,7 @@ class Driver:
 
     def _end_iterators(self, effect: Ended) -> None:
         """Wake the iterators of a channel or client that has ended; an error that no caller gets goes to `on_error`."""
-        iterators = self.registry.ended(effect.topic)
+        iterators = self.registry.wake_iterators(effect.topic)
         if effect.topic is None:
             self.error = effect.error
             self.tasks.stop()
@@ -521,7 +521,9 @@ class Driver:
     def _report(self, effect: Report) -> None:
         """Log a report, or call `on_error`, unless a caller or an iterator raises the same error."""
         error = effect.error if isinstance(effect, ErrorReport) else None
-        raised_by_iterator = isinstance(effect, ChangesFailed) and self.registry.refused(f"{PREFIX}{effect.topic}")
+        raised_by_iterator = isinstance(effect, ChangesFailed) and self.registry.wake_change_iterators(
+            f"{PREFIX}{effect.topic}"
+        )
         if raised_by_iterator or (error is not None and error is self._raised):
             return
         self._reported = error

@@ -88,14 +88,14 @@ def read_messages(messages: Iterable[object], limit: int | None) -> list[HttpMes
     """Check many messages; an error names the index of the wrong one."""
     if isinstance(messages, Mapping | str | bytes) or not isinstance(messages, Iterable):
         raise InvalidArgumentError(f"messages must be an iterable of dicts, not {cast('object', messages)!r:.80}")
-    letters: list[HttpMessage] = []
+    checked: list[HttpMessage] = []
     for index, message in enumerate(messages):
         try:
-            letters.append(_read(message, limit))
+            checked.append(_read(message, limit))
         except (InvalidArgumentError, PayloadTooLargeError) as error:
             error.message = f"messages[{index}]: {error.message}"
             raise
-    return letters
+    return checked
 
 
 def _read(message: object, limit: int | None) -> HttpMessage:
@@ -176,16 +176,16 @@ class HttpSender:
         self._pooled: PooledHttp | None = None
 
     async def post(
-        self, letters: Sequence[HttpMessage], form: Form, token: Secret | None, deadline: float | None
+        self, messages: Sequence[HttpMessage], form: Form, token: Secret | None, deadline: float | None
     ) -> HttpError | None:
         """Send until the request is accepted; return None, or the error if the server does not have this route.
 
         Raises every other error.
         """
         attempt, refreshed = 0, False
-        topic = letters[0].topic if len(letters) == 1 else None
+        topic = messages[0].topic if len(messages) == 1 else None
         while True:
-            await self._pace(len(letters), deadline, topic)
+            await self._pace(len(messages), deadline, topic)
             used = token or self._http_broadcasts.token
             verdict, error = await self._request_once(form, used, deadline, topic)
             if error is None or verdict is HttpOutcome.NO_ROUTE:
@@ -193,7 +193,7 @@ class HttpSender:
             if verdict is HttpOutcome.REFRESH and token is None and not refreshed:
                 refreshed = True
                 await self._refresh(used, error, deadline)
-            elif error.retryable and http_broadcast.may_repeat(verdict, letters):
+            elif error.retryable and http_broadcast.may_repeat(verdict, messages):
                 await self._wait(error, attempt, deadline)
                 attempt += 1
             else:
@@ -338,15 +338,15 @@ class Publisher:
 
     # --- calls
 
-    async def publish(self, letter: HttpMessage, timeout: float | None) -> Sent:
+    async def publish(self, message: HttpMessage, timeout: float | None) -> Sent:
         """Send one message; see `AsyncClient.publish`."""
         deadline = self._deadline(timeout)
-        return cast("Sent", await self._outcome(lambda: self._one(letter, None, deadline)))
+        return cast("Sent", await self._outcome(lambda: self._one(message, None, deadline)))
 
-    async def publish_many(self, letters: Sequence[HttpMessage], timeout: float | None) -> Published:
+    async def publish_many(self, messages: Sequence[HttpMessage], timeout: float | None) -> Published:
         """Send many messages; see `AsyncClient.publish_many`."""
         deadline = self._deadline(timeout)
-        return cast("Published", await self._outcome(lambda: self._many(letters, deadline)))
+        return cast("Published", await self._outcome(lambda: self._many(messages, deadline)))
 
     def perform(self, order: PublishByHttp) -> None:
         """Send a broadcast of a channel that is not joined, after its earlier ones."""
@@ -387,36 +387,36 @@ class Publisher:
 
     # --- one message, many, and those of a channel
 
-    async def _one(self, letter: HttpMessage, token: Secret | None, deadline: float | None) -> Sent:
-        form = http_broadcast.single(letter)
-        if form is None or (letter.json and self._is_old_server()):
-            return await self._batch([letter], token, deadline)
-        error = _too_old(404) if self._is_old_server() else await self.sender.post([letter], form, token, deadline)
+    async def _one(self, message: HttpMessage, token: Secret | None, deadline: float | None) -> Sent:
+        form = http_broadcast.single(message)
+        if form is None or (message.json and self._is_old_server()):
+            return await self._batch([message], token, deadline)
+        error = _too_old(404) if self._is_old_server() else await self.sender.post([message], form, token, deadline)
         if error is None:
             return Sent("http", acked=True)
-        if not letter.json:
+        if not message.json:
             raise error if error.status is None else _too_old(error.status, error.body)
-        sent = await self._batch([letter], token, deadline)
-        if http_broadcast.route_missing(letter):
+        sent = await self._batch([message], token, deadline)
+        if http_broadcast.route_missing(message):
             self._old_server = self._session.generation
         return sent
 
-    async def _batch(self, letters: Sequence[HttpMessage], token: Secret | None, deadline: float | None) -> Sent:
-        error = await self.sender.post(letters, http_broadcast.batch(letters), token, deadline)
+    async def _batch(self, messages: Sequence[HttpMessage], token: Secret | None, deadline: float | None) -> Sent:
+        error = await self.sender.post(messages, http_broadcast.batch(messages), token, deadline)
         if error is not None:
             raise error
-        return Sent("http", id=letters[0].id if len(letters) == 1 else None)
+        return Sent("http", id=messages[0].id if len(messages) == 1 else None)
 
-    async def _many(self, letters: Sequence[HttpMessage], deadline: float | None) -> Published:
+    async def _many(self, messages: Sequence[HttpMessage], deadline: float | None) -> Published:
         sent: list[Sent] = []
-        for run in http_broadcast.batches(letters, self._http_broadcasts.max_messages):
+        for run in http_broadcast.batches(messages, self._http_broadcasts.max_messages):
             try:
                 if run[0].json:
                     sent += [await self._batch(run, None, deadline)] * len(run)
                 else:
                     sent.append(await self._one(run[0], None, deadline))
             except (HttpError, OperationTimeout, RateLimitedError) as error:
-                raise _partly(len(letters), sent, len(run), error) from error
+                raise _partial_failure(len(messages), sent, len(run), error) from error
         return Published(tuple(sent))
 
     async def _in_order(self, order: PublishByHttp, deadline: float | None) -> Sent:
@@ -451,7 +451,7 @@ def _too_old(status: int, body: str | None = None) -> HttpError:
     )
 
 
-def _partly(messages: int, sent: Sequence[Sent], tried: int, error: RealtimeError) -> HttpError:
+def _partial_failure(messages: int, sent: Sequence[Sent], tried: int, error: RealtimeError) -> HttpError:
     """Return the error for `publish_many`, with the outcome of each message."""
     rest_of_them = messages - len(sent) - tried
     skipped = HttpError("not sent, because an earlier message of the call failed", retryable=True)

@@ -63,7 +63,7 @@ from supawire.options import (
 from supawire.selectors import ANY, ChangesSelector, changes, gaps, status, system
 
 
-class Merging(Buffer):
+class MergingBuffer(Buffer):
     """Events for one iterator; when it is full, `merge` combines all waiting events into one."""
 
     def __init__(self, limit: int, merge: Callable[[list[MirrorEvent[Any]]], MirrorEvent[Any]]) -> None:
@@ -77,7 +77,7 @@ class Merging(Buffer):
         self.events.append(merged)
 
 
-_FLAT: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, Decimal, datetime, date, time})
+_IMMUTABLE: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, Decimal, datetime, date, time})
 """Immutable types, whose values are not copied."""
 
 
@@ -92,7 +92,7 @@ class MirrorOptions(Struct, frozen=True):
 
 
 def read_mirror_options(
-    taken: Container[str],
+    used_topics: Container[str],
     table: str,
     *,
     key: str | Sequence[str],
@@ -114,16 +114,16 @@ def read_mirror_options(
     buffer: int,
     refresh_every: float | None,
 ) -> MirrorOptions:
-    """Check all options. taken: the topics that are in use. Raises: InvalidArgumentError."""
-    wanted = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
-    if ANY in (table, wanted.schema):
+    """Check all options. used_topics: the topics that are in use. Raises: InvalidArgumentError."""
+    selector = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
+    if ANY in (table, selector.schema):
         raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
     check_takes("fetch", fetch, 0, "a function without arguments that gives the rows")
     if fetch_row is not None:
         check_takes("fetch_row", fetch_row, 1, "a function of the key, a dict, that gives the row or None")
     columns = check_key(key)
-    made = check_model(model)
-    text = wanted.filter if wanted.filter and wanted.filter.strip() else None
+    checked_model = check_model(model)
+    text = selector.filter if selector.filter and selector.filter.strip() else None
     if check_bool("narrow", narrow) and text is None:
         raise InvalidArgumentError("narrow=True asks for what filter= or where= fits, and neither is given")
     if not isinstance(backoff, Backoff) or (backoff.max_attempts, backoff.max_elapsed) != (None, None):
@@ -133,18 +133,20 @@ def read_mirror_options(
         )
     columns_of = KeyColumns(columns)
     return MirrorOptions(
-        check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{wanted.schema}.{table}", taken),
+        check_topic(topic)
+        if topic is not None
+        else _unused_topic(f"{PREFIX}mirror:{selector.schema}.{table}", used_topics),
         ChannelOptions(private=private, replay_gaps=False),  # otherwise a gap would wait for a replay
         MirrorSettings(
             table,
             columns,
-            schema=wanted.schema,
+            schema=selector.schema,
             filter=text,
             filter_columns=frozenset(condition.column for condition in filter_syntax.parse(text or "")),
-            select=None if wanted.select is None else tuple(dict.fromkeys((*wanted.select, *columns))),
+            select=None if selector.select is None else tuple(dict.fromkeys((*selector.select, *columns))),
             narrow=narrow,
             plain=check_bool("plain", plain),
-            has_model=made is not None,
+            has_model=checked_model is not None,
             settle=check_number("settle", settle, minimum=0, unit="seconds"),
             backoff=backoff,
             pause=check_number("pause", pause, minimum=0, unit="seconds"),
@@ -154,7 +156,7 @@ def read_mirror_options(
             if refresh_every is None
             else check_number("refresh_every", refresh_every, above=0, unit="seconds, or None"),
         ),
-        show_rows(columns_of, made),
+        make_row_view(columns_of, checked_model),
         check_timeout(timeout, None),
     )
 
@@ -173,24 +175,24 @@ def check_key(key: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _free(topic: str, taken: Container[str]) -> str:
+def _unused_topic(topic: str, used_topics: Container[str]) -> str:
     """Return the topic if it is not in use, else the first unused one with a number appended."""
     tried = (topic if number == 1 else f"{topic}:{number}" for number in count(1))
-    return check_topic(next(name for name in tried if name not in taken))
+    return check_topic(next(name for name in tried if name not in used_topics))
 
 
-def show_rows(columns: KeyColumns, model: Model | None) -> RowView:
+def make_row_view(columns: KeyColumns, model: Model | None) -> RowView:
     """Return the view that converts rows with this key to dicts or to objects of the model."""
-    return RowView(columns.shown, _copied if model is None else partial(_made, model))
+    return RowView(columns.shown, _copy_row if model is None else partial(_make_object, model))
 
 
-def _made(model: Model, row: Row) -> Any:
-    return model.make(_copied(row), frozenset())
+def _make_object(model: Model, row: Row) -> Any:
+    return model.make(_copy_row(row), frozenset())
 
 
-def _copied(row: Row) -> Row:
+def _copy_row(row: Row) -> Row:
     """Return a copy that shares nothing mutable with the stored row."""
-    return {name: value if type(value) in _FLAT else deepcopy(value) for name, value in row.items()}
+    return {name: value if type(value) in _IMMUTABLE else deepcopy(value) for name, value in row.items()}
 
 
 if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
@@ -230,12 +232,12 @@ class AsyncMirror(Mapping[Any, R]):
             hint = "All rows are fetched instead; the mirror is not live until then."
             self._row_fetcher = fetcher(row_calls, on_result=self._on_row_fetched, hint=hint)
         self._timer: asyncio.TimerHandle | None = None
-        self._due: float | None = None
+        self._timer_at: float | None = None
         """The time of the timer."""
         self._pumping = False
-        self._was = self._machine.state
+        self._last_state = self._machine.state
         self._waiting: set[asyncio.Future[None]] = set()
-        self._feeds: dict[Registration, Any] = {}
+        self._iterators: dict[Registration, Any] = {}
         self._source = _MirrorEvents(driver, self._core)
         self._begin()
 
@@ -294,7 +296,7 @@ class AsyncMirror(Mapping[Any, R]):
         """
         self._check()
         kept = self._buffer(buffer)
-        return AsyncStream(self._feed(kept), kept, self._source)
+        return AsyncStream(self._add_iterator(kept), kept, self._source)
 
     async def ready(self, timeout: Timeout = DEFAULT) -> None:
         """Wait until the mirror is live.
@@ -314,11 +316,11 @@ class AsyncMirror(Mapping[Any, R]):
             async with bound:
                 while not self.live:
                     await self._driver.outcome(self._driver.session.join(self._topic, self._driver.now(), ready=True))
-                    await self._moving()
+                    await self._wait_for_state_change()
         except TimeoutError:
             if not bound.expired():
                 raise
-            raise self._late() from self.error
+            raise self._timeout_error() from self.error
 
     def refresh(self) -> None:
         """Fetch again, after something that no change reports: a TRUNCATE, or a policy that now shows or hides rows.
@@ -376,25 +378,25 @@ class AsyncMirror(Mapping[Any, R]):
 
     def _listen(self) -> None:
         add, now = partial(self._driver.registry.add, self._topic), self._driver.now()
-        for listener in self._machine.listeners(self._take):
+        for listener in self._machine.listeners(self._on_change):
             add(listener.selectors, listener.deliver, None, now)
-        add((status(),), self._moved, None, now)
-        add((system(),), self._said, None, now)
-        add((gaps(),), self._missed, None, now)
+        add((status(),), self._on_status, None, now)
+        add((system(),), self._on_system, None, now)
+        add((gaps(),), self._on_gap, None, now)
 
-    def _take(self, change: Any, *, inside: bool) -> None:
+    def _on_change(self, change: Any, *, inside: bool) -> None:
         self._machine.row_changed(change, self._driver.now(), inside=inside)
         self._pump()
 
-    def _said(self, message: System) -> None:
+    def _on_system(self, message: System) -> None:
         self._machine.system_message(message)
         self._pump()
 
-    def _missed(self, gap: Gap) -> None:
+    def _on_gap(self, gap: Gap) -> None:
         self._machine.gap(gap)
         self._pump()
 
-    def _moved(self, status: Status) -> None:
+    def _on_status(self, status: Status) -> None:
         if status.state is ChannelState.CLOSED:
             self._machine.close(status.cause)
         elif status.ready:
@@ -403,7 +405,7 @@ class AsyncMirror(Mapping[Any, R]):
             self._machine.changes_lost(status.cause)
         self._pump()
         if status.state in (ChannelState.FAILED, ChannelState.CLOSED):
-            self._refuse(status.cause or self._closed())
+            self._fail_waiters(status.cause or self._closed_error())
 
     # --- internal: effects of the machine
 
@@ -418,8 +420,8 @@ class AsyncMirror(Mapping[Any, R]):
                 self._perform(effects.popleft())
         finally:
             self._pumping = False
-        if self._was is not self.state:
-            self._was = self.state
+        if self._last_state is not self.state:
+            self._last_state = self.state
             for waiter in self._waiting:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -444,26 +446,26 @@ class AsyncMirror(Mapping[Any, R]):
                 self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
 
     def _emit(self, event: MirrorEvent[Any]) -> None:
-        for registration, buffer in list(self._feeds.items()):
+        for registration, buffer in list(self._iterators.items()):
             if self._driver.registry.is_registered(registration):
                 buffer.put(event)
             else:
-                del self._feeds[registration]
+                del self._iterators[registration]
 
     def _arm(self) -> None:
         deadline = self._machine.next_deadline
-        if deadline == self._due:
+        if deadline == self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._due = deadline
+        self._timer_at = deadline
         if deadline is not None:
             self._timer = self._driver.clock.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
         now = self._driver.now()
-        self._timer = self._due = None
+        self._timer = self._timer_at = None
         try:
             self._machine.tick(Instant(max(now.mono, deadline), now.wall))
             self._pump()
@@ -487,21 +489,21 @@ class AsyncMirror(Mapping[Any, R]):
 
     # --- internal: iterators and waiting callers
 
-    def _feed(self, kept: Any) -> Registration:
+    def _add_iterator(self, kept: Any) -> Registration:
         registration = self._driver.registry.add(self._topic, (), kept.put, kept, self._driver.now())
         if self._machine.has_copy:
             kept.put(Resynced("begin", {}, dict(self._machine.rows), self._shown))
-        self._feeds[registration] = kept
+        self._iterators[registration] = kept
         return registration
 
-    def _buffer(self, limit: int) -> Merging:
-        return Merging(check_count("buffer", limit), self._merge)
+    def _buffer(self, limit: int) -> MergingBuffer:
+        return MergingBuffer(check_count("buffer", limit), self._merge)
 
     def _merge(self, events: list[MirrorEvent[Any]]) -> MirrorEvent[Any]:
         rows = self._machine.rows
         return Resynced("merged", rewound(rows, events, self._machine.key.of), dict(rows), self._shown)
 
-    async def _moving(self) -> None:
+    async def _wait_for_state_change(self) -> None:
         """Wait until the state changes, unless the mirror is live. Raises if it cannot become live."""
         if self.live:
             return
@@ -512,21 +514,21 @@ class AsyncMirror(Mapping[Any, R]):
         finally:
             self._waiting.discard(waiter)
 
-    def _refuse(self, error: RealtimeError) -> None:
+    def _fail_waiters(self, error: RealtimeError) -> None:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(again(error))
 
-    def _late(self) -> OperationTimeout:
+    def _timeout_error(self) -> OperationTimeout:
         because = f": {self.error.message}" if self.error is not None else ""
         return OperationTimeout(f"the mirror is not live in time, but {self.state}{because}", topic=self._core.name)
 
     def _check(self) -> None:
         self._driver.check_loop()
         if self._core.state is ChannelState.CLOSED:
-            raise again(self._closed())
+            raise again(self._closed_error())
 
-    def _closed(self) -> RealtimeError:
+    def _closed_error(self) -> RealtimeError:
         return self._driver.error or ClosedError("the mirror or its client was closed", topic=self._core.name)
 
 

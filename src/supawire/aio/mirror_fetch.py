@@ -134,12 +134,12 @@ class FetchCalls(Generic[T]):
     async def result(self, *arguments: Any) -> T:
         """Return what was fetched. Raises what the function raises, and `RowError` if it did not return rows."""
         plain = not is_async(self._function)
-        given: Any = await self._on_thread(*arguments) if plain else self._function(*arguments)
-        if isinstance(given, _Read):
-            return cast("T", given.result)
-        if inspect.isawaitable(given):
-            given = await given
-        return self._read(*arguments, [row async for row in given] if hasattr(given, "__aiter__") else given)
+        result: Any = await self._on_thread(*arguments) if plain else self._function(*arguments)
+        if isinstance(result, _Read):
+            return cast("T", result.result)
+        if inspect.isawaitable(result):
+            result = await result
+        return self._read(*arguments, [row async for row in result] if hasattr(result, "__aiter__") else result)
 
     async def _on_thread(self, *arguments: Any) -> Any:
         while len(self._busy) >= self._at_once:
@@ -148,38 +148,38 @@ class FetchCalls(Generic[T]):
         busy = cast("asyncio.Future[tuple[Any, BaseException | None]]", loop.create_future())
         self._busy.add(busy)
 
-        def settle(given: Any, error: BaseException | None) -> None:
+        def settle(result: Any, error: BaseException | None) -> None:
             self._busy.discard(busy)
-            busy.set_result((given, error))
+            busy.set_result((result, error))
 
         def work() -> None:
-            given, error = None, None
+            result, error = None, None
             try:
-                given = self._gather(arguments, self._function(*arguments))
+                result = self._gather(arguments, self._function(*arguments))
             except BaseException as raised:  # noqa: BLE001  raised where it is awaited
                 error = raised
             try:
-                loop.call_soon_threadsafe(settle, given, error)
+                loop.call_soon_threadsafe(settle, result, error)
             except RuntimeError:
                 return  # the loop was closed meanwhile
 
         threading.Thread(target=work, name=f"supawire-{self.what}", daemon=True).start()
-        given, error = await asyncio.shield(busy)
+        result, error = await asyncio.shield(busy)
         if error is not None:
             raise (
                 error if isinstance(error, Exception) else RuntimeError(f"it raised {type(error).__name__}")
             ) from error
-        return given
+        return result
 
-    def _gather(self, arguments: tuple[Any, ...], given: Any) -> Any:
+    def _gather(self, arguments: tuple[Any, ...], result: Any) -> Any:
         """Read the rows, unless they must be awaited on the event loop."""
-        if not (inspect.isawaitable(given) or hasattr(given, "__aiter__")):
-            return _Read(self._read(*arguments, given))
+        if not (inspect.isawaitable(result) or hasattr(result, "__aiter__")):
+            return _Read(self._read(*arguments, result))
         if self._on_thread_only:
-            if inspect.iscoroutine(given):
-                given.close()
+            if inspect.iscoroutine(result):
+                result.close()
             raise async_fetch_error()
-        return given
+        return result
 
 
 def async_fetch_error() -> InvalidArgumentError:

@@ -171,14 +171,14 @@ class Reports:
     def _call_on_error(self, error: Exception) -> None:
         assert self._on_error is not None
         try:
-            given = self._on_error(error)
+            result = self._on_error(error)
         except BaseException as raised:  # noqa: BLE001  errors of user code never end the client
             self.log("handler").error("on_error raised for %r", error, exc_info=raised)
             if self._exits is not None:
                 self._exits.take(raised)
             return
-        if is_unawaited(given):
-            dispose(given)
+        if is_unawaited(result):
+            dispose(result)
             self.log("handler").error(
                 "on_error must be a plain function: it returned an awaitable, which is not awaited, for %r",
                 error,

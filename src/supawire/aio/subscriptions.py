@@ -32,7 +32,7 @@ class BoundedBuffer(Protocol):
         """Wake a waiting consumer."""
         ...
 
-    def weigh(self) -> None:
+    def limit_bytes(self) -> None:
         """Drop events while they have too many bytes together."""
         ...
 
@@ -56,7 +56,7 @@ class ReturnedRunner(Protocol):
 class Registration:
     """One listener of a channel or, with topic None, of the client."""
 
-    __slots__ = ("_registry", "buffer", "keeps", "listener", "make_runner", "stop", "topic")
+    __slots__ = ("_registry", "buffer", "client", "listener", "make_runner", "stop", "topic")
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
@@ -66,7 +66,7 @@ class Registration:
         self.topic: Final = topic
         self.listener: Final = Listener(selectors, deliver)
         self.buffer: BoundedBuffer | None = buffer
-        self.keeps: object = None
+        self.client: object = None
         """A reference to the client, so that a client with handlers is not garbage-collected."""
         self.make_runner: Callable[[], tuple[ReturnedRunner, BoundedBuffer]] | None = None
         """Creates the runner for awaitables that a plain handler returns, and its buffer."""
@@ -154,7 +154,7 @@ class Registry:
         """Register a listener."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
         if not registration.is_iterator:
-            registration.keeps = self.client()
+            registration.client = self.client()
         self.removed.pop(id(deliver), None)
         if topic is None:
             self._session.watch(deliver, heartbeats=heartbeats)
@@ -234,12 +234,12 @@ class Registry:
         channel = self._session.channels.get(topic)
         return channel is not None and channel.has_listener(deliver)
 
-    def ended(self, topic: str | None) -> int:
+    def wake_iterators(self, topic: str | None) -> int:
         """Wake the iterators of a channel (None: of the client) that delivers no more events; return their number."""
         topics = list(self._by_topic) if topic is None else [topic]
         return sum(_wake_iterators(self._by_topic.get(each, ())) for each in topics)
 
-    def refused(self, topic: str) -> int:
+    def wake_change_iterators(self, topic: str) -> int:
         """Wake the iterators of this topic that wait for changes, which can never arrive; return their number."""
         return _wake_iterators(one for one in self._by_topic.get(topic, ()) if one.depends_on_changes)
 
@@ -247,10 +247,10 @@ class Registry:
         """Return the number of registered listeners."""
         return sum(len(known) for known in self._by_topic.values())
 
-    def weigh(self) -> None:
+    def limit_bytes(self) -> None:
         """Limit the bytes in all buffers; called after large frames."""
         for buffer in self._buffers():
-            buffer.weigh()
+            buffer.limit_bytes()
 
     @property
     def dropped(self) -> int:

@@ -119,7 +119,7 @@ class Account:
         self._auth: Any = auth
         self.waits: bool = is_async(self._auth.get_session)
         """Whether the client is async, so that its session must be awaited."""
-        self._told = False
+        self._auth_changed = False
 
     def read(self, options: Passed) -> tuple[ClientOptions, Any]:
         """Return the options with the session's token, and the endpoint. Raises InvalidArgumentError."""
@@ -141,7 +141,7 @@ class Account:
         except BaseException:
             listening.unsubscribe()
             raise
-        lasting = driver.tasks.spawn(_last(), "supabase-session")
+        lasting = driver.tasks.spawn(_run_forever(), "supabase-session")
         if lasting is None:
             listening.unsubscribe()
         else:
@@ -158,7 +158,7 @@ class Account:
         return self._token(await self._auth.get_session())
 
     def _token(self, session: Any) -> Secret | None:
-        if session is None and not self._told:
+        if session is None and not self._auth_changed:
             return self._from_header()
         return _token_of(session)
 
@@ -172,7 +172,7 @@ class Account:
         return None if token in (value, "", self._client.supabase_key) else Secret(token)
 
     def _changed(self, driver: Driver, event: str, session: Any) -> None:
-        self._told = True
+        self._auth_changed = True
         try:
             driver.loop.call_soon_threadsafe(self._take, driver, event, session)
         except RuntimeError:
@@ -194,7 +194,7 @@ class Account:
         driver.pump()
 
 
-async def _last() -> None:
+async def _run_forever() -> None:
     """Run as long as the client."""
     await asyncio.get_running_loop().create_future()
 

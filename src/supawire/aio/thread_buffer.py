@@ -143,10 +143,10 @@ class ThreadBuffer:
             self.wakeup_pending = True
             self._wake()
 
-    def weigh(self) -> None:
-        """Call `Buffer.weigh`."""
+    def limit_bytes(self) -> None:
+        """Call `Buffer.limit_bytes`."""
         with self._lock:
-            self._inner.weigh()
+            self._inner.limit_bytes()
             if self._waiter is not None:
                 self._wake()
 

@@ -66,7 +66,7 @@ class ThreadedAsyncClient(AsyncClient):
             driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, ClientEvents(driver)
         )
 
-    def mirror_behind(
+    def make_mirror(
         self, table: str, fetch: RowSource, fetch_row: RowLookup | None, **options: Any
     ) -> "ThreadedAsyncMirror":
         """Make the async mirror behind a sync one."""
@@ -96,4 +96,4 @@ class ThreadedAsyncMirror(AsyncMirror[Any]):
         """Return the parts of an iterator like that of `listen`, to be read by a thread."""
         self._check()
         kept = ThreadBuffer(self._buffer(buffer), self._driver.pauses.grace_pause_of_thread())
-        return Listening(self._feed(kept), kept, self._source)
+        return Listening(self._add_iterator(kept), kept, self._source)

@@ -119,7 +119,7 @@ class Client:
         self._portal = not_built("Client", portal, Portal, "`with connect(url, key) as client:`")
         self._async = ThreadedAsyncClient(driver)
         driver.registry.client = weakref.ref(self)
-        driver.finalizer = weakref.finalize(self, portal.forgotten, call_site())
+        driver.finalizer = weakref.finalize(self, portal.close_unreferenced, call_site())
         driver.finalizer.atexit = False
         self._channels: dict[str, Channel] = {}
 
@@ -289,7 +289,7 @@ class Client:
         Wire: docs/protocol.md, Postgres changes.
         """
         made = self._portal.run(
-            self._async.mirror_behind, table, fetch, fetch_row, key=key, schema=schema, filter=filter, where=where,
+            self._async.make_mirror, table, fetch, fetch_row, key=key, schema=schema, filter=filter, where=where,
             select=select, model=model, plain=plain, narrow=narrow, topic=topic, private=private, settle=settle,
             timeout=timeout, backoff=backoff, pause=pause, buffer=buffer, refresh_every=refresh_every,
         )  # fmt: skip
@@ -390,7 +390,7 @@ class Client:
 
     def wait_closed(self) -> None:
         """Wait until the client has ended. Raises the error that ended it, unless that was `close()`."""
-        self._portal.spare()
+        self._portal.exclude_current()
         self._portal.call(self._async.wait_closed)
 
     if not TYPE_CHECKING:

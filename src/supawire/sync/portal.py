@@ -124,25 +124,25 @@ class Call:
             self._resolved.set()
 
 
-BOUND: Final = 2.0
+EXIT_TIMEOUT: Final = 2.0
 """Seconds that the interpreter's exit waits for open clients."""
 
-_alive: "dict[Portal, None]" = {}
+_open_portals: "dict[Portal, None]" = {}
 
 
-def watch(portal: "Portal") -> None:
+def register(portal: "Portal") -> None:
     """Register a portal whose thread is running."""
-    _alive[portal] = None
+    _open_portals[portal] = None
 
 
-def forget(portal: "Portal") -> None:
+def unregister(portal: "Portal") -> None:
     """Unregister a portal whose thread has ended."""
-    _alive.pop(portal, None)
+    _open_portals.pop(portal, None)
 
 
 def _forked() -> None:
-    portals = list(_alive)
-    _alive.clear()
+    portals = list(_open_portals)
+    _open_portals.clear()
     descriptors = {number for portal in portals for number in portal.inherit() if number >= 0}
     if descriptors:
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -152,8 +152,8 @@ def _forked() -> None:
 
 
 def _exiting() -> None:
-    deadline = time.monotonic() + BOUND
-    portals = list(_alive)
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    portals = list(_open_portals)
     for portal in portals:
         portal.end_soon()
     for portal in portals:
@@ -168,9 +168,9 @@ if hasattr(os, "register_at_fork"):
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TRIES: Final = 3
+MAX_ATTEMPTS: Final = 3
 
-_LINGER: Final = 1.0
+CALL_TIMEOUT: Final = 1.0
 """Seconds in which running calls may finish after the client has ended."""
 
 
@@ -185,12 +185,12 @@ class Portal:
         self._calls: set[Call] = set()
         self._opening = Call()
         self._thread: threading.Thread | None = None
-        self._goodbye: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._ended = threading.Event()
-        self._told = False
+        self._reported = False
         self._over = False
         """Whether the loop accepts no more calls."""
-        self._afterwards = threading.Lock()
+        self._call_lock = threading.Lock()
         self.inherited: bool = False
         """Whether this process is a forked child, and the client belongs to its parent."""
 
@@ -201,7 +201,7 @@ class Portal:
         opening = self._opening
         self._calls.add(opening)
         self._thread = threading.Thread(target=self._run, args=(start,), name="supawire-io", daemon=True)
-        watch(self)
+        register(self)
         self._thread.start()
         try:
             opening.wait()
@@ -219,7 +219,7 @@ class Portal:
     def close(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Close the client, and wait until its threads have ended, except for the caller's own."""
         self.check()
-        self.spare()
+        self.exclude_current()
         call = Call()
         done = self._is_done(call, partial(call.start, close))
         try:
@@ -232,9 +232,9 @@ class Portal:
         """Close the client without waiting."""
         self._soon(self._end)
 
-    def forgotten(self, site: Site) -> None:
+    def close_unreferenced(self, site: Site) -> None:
         """Close a client that was garbage-collected while open, and warn; may run on any thread."""
-        if self._over or self._goodbye is not None or self.inherited or os.getpid() != self._pid:
+        if self._over or self._closing is not None or self.inherited or os.getpid() != self._pid:
             return
         self.end_soon()
         warn_unclosed("a client", site, "use a with block, or its close()")
@@ -246,7 +246,7 @@ class Portal:
         if self._ended.wait(timeout):  # after a Ctrl-C, Thread.join can return although the thread still runs
             self._thread.join()
 
-    def spare(self) -> None:
+    def exclude_current(self) -> None:
         """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
         if self._driver is not None:
             self._driver.thread.exclude_current()
@@ -262,7 +262,7 @@ class Portal:
         call = Call()
         if self._is_done(call, partial(call.start, work)):
             return cast("T", call.outcome())
-        with self._afterwards:
+        with self._call_lock:
             return self._step(work())
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -271,7 +271,7 @@ class Portal:
         call = Call()
         if self._is_done(call, partial(call.run, work)):
             return cast("T", call.outcome())
-        with self._afterwards:
+        with self._call_lock:
             return work()
 
     def check(self) -> None:
@@ -335,14 +335,14 @@ class Portal:
                     runner.run(self._live(start))
                 except BaseException as crash:  # noqa: BLE001  reported; this thread has no caller to raise it to
                     self._crashed(crash)
-                    _wind_down(self._loop)
+                    _end_tasks(self._loop)
         except BaseException as crash:  # noqa: BLE001  the same
             self._crashed(crash)
         finally:
             self._over = True
             for call in list(self._calls):
                 call.end(self._refusal())
-            forget(self)
+            unregister(self)
             self._ended.set()
 
     async def _live(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:
@@ -355,7 +355,7 @@ class Portal:
         await self._driver.tasks.ended()
         running = [call.task for call in list(self._calls) if call.task is not None]
         if running:
-            await asyncio.wait(running, timeout=_LINGER)
+            await asyncio.wait(running, timeout=CALL_TIMEOUT)
         self._driver.detached = True
         self._over = True
 
@@ -365,13 +365,13 @@ class Portal:
     def _end(self) -> None:
         if self._driver is None:
             self._opening.cancel()
-        elif self._goodbye is None:
-            self._goodbye = asyncio.get_running_loop().create_task(self._driver.close())
+        elif self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._driver.close())
 
     def _crashed(self, crash: BaseException) -> None:
         """Handle what ended the loop: a bug of ours, or a `SystemExit` from user code. Reported once."""
-        told, self._told = self._told, True
-        if told:
+        reported, self._reported = self._reported, True
+        if reported:
             return
         if self._driver is not None:
             self._driver.fail(crash)
@@ -415,21 +415,21 @@ class Portal:
         return {selector.fileno(), *(key.fd for key in watched.values()), *ours}
 
 
-def _wind_down(loop: asyncio.AbstractEventLoop) -> None:
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """End the tasks of a loop that was interrupted by an exception; the tasks may raise that exception again."""
-    for _ in range(_TRIES):
+    for _ in range(MAX_ATTEMPTS):
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
-            task.add_done_callback(_look_at)
+            task.add_done_callback(_retrieve_exception)
         try:
             if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=_LINGER))
+                loop.run_until_complete(asyncio.wait(tasks, timeout=CALL_TIMEOUT))
         except BaseException:  # noqa: BLE001, S112  it is reported already
             continue
 
 
-def _look_at(task: "asyncio.Task[Any]") -> None:
+def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
     """Retrieve the exception, which is reported already, so that asyncio does not warn about it."""
     if not task.cancelled():
         task.exception()

@@ -22,7 +22,7 @@ from supawire._validation import check_json
 from supawire._values.encode import infer_columns, to_wire
 from supawire._values.models import check_model
 from supawire._values.rows import Column
-from supawire.aio.mirror import check_key, show_rows
+from supawire.aio.mirror import check_key, make_row_view
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import InvalidArgumentError
 from supawire.events import (
@@ -225,19 +225,19 @@ def row_inserted(
     row: Mapping[str, Any], *, key: str | Sequence[str], model: type[Any] | None = None
 ) -> RowInserted[Any]:
     """Create the mirror's event of an added row. Args: key, model: those of the mirror."""
-    return RowInserted(dict(row), show_rows(_columns(key, row), check_model(model)))
+    return RowInserted(dict(row), make_row_view(_columns(key, row), check_model(model)))
 
 
 def row_updated(
     row: Mapping[str, Any], old: Mapping[str, Any], *, key: str | Sequence[str], model: type[Any] | None = None
 ) -> RowUpdated[Any]:
     """Create the mirror's event of a changed row. Args: key, model: those of the mirror."""
-    return RowUpdated(dict(row), dict(old), show_rows(_columns(key, row, old), check_model(model)))
+    return RowUpdated(dict(row), dict(old), make_row_view(_columns(key, row, old), check_model(model)))
 
 
 def row_deleted(old: Mapping[str, Any], *, key: str | Sequence[str], model: type[Any] | None = None) -> RowDeleted[Any]:
     """Create the mirror's event of a removed row. Args: key, model: those of the mirror."""
-    return RowDeleted(dict(old), show_rows(_columns(key, old), check_model(model)))
+    return RowDeleted(dict(old), make_row_view(_columns(key, old), check_model(model)))
 
 
 def resynced(
@@ -258,7 +258,7 @@ def resynced(
     def by_key(rows: Sequence[Mapping[str, Any]]) -> dict[Any, Row]:
         return {columns.of(row): dict(row) for row in rows}
 
-    return Resynced(reason, by_key(before), by_key(rows), show_rows(columns, check_model(model)))
+    return Resynced(reason, by_key(before), by_key(rows), make_row_view(columns, check_model(model)))
 
 
 def _change(
