@@ -77,7 +77,7 @@ ACTS: dict[Callable[[Life], None], int] = {
     Life.put: 8, Life.delete: 2, Life.move: 2, Life.truncate: 1, Life.refresh: 1,
     Life.cut: 1, Life.crash: 1, Life.fail: 1, Life.slow_down: 1, Life.lag: 1,
 }  # fmt: skip
-"""What may happen, and how often."""
+"""The possible events, with their weights."""
 
 
 @pytest.mark.parametrize("seed", range(15))

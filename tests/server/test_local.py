@@ -161,9 +161,9 @@ async def test_messages_reach_a_client(server: LocalServer) -> None:
 
 
 async def test_a_policy_decides(server: LocalServer) -> None:
-    """It can be a decorator and can be set on a running server;
+    """It can be a decorator and can be set on a running server.
 
-    calling the server from it raises, and denies access.
+    Calling the server from it raises, and denies access.
     """
     seen: list[str] = []
 

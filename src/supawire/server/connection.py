@@ -106,7 +106,7 @@ class Peer:
     queued_in: int = 0
     queued_out: int = 0
     reading_paused: bool = False
-    """Whether the shell was told to pause reading."""
+    """Whether reading from the socket is paused (`effects.PauseReading`)."""
     paused: bool = False
     had_channels: bool = False
     lag: float = 0.0

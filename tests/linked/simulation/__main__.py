@@ -1,4 +1,4 @@
-"""Play random schedules on all cores:
+"""Play random schedules on all cores.
 
 `python -m tests.linked.simulation [--world asking] [--schedules 20000] [--start N]`.
 """

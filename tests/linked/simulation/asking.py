@@ -10,16 +10,16 @@ from supawire.server.queries import Answer, MessagesQuery, PermissionsQuery, Que
 from supawire.testing.linked import World
 
 SLOWEST = 0.5
-"""Seconds until an answer, at most."""
+"""Maximum seconds until an answer."""
 
 TROUBLE = 0.0, 0.5
-"""How many of the subscriptions meet trouble, in one schedule and in another; the hub tries each again after 5 s."""
+"""The share of subscriptions that fail, by schedule; the hub retries each after 5 s."""
 
 
 class AskingWorld(World):
-    """A world whose hub has a database:
+    """A world whose hub has a database.
 
-    policy and store answer after a delay, in any order. Only subscriptions fail, and only those of the client under
+    Policy and store answer after a delay, in any order. Only subscriptions fail, and only those of the client under
     test.
     """
 

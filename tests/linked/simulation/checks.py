@@ -11,19 +11,19 @@ from .model import TOPICS, Happened, RecordedListener
 from .stage import Broken, Stage
 
 _ON_ITS_WAY = 2.5
-"""Seconds that a frame may be on a slow wire."""
+"""Seconds that a frame may take on a slow connection."""
 
 _ROUNDING = 0.001
-"""Seconds by which two wall times of one instant may differ; who fetches when a gap is told misses nothing after it."""
+"""Seconds by which two wall times of the same instant may differ."""
 
 _NOTICED = 150.0
-"""Seconds within which the client knows that a connection is deaf, or hears what waited behind slow joins."""
+"""Seconds within which the client notices a half-open connection, or receives frames that waited behind slow joins."""
 
 _CHECKS = 5.0
 """Seconds that the checks after healing take, at most."""
 
 HEALING = 200.0
-"""Seconds after which everything must be well: backoff cap, slow retries, and joins behind slow ones."""
+"""Seconds after which everything must work: maximum backoff, slow retries, and joins behind slow ones."""
 
 
 def always(stage: Stage) -> None:
@@ -47,7 +47,9 @@ def healed(stage: Stage) -> None:
 
     def well() -> bool:
         session, wire = stage.ada.session, stage.ada.wire
-        if session.state is not ConnectionState.OPEN or wire is None or wire.deaf:  # it may still believe in a deaf one
+        if (
+            session.state is not ConnectionState.OPEN or wire is None or wire.deaf
+        ):  # it may not have noticed that it is half-open
             return False
         return all(session.channels[f"realtime:{topic}"].ready for topic in wanted)
 
@@ -116,10 +118,7 @@ def closed(stage: Stage) -> None:
 
 
 def sends(stage: Stage) -> None:
-    """2:
-
-    confirmed broadcasts arrived once, those that failed before they were written never, none twice, all in order.
-    """
+    """2: confirmed broadcasts arrived once, failed ones never if they were not written; none twice, all in order."""
     for topic in TOPICS:
         seen = stage.history.witnessed[topic]
         require(len(seen) == len(set(seen)), f"2: a broadcast arrived twice on {topic}: {seen}")
@@ -152,19 +151,16 @@ def _not_sent(error: RealtimeError, *, acked: bool) -> bool:
 
 
 def deliveries(stage: Stage) -> None:
-    """3 and 6:
-
-    no event arrives twice or without a listener, and missed events are inside a gap that names their kind.
-    """
-    # In 1.0.0 "Subscribed" names no join: that of a join which was left may come behind the answer to the next one, and
-    # that of a join whose answer was dropped before any. Then a gap is right: nobody knows since when changes are live.
+    """3 and 6: no event arrives twice or unrequested, and missed events are in a gap that names their kind."""
+    # In 1.0.0 "Subscribed" has no join_ref: that of an earlier join may arrive after the reply to the next one, or
+    # before any reply if the reply was dropped. A gap is correct then: it is unknown since when changes are delivered.
     named = stage.ada.session._context.options.protocol == "2.0.0"
     for gap in stage.history.gaps:
         require(gap.started_at <= gap.ended_at, f"6: a gap ends before it begins: {gap}")
         known = gap.verdict != "complete" or not stage.ada.hides_time
         anew = gap.reason != "resubscribed" or not named
         require(anew, f"6: the server did not subscribe anew by itself, only for a token: {gap}")
-        require(known, f"6: complete, and nobody knows the server's time: {gap}")
+        require(known, f"6: complete, although the server's time is unknown: {gap}")
     by_number = {event.number: event for event in stage.history.events}
     for listener in stage.history.listeners:
         require(
@@ -181,9 +177,9 @@ def deliveries(stage: Stage) -> None:
 
 
 def _should_receive(stage: Stage, listener: RecordedListener, event: Happened) -> bool:
-    """Return whether the listener should have received an event:
+    """Return whether the listener should have received an event.
 
-    it existed long enough before it, and its channel had been joined. For changes the channel had been ready: a first
+    It existed long enough before it, and its channel had been joined. For changes the channel had been ready: a first
     join receives none before.
     """
     if listener.since >= event.number:

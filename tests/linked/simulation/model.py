@@ -26,7 +26,7 @@ class Happened:
     wall: float
     stored: bool = False
     hidden: bool = False
-    """Whether the client could not hear anything just then and does not know it: deaf, or behind an unanswered join."""
+    """Whether the client did not receive frames at this time without noticing: half-open, or behind an unanswered join."""
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ STEPS = 60
 PLAIN: Final = "plain"
 ASKING: Final = "asking"
 WORLDS: Final[Mapping[str, type[World]]] = {PLAIN: World, ASKING: AskingWorld}
-"""A server that knows every answer, and one that has to ask a database."""
+"""A server that answers all queries itself, and one that queries a database."""
 
 _CHOICES, _WEIGHTS = list(ACTS), list(ACTS.values())
 

@@ -36,9 +36,9 @@ class Client(LinkedClient):
         self.newest: Secret | None = None
         self.joins: list[float] = []
         self.hides_time = False
-        """Whether the server's answers do not say its time."""
+        """Whether the server's responses have no date."""
         self.fails: int = 0
-        """How many of the next questions for a token are answered with an error."""
+        """The number of next calls of the token provider that fail."""
 
     def on_transmit(self, effect: Transmit) -> None:
         """Check each join before it is sent: it has the newest token and respects the rate limit."""
@@ -54,7 +54,7 @@ class Client(LinkedClient):
         """Answer at once, after a delay, or with an error."""
         if self.fails:
             self.fails -= 1
-            answer: Secret | RealtimeError = AuthError("the provider is out of order")
+            answer: Secret | RealtimeError = AuthError("the provider fails")
         else:
             answer = Secret(self.world.token(expires_in=120, n=self.world.random.random()))
         delay = self.world.random.choice((0.0, 0.0, 0.3, 3.0))
@@ -63,7 +63,7 @@ class Client(LinkedClient):
     def _answer(self, number: int, answer: Secret | RealtimeError) -> None:
         if (
             isinstance(answer, Secret) and number == self.session._context.tokens._requested
-        ):  # the newest question counts
+        ):  # only the newest call counts
             self.newest = answer
         self.call(self.session.token_ready, number, answer)
 
@@ -179,9 +179,9 @@ class Stage:
         self.world.act(self.world.hub.faults.reset)
 
     def heal(self) -> None:
-        """End all faults of server, database, network and token provider;
+        """End all faults of server, database, network and token provider.
 
-        a half-open connection stays until the client notices.
+        A half-open connection stays until the client notices.
         """
         self.heal_server()
         self.world.refusing, self.world.unreachable = None, False
@@ -190,7 +190,7 @@ class Stage:
         self.ada.fails = 0
         self.world.run_for(5)
         if not self.ada.options.has_token_provider:
-            self.acts["set_token"](self)  # what the server no longer takes has to be replaced by the user
+            self.acts["set_token"](self)  # the user replaces a token that the server refuses
         if self.ada.wire is not None:
             self.ada.wire.latency = LATENCY
 
