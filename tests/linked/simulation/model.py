@@ -26,7 +26,7 @@ class Happened:
     wall: float
     stored: bool = False
     hidden: bool = False
-    """Whether the client did not receive frames at this time without noticing: half-open, or behind an unanswered join."""
+    """Whether the client received nothing without noticing: half-open, or behind an unanswered join."""
 
 
 @dataclass(slots=True)
