@@ -161,7 +161,7 @@ async def test_waiting_for_an_event_has_a_time_limit(api: ClientApi, server: Loc
         room = await client.channel("room", echo=True)
         heard = await room.listen(broadcast())
         await room.subscribe()
-        with pytest.raises(OperationTimeout, match="no event came in time"):
+        with pytest.raises(OperationTimeout, match="no event arrived in time"):
             await heard.get(timeout=0.01)
         with pytest.raises(OperationTimeout):
             await heard.get(timeout=0)
@@ -184,7 +184,7 @@ async def test_an_iterator_outlives_a_time_limit_during_the_first_join(api: Clie
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         for limit in (0, 0.01, 0.05):
-            with pytest.raises(OperationTimeout, match="no event came in time"):
+            with pytest.raises(OperationTimeout, match="no event arrived in time"):
                 await heard.get(timeout=limit)
         coming = asyncio.ensure_future(heard.get(timeout=30))
         await until(lambda: room.state is ChannelState.JOINED)
