@@ -108,7 +108,7 @@ async def test_the_frame_sink_checks_the_buffers_from_time_to_time():
         def receive(self, *frame: Any) -> None:
             return None
 
-        receive_heavy = receive
+        receive_large = receive
 
         def limit_bytes(self) -> None:
             self.weighed += 1

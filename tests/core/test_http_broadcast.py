@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from supawire.core import http_broadcast
 from supawire.core.effects import PublishByHttp
-from supawire.core.http_broadcast import HttpMessage, HttpOutcome, batches, http_message, judge, may_repeat, single
+from supawire.core.http_broadcast import (
+    HttpMessage,
+    HttpOutcome,
+    batches,
+    classify,
+    http_message,
+    may_repeat,
+    single_form,
+)
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import AuthError, ClosedError, InvalidArgumentError, PayloadTooLargeError
 from supawire.events import Sent
@@ -27,7 +35,7 @@ def made(payload: Any = None, *, topic: str = "room", event: str = "typing", **o
 
 def test_one_message_goes_by_the_single_form():
     """Topic and event are percent-encoded parts of the path, the payload is the body, privacy is in the query."""
-    form = single(made({"n": 1}, topic="room:a/b?c", event="tipp#ü%", private=True))
+    form = single_form(made({"n": 1}, topic="room:a/b?c", event="tipp#ü%", private=True))
     assert form is not None
     assert form.path == "/broadcast/room%3Aa%2Fb%3Fc/events/tipp%23%C3%BC%25?private=true"
     assert (form.content_type, form.body) == ("application/json", b'{"n": 1}')
@@ -35,7 +43,7 @@ def test_one_message_goes_by_the_single_form():
 
 def test_bytes_are_an_octet_stream():
     """Bytes are sent unchanged."""
-    form = single(made(b"\x00\xff"))
+    form = single_form(made(b"\x00\xff"))
     assert form is not None
     assert (form.content_type, form.body) == ("application/octet-stream", b"\x00\xff")
 
@@ -47,12 +55,12 @@ def test_bytes_are_an_octet_stream():
 )
 def test_some_messages_need_the_batch_form(options: dict[str, Any]):
     """An id, a top-level key `private`, and a name that a path would lose do not fit the single form."""
-    assert single(made(**options)) is None
+    assert single_form(made(**options)) is None
 
 
 def test_a_private_key_further_down_is_harmless():
     """Only a top-level `private` is read as an option, so nested ones are sent in the single form."""
-    assert single(made({"a": {"private": True}, "privately": 1})) is not None
+    assert single_form(made({"a": {"private": True}, "privately": 1})) is not None
 
 
 def test_an_escaped_private_key_is_seen():
@@ -84,7 +92,7 @@ def test_a_size_over_the_limit_is_refused():
 
 def test_a_batch_has_each_message():
     """The batch form has topic, event, payload, privacy and id of each message."""
-    form = http_broadcast.batch([made({"n": 1}, private=True, id=ID), made({"n": 2})])
+    form = http_broadcast.batch_form([made({"n": 1}, private=True, id=ID), made({"n": 2})])
     assert (form.path, form.content_type) == ("/broadcast", "application/json")
     assert json.loads(form.body) == {
         "messages": [
@@ -129,7 +137,7 @@ def test_a_request_with_names_that_grow_is_within_the_limit():
     """JSON writes a control character in six bytes; a request is not larger than the limit and not far below it."""
     letters = [HttpMessage("\x01" * 50_000, "\x01" * 50_000, b"{}") for _ in range(20)]
     first, *_ = batches(letters, None)
-    size = len(http_broadcast.batch(first).body)
+    size = len(http_broadcast.batch_form(first).body)
     assert size <= http_broadcast.BATCH_BYTES < size + 2 * 600_000
 
 
@@ -141,42 +149,42 @@ def error(text: str) -> bytes:
     ("status", "body", "verdict"),
     [
         (202, b"", HttpOutcome.ACCEPTED),
-        (200, b"<html>", HttpOutcome.STRANGE),
+        (200, b"<html>", HttpOutcome.UNEXPECTED),
         (302, b"", HttpOutcome.REFUSED),
         (400, b"", HttpOutcome.REFUSED),
         (401, error("Unauthorized"), HttpOutcome.REFRESH),
         (401, error("Tenant not found in database"), HttpOutcome.REFUSED),
         (403, error("Unauthorized"), HttpOutcome.REFUSED),
         (404, b"", HttpOutcome.NO_ROUTE),
-        (408, b"", HttpOutcome.LATER),
+        (408, b"", HttpOutcome.RETRY_LATER),
         (413, b"", HttpOutcome.REFUSED),
         (415, b"", HttpOutcome.REFUSED),
         (422, error("RLS policy error"), HttpOutcome.REFUSED),
-        (422, error("Tenant database unavailable"), HttpOutcome.LATER),
-        (422, error("Connect rate limit reached"), HttpOutcome.LATER),
-        (429, error("Too many requests"), HttpOutcome.LATER),
-        (500, error("Unable to authorize broadcast"), HttpOutcome.LATER),
-        (500, b"", HttpOutcome.UNSURE),
-        (502, b"", HttpOutcome.UNSURE),
-        (503, b"", HttpOutcome.LATER),
+        (422, error("Tenant database unavailable"), HttpOutcome.RETRY_LATER),
+        (422, error("Connect rate limit reached"), HttpOutcome.RETRY_LATER),
+        (429, error("Too many requests"), HttpOutcome.RETRY_LATER),
+        (500, error("Unable to authorize broadcast"), HttpOutcome.RETRY_LATER),
+        (500, b"", HttpOutcome.UNKNOWN),
+        (502, b"", HttpOutcome.UNKNOWN),
+        (503, b"", HttpOutcome.RETRY_LATER),
         (
             503,
             b"upstream connect error or disconnect/reset before headers. reset reason: termination",
-            HttpOutcome.UNSURE,
+            HttpOutcome.UNKNOWN,
         ),
-        (504, b"", HttpOutcome.UNSURE),
+        (504, b"", HttpOutcome.UNKNOWN),
     ],
 )
 def test_answers_are_judged(status: int, body: bytes, verdict: HttpOutcome):
     """Each response of the server or a gateway shows whether the message was accepted or may be later."""
-    assert judge(status, body) is verdict
+    assert classify(status, body) is verdict
 
 
 @pytest.mark.parametrize("verdict", HttpOutcome)
 def test_only_what_deceives_nobody_is_repeated(verdict: HttpOutcome):
     """A request is repeated if it was certainly not accepted, or possibly accepted and all messages have an id."""
     named, plain = made(id=ID), made()
-    later, unsure = verdict is HttpOutcome.LATER, verdict is HttpOutcome.UNSURE
+    later, unsure = verdict is HttpOutcome.RETRY_LATER, verdict is HttpOutcome.UNKNOWN
     assert may_repeat(verdict, [plain]) is later
     assert may_repeat(verdict, [named, plain]) is later
     assert may_repeat(verdict, [named, named]) is (later or unsure)
@@ -204,7 +212,7 @@ def test_a_broadcast_goes_out_by_http_while_not_joined():
     ticket = harness.call(harness.session.broadcast, room, MESSAGE)
     assert ticket is not None
     (order,) = orders(harness)
-    assert (order.ticket, order.letter.topic, order.letter.private) == (ticket, "room", True)
+    assert (order.ticket, order.message.topic, order.message.private) == (ticket, "room", True)
     assert (order.token, order.timeout) == (Secret("its-own"), 7.0)
     harness.session.http_broadcasts.settle(ticket, Sent("http"))
     harness.pump()

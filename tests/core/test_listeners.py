@@ -353,7 +353,7 @@ def test_the_first_message_reaches_a_listener_however_it_is_decoded(
     """The first message after a listener was added reaches it: deep or not, text or binary, small or large."""
     story.open()
     room = story.joined()
-    take = story.session.receive_heavy if heavy else story.session.receive
+    take = story.session.receive_large if heavy else story.session.receive
     for selector in (broadcast("e"), broadcast()):
         received = story.collect(room, selector)
         if is_binary:

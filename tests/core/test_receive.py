@@ -12,7 +12,7 @@ from docs.tables.kinds import KINDS
 from supawire import RowError
 from supawire.core import binary
 from supawire.core.effects import UnknownEvent, UnreadableFrame
-from supawire.core.receive import HEAVY
+from supawire.core.receive import LARGE_FRAME_BYTES as SIZE
 from supawire.events import (
     Broadcast,
     ChannelState,
@@ -249,12 +249,12 @@ def test_a_misfit_raises_where_it_is_read(story: Story) -> None:
     assert refusal(heard[0]).raw == b'{"amount": "dear"}' and plain[0].payload == {"amount": "dear"}
 
 
-TEXT = json.dumps([[]] * HEAVY).encode()
+TEXT = json.dumps([[]] * SIZE).encode()
 
 
 def take(story: Story, data: bytes, *, is_binary: bool = False) -> None:
     """Receive a large frame as the shell does."""
-    delivery = story.session.receive_heavy(story.session.generation, data, is_binary, story.now)
+    delivery = story.session.receive_large(story.session.generation, data, is_binary, story.now)
     for listener in delivery[0] if delivery else ():
         listener(delivery[1] if delivery else None)
 
@@ -289,13 +289,20 @@ def test_other_large_frames_are_received_like_small_ones(listening: tuple[Story,
     """Changes, bytes, unreadable frames, and frames of topics that are not joined."""
     story, room, heard = listening
     story.row(room, 100, id=1)
-    row = {"data": {"type": "INSERT", "record": {"id": "x" * HEAVY}, "columns": [], "errors": None}, "ids": [100]}
+    row = {
+        "data": {"type": "INSERT", "record": {"id": "x" * SIZE}, "columns": [], "errors": None},
+        "ids": [100],
+    }
     parts = [None, None, room, "postgres_changes", row]
     frame = {"topic": room, "event": "postgres_changes", "payload": row, "ref": None}
     take(story, json.dumps(parts if story.options.protocol == "2.0.0" else frame).encode())
     assert [event.type for event in heard] == ["INSERT", "INSERT"]
-    for data, is_binary in ((b"{" * HEAVY, False), (b"\x09" * HEAVY, True), (b"\x04" + bytes(HEAVY), True)):
+    for data, is_binary in (
+        (b"{" * SIZE, False),
+        (b"\x09" * SIZE, True),
+        (b"\x04" + bytes(SIZE), True),
+    ):
         take(story, data, is_binary=is_binary)
-    packed = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b"", payload=bytes(HEAVY), json=False)
+    packed = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b"", payload=bytes(SIZE), json=False)
     take(story, packed, is_binary=True)
-    assert heard[-1].payload == bytes(HEAVY)
+    assert heard[-1].payload == bytes(SIZE)

@@ -9,7 +9,7 @@ from supawire._values.filter_syntax import OPERATORS, check, matches, parse, pro
 from supawire._values.rows import TYPES, decode_columns, decode_row, read_array, read_interval, unsent_columns
 from supawire.core import binary
 from supawire.core.codec import CODECS
-from supawire.core.receive import HEAVY
+from supawire.core.receive import LARGE_FRAME_BYTES
 from supawire.errors import InvalidArgumentError, RemoteProtocolError, RowError
 from supawire.events import Broadcast, ChannelState, PresenceSync
 from supawire.options import PROTOCOLS
@@ -75,7 +75,7 @@ class Codec:
         if live is None or live[0].state(live[1]) is not ChannelState.JOINED:
             live = self._live[protocol] = busy(protocol)
         story, _, heard = live
-        take = story.session.receive_heavy if len(frame) > HEAVY else story.session.receive
+        take = story.session.receive_large if len(frame) > LARGE_FRAME_BYTES else story.session.receive
         delivery = take(story._generation, frame, b"binary" in head, story.now)
         for listener in delivery[0] if delivery else ():
             listener(delivery[1] if delivery else None)

@@ -19,7 +19,7 @@ from supawire.aio.subscriptions import Registry
 from supawire.aio.tasks import Tasks, is_shutdown_error
 from supawire.core.connection import Cause
 from supawire.core.effects import Connect, Disconnect, Transmit
-from supawire.core.receive import HEAVY, Delivery
+from supawire.core.receive import LARGE_FRAME_BYTES, Delivery
 from supawire.core.session import Session
 from supawire.errors import ConnectError, ConnectionLostError, InvalidArgumentError, RealtimeError
 from supawire.events import Instant
@@ -64,7 +64,7 @@ class FrameSink:
         self._reports = reports
         self._generation = generation
         self._receive = session.receive
-        self._receive_heavy = session.receive_heavy
+        self._receive_large = session.receive_large
         self._heavy_bytes = 0
         """Bytes of large frames since the last check of the buffers."""
         self._effects = session.effects
@@ -81,7 +81,7 @@ class FrameSink:
         if now is None:
             now = self._begin_batch()
         try:
-            if len(data) > HEAVY:
+            if len(data) > LARGE_FRAME_BYTES:
                 delivery = self._take_heavy(data, binary, now)
             else:
                 delivery = self._receive(self._generation, data, binary, now)
@@ -112,7 +112,7 @@ class FrameSink:
         if self._heavy_bytes > CHECKED_BYTES:
             self._heavy_bytes = 0
             self._registry.limit_bytes()
-        return self._receive_heavy(self._generation, data, binary, now)
+        return self._receive_large(self._generation, data, binary, now)
 
     def _begin_batch(self) -> Instant:
         self._now = now = self._owner.now()

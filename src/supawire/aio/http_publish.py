@@ -211,20 +211,20 @@ class HttpSender:
             raise
         except HttpError as error:
             error.topic = topic
-            return (HttpOutcome.UNSURE if error.maybe_sent else HttpOutcome.LATER), error
+            return (HttpOutcome.UNKNOWN if error.maybe_sent else HttpOutcome.RETRY_LATER), error
         except Exception as error:
             if bound.expired():
                 text = "no answer to the HTTP request in time; it may still have arrived"
                 raise OperationTimeout(text, topic=topic) from None
             raise self._broken(error, topic) from error
-        verdict = http_broadcast.judge(response.status, response.body)
+        verdict = http_broadcast.classify(response.status, response.body)
         if verdict is HttpOutcome.ACCEPTED:
             return verdict, None
         return verdict, http_error(
             response.status,
             response.body,
             topic,
-            maybe_sent=verdict in (HttpOutcome.UNSURE, HttpOutcome.STRANGE),
+            maybe_sent=verdict in (HttpOutcome.UNKNOWN, HttpOutcome.UNEXPECTED),
             retry_after=parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
         )
 
@@ -388,7 +388,7 @@ class Publisher:
     # --- one message, many, and those of a channel
 
     async def _one(self, message: HttpMessage, token: Secret | None, deadline: float | None) -> Sent:
-        form = http_broadcast.single(message)
+        form = http_broadcast.single_form(message)
         if form is None or (message.json and self._is_old_server()):
             return await self._batch([message], token, deadline)
         error = _too_old(404) if self._is_old_server() else await self.sender.post([message], form, token, deadline)
@@ -402,7 +402,7 @@ class Publisher:
         return sent
 
     async def _batch(self, messages: Sequence[HttpMessage], token: Secret | None, deadline: float | None) -> Sent:
-        error = await self.sender.post(messages, http_broadcast.batch(messages), token, deadline)
+        error = await self.sender.post(messages, http_broadcast.batch_form(messages), token, deadline)
         if error is not None:
             raise error
         return Sent("http", id=messages[0].id if len(messages) == 1 else None)
@@ -421,7 +421,7 @@ class Publisher:
 
     async def _in_order(self, order: PublishByHttp, deadline: float | None) -> Sent:
         """Send one broadcast of a channel at a time, to keep their order."""
-        topic = order.letter.topic
+        topic = order.message.topic
         lock = self._locks.setdefault(topic, asyncio.Lock())
         try:
             async with asyncio.timeout_at(deadline):
@@ -430,7 +430,7 @@ class Publisher:
             text = "earlier broadcasts of the channel held it beyond its timeout; it was not sent"
             raise OperationTimeout(text, topic=topic) from None
         try:
-            return await self._one(order.letter, order.token, deadline)
+            return await self._one(order.message, order.token, deadline)
         finally:
             lock.release()
 

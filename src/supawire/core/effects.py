@@ -93,7 +93,7 @@ class PublishByHttp(Struct, frozen=True):
     """
 
     ticket: Ticket
-    letter: HttpMessage
+    message: HttpMessage
     token: Secret | None
     timeout: float | None
 

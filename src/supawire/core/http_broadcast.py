@@ -57,9 +57,9 @@ class HttpOutcome(enum.Enum):
     ACCEPTED = "accepted by the server"
     NO_ROUTE = "the server does not have this route"
     REFRESH = "not accepted; a newer token may be accepted"
-    LATER = "not accepted; may be accepted later"
-    UNSURE = "unknown whether it was accepted"
-    STRANGE = "not an answer of Realtime; unknown whether it was accepted"
+    RETRY_LATER = "not accepted; may be accepted later"
+    UNKNOWN = "unknown whether it was accepted"
+    UNEXPECTED = "not an answer of Realtime; unknown whether it was accepted"
     REFUSED = "not accepted, and never will be"
 
 
@@ -100,43 +100,43 @@ def members(payload: bytes) -> dict[str, Raw]:
         ) from error
 
 
-def single(letter: HttpMessage) -> Form | None:
+def single_form(message: HttpMessage) -> Form | None:
     """Return the request in the single form, None if only the batch form can carry the message."""
-    if letter.id is not None or letter.overrides or not {".", ".."}.isdisjoint((letter.topic, letter.event)):
+    if message.id is not None or message.overrides or not {".", ".."}.isdisjoint((message.topic, message.event)):
         return None  # also, clients and proxies resolve `.` and `..` in a path
-    path = f"/broadcast/{quote(letter.topic, safe='')}/events/{quote(letter.event, safe='')}"
-    query = "?private=true" if letter.private else ""
-    return Form(path + query, _JSON if letter.json else _BYTES, letter.payload)
+    path = f"/broadcast/{quote(message.topic, safe='')}/events/{quote(message.event, safe='')}"
+    query = "?private=true" if message.private else ""
+    return Form(path + query, _JSON if message.json else _BYTES, message.payload)
 
 
-def batch(letters: Sequence[HttpMessage]) -> Form:
+def batch_form(messages: Sequence[HttpMessage]) -> Form:
     """Return the request in the batch form; no message may be raw bytes."""
-    messages = [_message(letter) for letter in letters]
-    return Form("/broadcast", _JSON, msgspec.json.encode({"messages": messages}))
+    bodies = [_json_message(message) for message in messages]
+    return Form("/broadcast", _JSON, msgspec.json.encode({"messages": bodies}))
 
 
-def _message(letter: HttpMessage) -> dict[str, str | bool | Raw]:
-    message: dict[str, str | bool | Raw] = {
-        "topic": letter.topic,
-        "event": letter.event,
-        "payload": Raw(letter.payload),
-        "private": letter.private,
+def _json_message(message: HttpMessage) -> dict[str, str | bool | Raw]:
+    body: dict[str, str | bool | Raw] = {
+        "topic": message.topic,
+        "event": message.event,
+        "payload": Raw(message.payload),
+        "private": message.private,
     }
-    return message if letter.id is None else message | {"id": letter.id}
+    return body if message.id is None else body | {"id": message.id}
 
 
-def batches(letters: Sequence[HttpMessage], most: int | None) -> Iterator[Sequence[HttpMessage]]:
-    """Split the messages into requests, in order: bytes are sent alone, a batch has at most `most` messages."""
+def batches(messages: Sequence[HttpMessage], max_messages: int | None) -> Iterator[Sequence[HttpMessage]]:
+    """Split the messages into requests, in order: bytes are sent alone, a batch has at most `max_messages`."""
     start, size = 0, 0
-    for index, one in enumerate(letters):
+    for index, one in enumerate(messages):
         weight = _weight(one)
-        full = size + weight > BATCH_BYTES or (most is not None and index - start >= most)
-        if index > start and (full or not one.json or not letters[index - 1].json):
-            yield letters[start:index]
+        full = size + weight > BATCH_BYTES or (max_messages is not None and index - start >= max_messages)
+        if index > start and (full or not one.json or not messages[index - 1].json):
+            yield messages[start:index]
             start, size = index, 0
         size += weight
-    if start < len(letters):
-        yield letters[start:]
+    if start < len(messages):
+        yield messages[start:]
 
 
 def _weight(one: HttpMessage) -> int:
@@ -144,26 +144,26 @@ def _weight(one: HttpMessage) -> int:
     return len(one.payload) + 6 * (len(one.topic.encode()) + len(one.event.encode())) + 120
 
 
-def route_missing(letter: HttpMessage) -> bool:
+def route_missing(message: HttpMessage) -> bool:
     """Whether a 404 to the single form means an old server. Not if there is a slash: gateways may mishandle it."""
-    return "/" not in letter.topic + letter.event
+    return "/" not in message.topic + message.event
 
 
-def judge(status: int, body: bytes) -> HttpOutcome:
+def classify(status: int, body: bytes) -> HttpOutcome:
     """Return the meaning of a response."""
     if status == ACCEPTED:
         return HttpOutcome.ACCEPTED
     if status == NO_ROUTE:
         return HttpOutcome.NO_ROUTE
     if status < 300:
-        return HttpOutcome.STRANGE
+        return HttpOutcome.UNEXPECTED
     text = body_text(body) or ""
     row = classify_http(status, text)
     if row.action is Action.GIVE_UP:
         return HttpOutcome.REFUSED
     if row.action is Action.REFRESH:
         return HttpOutcome.REFRESH
-    return HttpOutcome.LATER if status < 500 or row.starts or _unavailable(status, body) else HttpOutcome.UNSURE
+    return HttpOutcome.RETRY_LATER if status < 500 or row.starts or _unavailable(status, body) else HttpOutcome.UNKNOWN
 
 
 def _unavailable(status: int, body: bytes) -> bool:
@@ -171,8 +171,8 @@ def _unavailable(status: int, body: bytes) -> bool:
     return status == 503 and b"disconnect/reset before headers" not in body
 
 
-def may_repeat(verdict: HttpOutcome, letters: Sequence[HttpMessage]) -> bool:
+def may_repeat(verdict: HttpOutcome, messages: Sequence[HttpMessage]) -> bool:
     """Whether a request may be repeated without undetectable duplicates."""
-    if verdict is HttpOutcome.UNSURE:
-        return all(one.id is not None for one in letters)
-    return verdict is HttpOutcome.LATER
+    if verdict is HttpOutcome.UNKNOWN:
+        return all(one.id is not None for one in messages)
+    return verdict is HttpOutcome.RETRY_LATER

@@ -49,12 +49,12 @@ from supawire.events import Broadcast, Heartbeat, Instant, LateBroadcast, Sent, 
 Delivery = tuple[Listeners, Any]
 """The listeners of an event, and the event."""
 
-_Late = tuple[Membership, Listeners, str, Meta | None, Raw]
+_LazyBroadcast = tuple[Membership, Listeners, str, Meta | None, Raw]
 
 _USER_BROADCAST: Final = binary.USER_BROADCAST.kind
 _HEADER: Final = binary.USER_BROADCAST.header
 
-HEAVY: Final = 16_384
+LARGE_FRAME_BYTES: Final = 16_384
 """Bytes of a frame above which a broadcast's payload is decoded only when it is read. `[]` takes 24 times as many
 bytes in Python as on the wire, and events may be queued.
 """
@@ -118,7 +118,7 @@ class Receiver:
             try:
                 frame = decode_lenient(self._context.codec.plain(data))
             except RemoteProtocolError as error:
-                return self._unread(data, error)
+                return self._undecodable(data, error)
         member = self._members.get(frame.topic)
         if member is not None and frame.join_ref in member.accepted_refs:
             if frame.event == BROADCAST:
@@ -129,7 +129,7 @@ class Receiver:
                     index.build_event(event) if index.stale else ()
                 )
                 if payload.meta is not None:
-                    return self._stored(member, listeners, event, payload.meta, payload.payload, data)
+                    return self._deliver_stored(member, listeners, event, payload.meta, payload.payload, data)
                 if not listeners:
                     return None
                 kept = data if index.has_models else b""
@@ -139,16 +139,16 @@ class Receiver:
         self._control(frame, data, now)
         return None
 
-    def receive_heavy(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
-        """The same for a frame of more than `HEAVY` bytes: a broadcast's payload is decoded only when it is read."""
-        late = self._read_late(data) if binary else self._read_late_text(data)
+    def receive_large(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
+        """Process a frame of more than `LARGE_FRAME_BYTES`: a broadcast's payload is decoded only when it is read."""
+        late = self._decode_lazily(data) if binary else self._decode_text_lazily(data)
         if generation != self._context.generation or late is None:
             return self.receive(generation, data, binary, now)
         self.last_received_at = now
         self._counts.frames_received += 1
-        return self._unreadable(*late, data)
+        return self._deliver_lazy(*late, data)
 
-    def _read_late_text(self, data: bytes) -> _Late | None:
+    def _decode_text_lazily(self, data: bytes) -> _LazyBroadcast | None:
         try:
             frame = self._context.codec.decode_unread.decode(data)
         except DECODE_ERRORS:
@@ -161,7 +161,7 @@ class Receiver:
         listeners = member.index.listeners_of(event)
         return member, listeners, event, payload.meta, payload.payload
 
-    def _read_late(self, data: bytes) -> _Late | None:
+    def _decode_lazily(self, data: bytes) -> _LazyBroadcast | None:
         if data[0] != _USER_BROADCAST or not data[4]:
             return None
         topic_end = _HEADER + data[1]
@@ -203,7 +203,7 @@ class Receiver:
         body = event_end + data[3]
         member = self._by_bytes.get(data[_HEADER:topic_end])
         if body > len(data):
-            self._garbage(RemoteProtocolError("a binary broadcast ends inside its header"))
+            self._report_unreadable(RemoteProtocolError("a binary broadcast ends inside its header"))
             return None
         if member is None or not member.accepted_refs:
             self._counts.stale += 1
@@ -220,14 +220,14 @@ class Receiver:
                 payload = _read(payload)
             except DECODE_ERRORS:
                 meta = decode_meta(data[event_end:body]) if event_end < body else None
-                return self._unreadable(member, listeners, event, meta, Raw(payload), data)
+                return self._deliver_lazy(member, listeners, event, meta, Raw(payload), data)
         if event_end < body:
-            return self._stored(member, listeners, event, decode_meta(data[event_end:body]), payload, data)
+            return self._deliver_stored(member, listeners, event, decode_meta(data[event_end:body]), payload, data)
         if not listeners:
             return None
         return listeners, _broadcast(member.name, event, payload, None, False, data if member.index.has_models else b"")
 
-    def _stored(
+    def _deliver_stored(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, data: bytes
     ) -> Delivery | None:
         """Return the delivery of a stored message, or None if this message was delivered before."""
@@ -236,15 +236,15 @@ class Receiver:
         kept = data if member.index.has_models else b""
         return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
 
-    def _unread(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
+    def _undecodable(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
         """Handle a frame that is not readable JSON. If only one value is unreadable, the event is still delivered."""
         try:
-            return self._unread_broadcast(data, data, [])
+            return self._deep_broadcast(data, data, [])
         except DECODE_ERRORS:
             pass
         for level, take in (
-            (codec.PAYLOAD, self._unread_broadcast),
-            (codec.ROW, self._deep_change),
+            (codec.PAYLOAD, self._deep_broadcast),
+            (codec.ROW, self._deep_row),
             (codec.META, self._deep_presence),
         ):
             text, values = codec.cut(data, level)
@@ -253,7 +253,7 @@ class Receiver:
                     return take(data, text, values)
                 except DECODE_ERRORS:
                     pass
-        self._garbage(error)
+        self._report_unreadable(error)
         for topic in tuple(self._channels):
             self._missed_change(topic)
         return None
@@ -264,22 +264,24 @@ class Receiver:
         if channel is not None and self.last_received_at is not None:
             channel.membership.handle(ChangeMissed(), self.last_received_at)
 
-    def _unread_broadcast(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
+    def _deep_broadcast(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
         """Deliver a broadcast whose payload cannot be read. Raises one of `DECODE_ERRORS` for any other frame."""
         frame = self._context.codec.decode_unread.decode(text)
         if frame.event != BROADCAST:
             raise msgspec.DecodeError("no broadcast")
         member = self._members.get(frame.topic)
         if member is None or frame.join_ref not in member.accepted_refs:
-            self._garbage(RemoteProtocolError("a broadcast that cannot be read is for a channel that is not joined"))
+            self._report_unreadable(
+                RemoteProtocolError("a broadcast that cannot be read is for a channel that is not joined")
+            )
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
         listeners = member.index.listeners_of(event)
         sent = codec.restored(payload.payload, values)
-        return self._unreadable(member, listeners, event, payload.meta, sent, data)
+        return self._deliver_lazy(member, listeners, event, payload.meta, sent, data)
 
-    def _deep_change(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
+    def _deep_row(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
         """Deliver a change whose row is nested too deeply: only reading the row raises."""
         frame: Typed = self._decode(text)
         change = frame.payload.data
@@ -298,11 +300,11 @@ class Receiver:
         frame: Typed = self._decode(text)
         if frame.event not in (frames.PRESENCE_STATE, frames.PRESENCE_DIFF):
             raise msgspec.DecodeError("no presence")
-        self._garbage(RemoteProtocolError("a value in presence is nested too deep"))
+        self._report_unreadable(RemoteProtocolError("a value in presence is nested too deep"))
         assert self.last_received_at is not None
         self._control(frame, text, self.last_received_at)
 
-    def _unreadable(
+    def _deliver_lazy(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes
     ) -> Delivery | None:
         meta = meta or Meta()
@@ -421,12 +423,12 @@ class Receiver:
         try:
             unpacked = binary.unpack(binary.DOWN, data)
         except (ValueError, IndexError) as error:
-            self._garbage(RemoteProtocolError(str(error)))
+            self._report_unreadable(RemoteProtocolError(str(error)))
             return
         self._counts.unknown += 1
         self._context.report(UnknownEvent(f"binary frame of kind {unpacked.layout.kind}"))
 
-    def _garbage(self, error: RemoteProtocolError) -> None:
+    def _report_unreadable(self, error: RemoteProtocolError) -> None:
         self._counts.garbage += 1
         self._context.report(UnreadableFrame(error.message))
 

@@ -124,7 +124,7 @@ class Session:
         "effects",
         "http_broadcasts",
         "receive",
-        "receive_heavy",
+        "receive_large",
     )  # fmt: skip
 
     def __init__(
@@ -144,8 +144,8 @@ class Session:
         self._closers: tuple[Ticket, ...] = ()
         self.receive: Final = self._receiver.receive
         """Hot path: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
-        self.receive_heavy: Final = self._receiver.receive_heavy
-        """The same for frames of more than `HEAVY` bytes."""
+        self.receive_large: Final = self._receiver.receive_large
+        """The same for frames of more than `LARGE_FRAME_BYTES`."""
         self.effects: Final = self._context.effects
         """The queue of effects, in order."""
 
