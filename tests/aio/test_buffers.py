@@ -1,10 +1,26 @@
-"""A buffer that stops reading, and the valve that says for how long it may."""
+"""Buffers between the socket and a consumer: flow control, and bounds in events and bytes."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from msgspec import UNSET, Raw
 
-from supawire.aio.buffers import FlowControl, Pause
+from supawire.aio.buffers import (
+    Buffer,
+    DropNewest,
+    DropOldest,
+    FlowControl,
+    Latest,
+    Pause,
+    ThreadFlowControl,
+    kept_bytes,
+)
+from supawire.aio.connections import CHECKED_BYTES, FrameSink
+from supawire.aio.thread_buffer import LeanThreadBuffer, ThreadBuffer
+from supawire.errors import SlowConsumerError
+from supawire.events import Broadcast, ChangeData, Insert, LateBroadcast
 
 pytestmark = pytest.mark.anyio
 
@@ -59,3 +75,100 @@ async def test_reading_stops_for_a_bounded_time():
     assert socket.reads and not flow_control.pause_reading("a")
     flow_control.resume_reading("a")
     assert flow_control.pause_reading("a")
+
+
+def large(number: int) -> Any:
+    return LateBroadcast("room", str(number), UNSET, None, False, b"", b"x" * 1000)
+
+
+def flow_control(*, may: bool = True) -> FlowControl:
+    return FlowControl(30, lambda: not may, lambda reads: None)
+
+
+MADE: dict[str, tuple[Callable[[], Buffer], list[str]]] = {
+    "error": (lambda: Buffer(100), ["0", "1", "2"]),
+    "drop_newest": (lambda: DropNewest(100), ["0", "1", "2"]),
+    "drop_oldest": (lambda: DropOldest(100), ["7", "8", "9"]),
+    "latest": (lambda: Latest(100, lambda event: event.event), ["7", "8", "9"]),
+    "pause that may not": (lambda: Pause(100, flow_control(may=False)), ["0", "1", "2"]),
+    "pause": (lambda: Pause(100, flow_control()), [str(number) for number in range(10)]),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+async def test_events_with_too_many_bytes_go_as_the_policy_says(name: str):
+    """As many stay as fit; what was dropped is counted, and told where the policy tells."""
+    make, kept = MADE[name]
+    buffer = make()
+    buffer.max_bytes = 3000
+    for number in range(10):
+        buffer.put(large(number))
+    buffer.limit_bytes()
+    assert [buffer.take().event for _ in range(len(buffer))] == kept
+    assert buffer.dropped == 10 - len(kept)
+    told = buffer.error
+    assert (told is not None) is (name in {"error", "pause that may not"})
+    if told is not None:
+        assert "events of more than 3000 bytes waited" in told.message
+
+
+async def test_one_event_may_have_any_number_of_bytes():
+    """Else it could never be had."""
+    buffer = Buffer(100)
+    buffer.max_bytes = 10
+    buffer.put(large(0))
+    buffer.limit_bytes()
+    assert len(buffer) == 1 and buffer.dropped == 0
+
+
+@pytest.mark.parametrize("kind", [ThreadBuffer, LeanThreadBuffer])
+async def test_so_are_buffers_for_threads(kind: type[ThreadBuffer]):
+    """The consumer is woken up, since an error waits for it."""
+    inner = Buffer(100)
+    inner.max_bytes = 3000
+    kept = kind(inner, ThreadFlowControl(flow_control(), asyncio.get_running_loop()))
+    for number in range(10):
+        kept.put(large(number))
+    kept.limit_bytes()
+    assert len(kept) == 3 and kept.dropped == 7
+    assert [kept.take().event for _ in range(3)] == ["0", "1", "2"]
+    assert isinstance(kept.take_error(), SlowConsumerError)
+
+
+async def test_what_an_event_weighs():
+    """The bytes that it keeps of its frame."""
+    row = Insert[Any]("room", ChangeData("public", "t", "INSERT", record=Raw(b"12345"), old_record=Raw(b"1")))
+    events = (large(0), row, Broadcast("room", "e", b"123"), Broadcast("room", "e", [1]))
+    assert [kept_bytes(event) for event in events] == [1000, 6, 3, 0]
+
+
+async def test_the_frame_sink_checks_the_buffers_from_time_to_time():
+    """The sizes of the buffers are checked once per so many bytes of large frames, and never for small ones."""
+
+    class Parts:
+        """Everything that a frame sink uses."""
+
+        weighed = 0
+
+        def __init__(self) -> None:
+            self.effects: list[Any] = []
+            self.removed: dict[int, Any] = {}
+
+        def now(self) -> Any:
+            return object()
+
+        def receive(self, *frame: Any) -> None:
+            return None
+
+        receive_large = receive
+
+        def limit_bytes(self) -> None:
+            self.weighed += 1
+
+    parts: Any = Parts()
+    sink = FrameSink(parts, parts, parts, parts, 1)
+    for _ in range(10):
+        sink.frame(bytes(CHECKED_BYTES // 4), True)
+    for _ in range(1000):
+        sink.frame(bytes(16_000), True)
+    assert parts.weighed == 2

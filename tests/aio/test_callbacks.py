@@ -1,15 +1,426 @@
-"""How callbacks of the user are called."""
+"""How callbacks of the user are called, and what happens to everything that they may raise."""
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
+from supawire import AsyncClient, ConnectionState, broadcast, connect_async, status
 from supawire.aio.callbacks import is_async
-from tests.aio.peer import connected, settled
+from supawire.errors import AuthError, HandlerError, InvalidArgumentError, OperationTimeout
+from tests.aio.peer import KEY, URL, Server, connected, settled, until
 
 pytestmark = pytest.mark.anyio
+
+KINDS: list[type[BaseException]] = [
+    ZeroDivisionError, StopIteration, StopAsyncIteration, asyncio.CancelledError, GeneratorExit, pytest.fail.Exception,
+    type("Odd", (BaseException,), {}),
+]  # fmt: skip
+EXITS: list[type[BaseException]] = [SystemExit, KeyboardInterrupt]
+
+
+def causes(errors: list[Exception]) -> list[type[BaseException]]:
+    """The kinds of what was raised, behind what says that it was."""
+    found: list[type[BaseException]] = []
+    for error in errors:
+        cause = error.__cause__
+        assert cause is not None
+        found.append(type(cause.__cause__ or cause) if isinstance(cause, RuntimeError) else type(cause))
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- what it raises
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["plain", "async", "thread"])
+async def test_whatever_a_handler_raises_is_reported(kind: type[BaseException], place: str):
+    """An exception of any kind out of a handler reaches `on_error` with its cause, and the handler is called again."""
+    errors, heard = list[Exception](), list[Any]()
+
+    def plain(event: Any) -> None:
+        heard.append(event.payload)
+        raise kind
+
+    async def handler(event: Any) -> None:
+        plain(event)
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), handler if place == "async" else plain, thread=place == "thread")
+        await room.subscribe()
+        for number in range(2):
+            server.broadcast("room", "e", number)
+        await until(lambda: len(errors) == 2)
+        assert heard == [0, 1] and client.state is ConnectionState.OPEN
+        assert causes(errors) == [kind, kind] and all(isinstance(error, HandlerError) for error in errors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["async provider", "plain provider", "on_frame", "backoff", "fetch"])
+async def test_whatever_other_code_of_the_user_raises_is_reported(kind: type[BaseException], place: str):
+    """Token providers, `on_frame`, `backoff` and `fetch` may raise anything too: the client goes on."""
+    errors, raised = list[Exception](), list[object]()
+
+    def raises(*_: Any) -> Any:
+        raised.append(None)
+        raise kind
+
+    async def raises_later() -> Any:
+        raises()
+
+    async def rows() -> Any:
+        raises()
+
+    options: dict[str, Any] = {
+        "async provider": {"token": raises_later, "open_timeout": None},
+        "plain provider": {"token": raises, "open_timeout": None},
+        "on_frame": {"on_frame": raises},
+        "backoff": {"backoff": raises},
+        "fetch": {},
+    }[place]
+    if "token" in options:
+        async with connected(on_error=errors.append, **options) as (client, server):
+            with pytest.raises(OperationTimeout, match="raised") as caught:
+                await client.channel("room").subscribe(timeout=0.1)
+            assert isinstance(caught.value.__cause__, AuthError)
+            assert raised and causes([caught.value.__cause__]) == [kind]
+            assert client.state is not ConnectionState.CLOSED
+        return
+    async with connected(on_error=errors.append, **options) as (client, server):
+        if place == "backoff":
+            assert server.peer is not None
+            server.peer.drop()
+        if place == "fetch":
+            client.mirror("t", key="id", fetch=rows).listen()
+        else:
+            await client.channel("room").subscribe()
+        await until(lambda: bool(errors))
+        assert raised and causes(errors[:1]) == [kind]
+        assert client.state is not ConnectionState.CLOSED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_whatever_on_error_raises_is_logged(kind: type[BaseException], caplog: pytest.LogCaptureFixture):
+    """An `on_error` may raise anything: what it was called with is logged, and it is called again."""
+    told = list[Exception]()
+
+    def on_error(error: Exception) -> None:
+        told.append(error)
+        raise kind
+
+    def handler(_: object) -> None:
+        raise KeyError
+
+    async with connected(on_error=on_error) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        for number in range(2):
+            server.broadcast("room", "e", number)
+        await until(lambda: len(told) == 2)
+        assert client.state is ConnectionState.OPEN
+    assert caplog.text.count("on_error raised for HandlerError") == 2
+
+
+@pytest.mark.parametrize("kind", EXITS)
+@pytest.mark.parametrize("place", ["plain", "async", "on_error", "provider", "on_frame", "fetch"])
+def test_a_wish_to_exit_ends_the_program(kind: type[BaseException], place: str):
+    """SystemExit and KeyboardInterrupt on the event loop leave it, as they leave any callback or task of asyncio."""
+
+    def leave(*_: Any) -> Any:
+        raise kind
+
+    async def leave_later(*_: Any) -> Any:
+        raise kind
+
+    def fail(_: object) -> None:
+        raise KeyError
+
+    options: dict[str, Any] = {
+        "on_error": {"on_error": leave}, "provider": {"token": leave_later}, "on_frame": {"on_frame": leave},
+    }.get(place, {})  # fmt: skip
+
+    async def program() -> None:
+        async with connected(**options) as (client, server):
+            room = client.channel("room")
+            room.on(broadcast(), {"plain": leave, "async": leave_later}.get(place, fail))
+            await room.subscribe()
+            if place == "fetch":
+                client.mirror("t", key="id", fetch=leave_later).listen()
+            server.broadcast("room", "e", 1)
+            await asyncio.get_running_loop().create_future()
+
+    logging.getLogger("supawire").setLevel(logging.CRITICAL)
+    try:
+        with pytest.raises(kind):
+            asyncio.run(program())
+    finally:
+        logging.getLogger("supawire").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("kind", EXITS)
+async def test_a_wish_to_exit_on_a_thread_is_reported(kind: type[BaseException]):
+    """On the thread of handlers it could end nothing but that thread: it goes to `on_error` like any other."""
+    errors = list[Exception]()
+
+    def leave(_: object) -> None:
+        raise kind
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), leave, thread=True)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await until(lambda: bool(errors))
+        assert causes(errors) == [kind] and client.state is ConnectionState.OPEN
+
+
+async def test_a_client_that_the_end_of_the_loop_closes_blames_nobody(caplog: pytest.LogCaptureFixture):
+    """Tasks that asyncio.run cancels at its end, in any order, are no errors of handlers, providers or `fetch`."""
+    errors = list[Exception]()
+
+    async def waits(*_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def program() -> None:
+        server = Server()
+        task = asyncio.create_task(server.serve())
+        client = await connect_async(URL, KEY, transport=server.transport, on_error=errors.append)
+        room = client.channel("room")
+        for _ in range(20):
+            room.on(broadcast("e"), waits)
+            room.on(broadcast("never"), waits)
+        await room.subscribe()
+        client.mirror("t", key="id", fetch=waits).listen()
+        server.broadcast("room", "e", 1)
+        server.broadcast("room", "never", 1)
+        await settled()
+        assert not task.done()
+
+    await asyncio.to_thread(asyncio.run, program())
+    assert errors == [] and "raised" not in caplog.text
+
+
+# -------------------------------------------------------------------------------------------------- what it returns
+
+
+@pytest.mark.parametrize("thread", [False, True])
+async def test_a_plain_handler_may_return_an_awaitable(thread: bool):
+    """What `lambda m: self.handle(m)` returns is awaited, one event after another, and errors name the handler."""
+    heard, errors, running = list[Any](), list[Exception](), list[Any]()
+
+    async def handle(event: Any) -> None:
+        running.append(event)
+        assert len(running) == 1, "one after another"
+        for _ in range(3):
+            await asyncio.sleep(0)
+        running.remove(event)
+        heard.append(event.payload)
+        if event.payload == 1:
+            raise KeyError("mine")
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        listening = room.on(broadcast(), lambda event: handle(event), thread=thread)
+        await room.subscribe()
+        for number in range(5):
+            server.broadcast("room", "e", number)
+        await until(lambda: len(heard) == 5 and bool(errors))
+        assert heard == [0, 1, 2, 3, 4]
+        assert causes(errors) == [KeyError] and "lambda" in str(errors[0])
+        assert isinstance(errors[0], HandlerError) and errors[0].topic == "room"
+        listening.cancel()
+        server.broadcast("room", "e", 5)
+        await settled()
+        assert len(heard) == 5
+
+
+async def test_what_a_plain_handler_returns_waits_within_bounds():
+    """At most `buffer` awaitables wait; more are dropped as events of an async handler are, and counted."""
+    errors, gate, begun = list[Exception](), asyncio.Event(), list[Any]()
+
+    async def handle(event: Any) -> None:
+        begun.append(event.payload)
+        await gate.wait()
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        listening = room.on(broadcast(), lambda event: handle(event), buffer=2)
+        await room.subscribe()
+        for number in range(8):
+            server.broadcast("room", "e", number)
+            await settled()
+        gate.set()
+        await settled()
+        assert begun == [0, 1, 2] and listening.dropped == 5
+        assert "slow consumer" in str(errors[0])
+
+
+async def test_a_task_that_a_plain_handler_returns_is_its_own():
+    """A handler that starts a task and returns it is called for each event at once."""
+    heard = list[Any]()
+
+    async def handle(event: Any) -> None:
+        heard.append(event.payload)
+
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), lambda event: asyncio.create_task(handle(event)))
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await until(lambda: heard == [1])
+
+
+@pytest.mark.parametrize("name", ["on_error", "on_frame"])
+async def test_hooks_are_plain_functions(name: str):
+    """An async `on_error` or `on_frame`, which nobody would await, is refused at once."""
+
+    async def hook(*_: Any) -> None: ...
+
+    options: dict[str, Any] = {name: hook}
+    with pytest.raises(InvalidArgumentError, match=f"{name} must be a plain function"):
+        connect_async(URL, KEY, **options)
+
+
+async def test_an_error_is_not_lost_in_an_awaitable(caplog: pytest.LogCaptureFixture):
+    """An `on_error` that returns an awaitable is told about in the log, with the error."""
+
+    async def later(error: Exception) -> None: ...
+
+    def handler(_: object) -> None:
+        raise KeyError("mine")
+
+    async with connected(on_error=lambda error: later(error)) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await until(lambda: "returned an awaitable" in caplog.text)
+    assert "mine" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------- what it does
+
+
+async def test_a_cancelled_handler_is_not_called_again():
+    """A plain handler that another one cancels does not get the event that both were to get."""
+    heard = list[str]()
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), lambda _: (heard.append("first"), second.cancel()))
+        second = room.on(broadcast(), lambda _: heard.append("second"))
+        moves = client.channel("other")
+        moves.on(status(), lambda _: third.cancel())
+        third = moves.on(status(), lambda _: heard.append("third"))
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await moves.subscribe()
+        assert heard == ["first"]
+
+        def again(event: Any) -> None:
+            heard.append(event.payload)
+
+        room.on(broadcast(), again).cancel()
+        room.on(broadcast(), again)
+        server.broadcast("room", "e", "last")
+        await settled()
+        assert heard == ["first", "first", "last"]
+
+
+async def by_gather(client: AsyncClient) -> None:
+    await asyncio.gather(client.close(), asyncio.sleep(0))
+
+
+async def by_group(client: AsyncClient) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.close())
+
+
+async def by_task(client: AsyncClient) -> None:
+    await asyncio.create_task(client.close())
+
+
+async def by_wait_for(client: AsyncClient) -> None:
+    await asyncio.wait_for(client.close(), 10)
+
+
+async def by_drain(client: AsyncClient) -> None:
+    await asyncio.create_task(client.drain())
+
+
+@pytest.mark.parametrize("way", [by_gather, by_group, by_task, by_wait_for, by_drain])
+async def test_a_handler_may_close_the_client_in_any_way(way: Callable[[AsyncClient], Awaitable[None]]):
+    """However an async handler calls `close()`, it goes on to its end, and nothing is left."""
+    after = list[ConnectionState]()
+    async with connected() as (client, server):
+        room = client.channel("room")
+
+        async def handler(_: object) -> None:
+            await way(client)
+            after.append(client.state)
+
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await client.wait_closed()
+        await until(lambda: bool(after))
+        await settled()
+    assert after == [ConnectionState.CLOSED]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "supawire-handler"]
+
+
+async def test_a_task_of_an_earlier_call_spares_nobody():
+    """A task that a handler started, and that closes the client later, does not keep the present call alive."""
+    cancelled, later, go = list[bool](), list[asyncio.Task[None]](), asyncio.Event()
+
+    async with connected() as (client, server):
+        room = client.channel("room")
+
+        async def close() -> None:
+            await go.wait()
+            await client.close()
+
+        async def handler(event: Any) -> None:
+            if event.payload == 0:
+                later.append(asyncio.create_task(close()))
+                return
+            go.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        server.broadcast("room", "e", 0)
+        server.broadcast("room", "e", 1)
+        await client.wait_closed()
+        await asyncio.wait(later)
+    assert cancelled == [True]
+
+
+async def test_a_threaded_handler_may_close_the_client():
+    """A handler on the thread that waits for `close()` on the event loop is not waited for by it."""
+    after = list[ConnectionState]()
+    loop = asyncio.get_running_loop()
+    async with connected() as (client, server):
+        room = client.channel("room")
+
+        def handler(_: object) -> None:
+            asyncio.run_coroutine_threadsafe(client.close(), loop).result(4.5)
+            after.append(client.state)
+
+        room.on(broadcast(), handler, thread=True)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await client.wait_closed()
+        await until(lambda: bool(after))
+    assert after == [ConnectionState.CLOSED]
 
 
 class AsyncCallable:

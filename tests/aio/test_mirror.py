@@ -8,13 +8,13 @@ import pytest
 from supawire import ChannelState, MirrorState, Resynced, RowInserted, RowUpdated, col
 from supawire.errors import ClosedError, InvalidArgumentError, JoinError, RateLimitedError, StateError
 from supawire.options import Backoff, Limits
-from tests.aio.mirrors import Scene, now, told
+from tests.aio.mirror_scenarios import Scene, now, scenario
 from tests.aio.peer import until
 
 # --- the order, over a wire
 
 
-@told()
+@scenario()
 async def test_what_is_committed_around_a_fetch_is_there(scene: Scene) -> None:
     """Rows that change before, during and after the fetch, on a slow wire, are as the table has them (R44)."""
     table = scene.table
@@ -39,7 +39,7 @@ async def test_what_is_committed_around_a_fetch_is_there(scene: Scene) -> None:
     assert table.queries == 1
 
 
-@told()
+@scenario()
 async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
     """What was missed while the wire was cut is there when it is live again; until then the old copy is (R44)."""
     table, server = scene.table, scene.server
@@ -60,7 +60,7 @@ async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
         assert users.live and users.error is None and users.snapshot() == table.rows
 
 
-@told()
+@scenario()
 async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
     """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch (R19)."""
     async with scene.mirror() as users:
@@ -74,7 +74,7 @@ async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
         assert scene.table.queries == 2
 
 
-@told()
+@scenario()
 async def test_a_server_that_subscribes_anew_is_asked_again(scene: Scene) -> None:
     """After a restart of its worker it only says once more that changes are live: what it missed is fetched."""
     async with scene.mirror() as users:
@@ -84,7 +84,7 @@ async def test_a_server_that_subscribes_anew_is_asked_again(scene: Scene) -> Non
         assert users.live and users.snapshot() == scene.table.rows and scene.table.queries == 2
 
 
-@told()
+@scenario()
 async def test_a_gap_during_a_fetch_starts_another(scene: Scene) -> None:
     """The wire is cut while a fetch runs: it is cancelled, and the one after the gap counts."""
     table = scene.table
@@ -105,7 +105,7 @@ async def test_a_gap_during_a_fetch_starts_another(scene: Scene) -> None:
 # --- filters
 
 
-@told()
+@scenario()
 async def test_a_row_that_leaves_the_filter_leaves_the_mirror(scene: Scene) -> None:
     """The server tells a filter nothing of a row that leaves it: the mirror sees it all the same, and comes back."""
     table = scene.table
@@ -124,7 +124,7 @@ async def test_a_row_that_leaves_the_filter_leaves_the_mirror(scene: Scene) -> N
         assert users.snapshot() == {} and table.queries == 1
 
 
-@told()
+@scenario()
 async def test_a_narrow_mirror_asks_for_what_fits_alone(scene: Scene) -> None:
     """With narrow=True a row that leaves stays until the next fetch, as documented."""
     table = scene.table
@@ -145,7 +145,7 @@ async def test_a_narrow_mirror_asks_for_what_fits_alone(scene: Scene) -> None:
 # --- the end, and refusals
 
 
-@told()
+@scenario()
 async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
     """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left (R10)."""
     scene.table.early = 1000.0
@@ -160,7 +160,7 @@ async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@told()
+@scenario()
 async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> None:
     """Its channel is left, its listeners are gone, its topic is free again (R24)."""
     async with scene.mirror() as one, scene.mirror() as two:
@@ -172,7 +172,7 @@ async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> Non
         assert again._core.name == "mirror:public.users"
 
 
-@told()
+@scenario()
 async def test_what_the_server_never_tells_raises(scene: Scene) -> None:
     """A table outside of the publication raises in `ready`, and an entry that fails leaves nothing."""
     scene.server.reject_join("mirror:public.users", "Unauthorized: You do not have permissions to read")
@@ -193,7 +193,7 @@ async def test_what_the_server_never_tells_raises(scene: Scene) -> None:
     assert "realtime:other" not in scene.client._driver.session.channels
 
 
-@told()
+@scenario()
 async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
     """What the server will never make live, such as a table outside of the publication, raises in `ready` (R18)."""
     users = scene.mirror()
@@ -207,7 +207,7 @@ async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
     assert isinstance(users.error, JoinError) and users.state is MirrorState.JOINING
 
 
-@told(limits=Limits(channels=1))
+@scenario(limits=Limits(channels=1))
 async def test_a_mirror_is_a_channel_of_the_connection(scene: Scene) -> None:
     """It counts against the limit of channels, and one too many raises at once and leaves nothing (R35)."""
     async with scene.mirror() as users:
@@ -237,7 +237,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@told()
+@scenario()
 async def test_wrong_arguments_raise_at_once(scene: Scene) -> None:
     """Each is named, and nothing is begun."""
     for options, words in WRONG.values():
@@ -247,7 +247,7 @@ async def test_wrong_arguments_raise_at_once(scene: Scene) -> None:
     assert not scene.client._driver.session.channels
 
 
-@told()
+@scenario()
 async def test_a_draining_client_makes_no_mirror(scene: Scene) -> None:
     """drain() takes nothing new."""
     scene.client._driver.draining = True

@@ -13,7 +13,7 @@ from supawire.aio.mirror_fetch import FetchCalls
 from supawire.errors import HandlerError, OperationTimeout
 from supawire.options import Backoff
 from supawire.testing import VirtualServer
-from tests.aio.mirrors import QUICK, Scene, told
+from tests.aio.mirror_scenarios import QUICK, Scene, scenario
 from tests.aio.peer import until
 
 TOO_LARGE = "Error 413: Payload Too Large"
@@ -21,7 +21,7 @@ TOO_LARGE = "Error 413: Payload Too Large"
 # --- the fetch
 
 
-@told()
+@scenario()
 async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
     """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it (R1)."""
     scene.table.failing = 3
@@ -46,7 +46,7 @@ def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFix
             raise ConnectionError(f"attempt {calls} from port {40_000 + calls}")
         return [{"id": 1}]
 
-    @told(on_error=None)
+    @scenario(on_error=None)
     async def story(scene: Scene) -> None:
         async with scene.mirror(fetch=fetch, backoff=Backoff(initial=1, maximum=1, jitter=0)) as users:
             assert list(users) == [1]
@@ -58,7 +58,7 @@ def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFix
     assert "(10 times so far" in records[1].getMessage()
 
 
-@told()
+@scenario()
 async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
     """After `timeout` seconds an async fetch is cancelled and tried again."""
     cancelled: list[bool] = []
@@ -76,7 +76,7 @@ async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
         assert list(users) == [1]
 
 
-@told()
+@scenario()
 async def test_a_fetch_that_cancels_itself_has_failed(scene: Scene) -> None:
     """A CancelledError out of the user's code ends neither task nor mirror (R1)."""
     calls = iter([asyncio.CancelledError, None])
@@ -125,7 +125,7 @@ async def test_any_kind_of_function_fetches(name: str) -> None:
         assert list(mirror) == [1, 2]
 
 
-@told()
+@scenario()
 async def test_a_row_that_came_incomplete_is_fetched_alone(scene: Scene) -> None:
     """While it is fetched its changes win, and the fetch is cancelled with a delete and with the mirror."""
     cancelled: list[Any] = []
@@ -164,7 +164,7 @@ async def test_a_row_that_came_incomplete_is_fetched_alone(scene: Scene) -> None
     assert cancelled == [1, 2] and scene.errors == []
 
 
-@told()
+@scenario()
 async def test_a_fetch_of_a_row_that_hangs_fetches_all_rows(scene: Scene) -> None:
     """It has the same timeout as a fetch of all rows."""
     table = scene.table

@@ -25,6 +25,7 @@ from supawire import (
 )
 from supawire.errors import ClosedError, HandlerError, SlowConsumerError
 from supawire.server import LocalServer
+from tests.aio.peer import until
 from tests.faults.misbehaver import Misbehaver
 from tests.faults.steps import Heard, client_of, comes_to, lives_on, ours, room_of
 
@@ -235,9 +236,7 @@ async def test_a_handler_may_close_the_client(kind: str):
         assert client.state is ConnectionState.CLOSED
         with pytest.raises(ClosedError):
             await room.broadcast("x", {})
-    while "supawire-dispatch" in ours():  # noqa: ASYNC110  it is about to end, and nothing tells when
-        await asyncio.sleep(0)
-    assert ours() == set()
+    await until(lambda: ours() == set())  # the dispatch thread ends a moment later
 
 
 async def test_a_handler_may_leave_and_remove_its_channel():

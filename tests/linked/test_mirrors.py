@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supawire import AsyncMirror, Resynced, RowDeleted, RowUpdated, col
-from tests.aio.mirrors import Scene, told
+from tests.aio.mirror_scenarios import Scene, scenario
 
 
 class Life:
@@ -84,7 +84,7 @@ ACTS: dict[Callable[[Life], None], int] = {
 def test_a_comparing_mirror_recovers_from_silent_losses(seed: int) -> None:
     """A comparison corrects the mirror after changes that the server lost without a message."""
 
-    @told()
+    @scenario()
     async def story(scene: Scene) -> None:
         life = Life(scene, seed, refresh_every=5.0)
         following = asyncio.create_task(life.follow())
@@ -112,7 +112,7 @@ def test_a_comparing_mirror_recovers_from_silent_losses(seed: int) -> None:
 def test_a_mirror_converges_to_the_table(seed: int) -> None:
     """After commits, disconnections, delays and failures the mirror equals the table."""
 
-    @told()
+    @scenario()
     async def story(scene: Scene) -> None:
         life = Life(scene, seed)
         following = asyncio.create_task(life.follow())

@@ -127,22 +127,23 @@ class Call:
 EXIT_TIMEOUT: Final = 2.0
 """Seconds that the interpreter's exit waits for open clients."""
 
-_open_portals: "dict[Portal, None]" = {}
+open_portals: "dict[Portal, None]" = {}
+"""The portals whose threads are running."""
 
 
 def register(portal: "Portal") -> None:
     """Register a portal whose thread is running."""
-    _open_portals[portal] = None
+    open_portals[portal] = None
 
 
 def unregister(portal: "Portal") -> None:
     """Unregister a portal whose thread has ended."""
-    _open_portals.pop(portal, None)
+    open_portals.pop(portal, None)
 
 
 def _forked() -> None:
-    portals = list(_open_portals)
-    _open_portals.clear()
+    portals = list(open_portals)
+    open_portals.clear()
     descriptors = {number for portal in portals for number in portal.inherit() if number >= 0}
     if descriptors:
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -153,7 +154,7 @@ def _forked() -> None:
 
 def _exiting() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT
-    portals = list(_open_portals)
+    portals = list(open_portals)
     for portal in portals:
         portal.end_soon()
     for portal in portals:
@@ -231,6 +232,11 @@ class Portal:
     def end_soon(self) -> None:
         """Close the client without waiting."""
         self._soon(self._end)
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The I/O thread."""
+        return self._thread
 
     def close_unreferenced(self, site: Site) -> None:
         """Close a client that was garbage-collected while open, and warn; may run on any thread."""

@@ -26,8 +26,8 @@ from supawire.options import Backoff
 from supawire.server.limits import ServerLimits
 from supawire.testing import FakeHttp
 from supawire.transport import HttpRequest, HttpResponse
+from tests.aio.http_scenarios import BY_ITSELF, ID, IN_A_BATCH, now, refused, scenario
 from tests.aio.peer import KEY, URL, connected, open_client, serving, settled
-from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, told
 from tests.faults.misbehaver import Misbehaver, Wire
 
 # ------------------------------------------------------------------------------------------------- the local server
@@ -283,7 +283,7 @@ async def test_an_old_server_gets_batches():
 # ------------------------------------------------------------------------------------------------------- arguments
 
 
-@told(limits=Limits(payload_bytes=10))
+@scenario(limits=Limits(payload_bytes=10))
 async def test_wrong_arguments_raise_before_anything_is_sent(client: AsyncClient, http: FakeHttp):
     """A value that is no object, a bad id, name, flag or timeout, and what is too large raise at once."""
     wrong: list[tuple[tuple[Any, ...], dict[str, Any], type[RealtimeError]]] = [
@@ -309,7 +309,7 @@ async def test_wrong_arguments_raise_before_anything_is_sent(client: AsyncClient
     assert client.stats().pending == 0
 
 
-@told(limits=Limits(payload_bytes=10))
+@scenario(limits=Limits(payload_bytes=10))
 async def test_many_messages_name_the_wrong_one(client: AsyncClient, http: FakeHttp):
     """An error about one of many messages says which, and nothing of any is sent."""
     good = {"topic": "room", "event": "typing", "payload": {}}
@@ -342,7 +342,7 @@ def test_a_wrong_http_client_is_refused():
 # ------------------------------------------------------------------------------------------------------------ many
 
 
-@told()
+@scenario()
 async def test_partial_failures_say_what_became_of_each(client: AsyncClient, http: FakeHttp):
     """The first failure ends `publish_many`, and the error has the outcome of each message (R31)."""
     json: dict[str, Any] = {"topic": "room", "event": "typing", "payload": {}}
@@ -360,7 +360,7 @@ async def test_partial_failures_say_what_became_of_each(client: AsyncClient, htt
     assert (error.status, error.__cause__, error.message[:30]) == (403, tried, "3 of 5 messages were not accep")
 
 
-@told()
+@scenario()
 async def test_a_timeout_of_many_is_told_for_each(client: AsyncClient, http: FakeHttp):
     """When the time is over, the messages of that request may have arrived, and the error says so."""
     http.hold()
@@ -369,7 +369,7 @@ async def test_a_timeout_of_many_is_told_for_each(client: AsyncClient, http: Fak
     assert [type(outcome) for outcome in error.outcomes] == [OperationTimeout] * 2
 
 
-@told(limits=Limits(messages_per_second=4))
+@scenario(limits=Limits(messages_per_second=4))
 async def test_the_limit_on_messages_counts_these_too(client: AsyncClient, http: FakeHttp):
     """Messages by HTTP keep to `messages_per_second`: batches are cut and paced, and what cannot wait raises."""
     began = now()
@@ -496,7 +496,7 @@ async def _lost(client: AsyncClient) -> None:
 # -------------------------------------------------------------------------------------------------- offline="http"
 
 
-@told(offline="http")
+@scenario(offline="http")
 async def test_broadcasts_of_a_channel_keep_their_order(client: AsyncClient, http: FakeHttp):
     """Broadcasts of one channel go out one after another, also when an earlier one is tried again."""
     room, other = client.channel("room"), client.channel("other")
@@ -509,7 +509,7 @@ async def test_broadcasts_of_a_channel_keep_their_order(client: AsyncClient, htt
     assert bodies == [b'{"n":0}', b'{"n":0}', b'{"n":1}', b'{"n":2}']
 
 
-@told(offline="http")
+@scenario(offline="http")
 async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: AsyncClient, http: FakeHttp):
     """What an earlier broadcast holds beyond its timeout raises, and is certainly not sent."""
     room = client.channel("room")
@@ -523,7 +523,7 @@ async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: 
     assert len(http.requests) == 1
 
 
-@told(offline="http")
+@scenario(offline="http")
 async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
     """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried (R31)."""
     http.answer(403, {"message": "Unauthorized"})
@@ -532,7 +532,7 @@ async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
     assert http.requests[0].url.endswith("?private=true")
 
 
-@told()
+@scenario()
 async def test_nothing_goes_by_http_unasked(client: AsyncClient, http: FakeHttp):
     """Without `offline="http"` a broadcast on a channel that is not joined raises, and no request is made (R34)."""
     with pytest.raises(RealtimeError, match="not joined"):

@@ -7,12 +7,12 @@ import pytest
 
 from supawire import MirrorState, Resynced, RowInserted, changes, col
 from supawire.errors import ClosedError, OperationTimeout, RowError
-from tests.aio.mirrors import Scene, told
+from tests.aio.mirror_scenarios import Scene, scenario
 
 # --- reading
 
 
-@told()
+@scenario()
 async def test_it_is_a_mapping_of_copies(scene: Scene) -> None:
     """It reads as a dict, and what is read can be changed without changing the copy."""
     scene.table.put(1, tags=["a"])
@@ -33,7 +33,7 @@ class User:
     name: str
 
 
-@told()
+@scenario()
 async def test_rows_can_be_objects(scene: Scene) -> None:
     """With `model=` rows are made into it when they are read; one that does not fit raises there, and only there."""
     table = scene.table
@@ -55,7 +55,7 @@ async def test_rows_can_be_objects(scene: Scene) -> None:
     assert sorted(users) == [1, 2, 3] and users.live and scene.errors == []
 
 
-@told()
+@scenario()
 async def test_channels_beside_it_are_not_disturbed(scene: Scene) -> None:
     """Other listeners of the same table hear each change once, with a mirror or without."""
     room = scene.client.channel("db")
@@ -72,7 +72,7 @@ async def test_channels_beside_it_are_not_disturbed(scene: Scene) -> None:
 # --- iterators
 
 
-@told()
+@scenario()
 async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
     """It is told all rows first, and then every change: nothing falls between."""
     scene.table.put(1, v=1)
@@ -84,7 +84,7 @@ async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
         assert isinstance(added, RowInserted) and added.row == {"id": 2, "v": 1}
 
 
-@told()
+@scenario()
 async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
     """More events than there is room for are merged into one that tells what they come to (R39)."""
     table = scene.table
@@ -107,7 +107,7 @@ async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
         assert events.dropped == 0
 
 
-@told()
+@scenario()
 async def test_iterators_end_with_the_mirror(scene: Scene) -> None:
     """Closing ends an iteration after what it has; later calls raise ClosedError, and the copy can still be read."""
     scene.table.put(1, v=1)
@@ -123,7 +123,7 @@ async def test_iterators_end_with_the_mirror(scene: Scene) -> None:
     assert users.state is MirrorState.CLOSED and users[1] == {"id": 1, "v": 1}
 
 
-@told()
+@scenario()
 async def test_an_iterator_that_nobody_holds_is_forgotten(scene: Scene) -> None:
     """It is unregistered when it is dropped or closed, and gets nothing more."""
     async with scene.mirror() as users:

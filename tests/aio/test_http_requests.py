@@ -10,14 +10,14 @@ import pytest
 from supawire import AsyncClient, ConnectionState, connect_async
 from supawire.errors import AuthError, OperationTimeout
 from supawire.testing import FakeHttp
+from tests.aio.http_scenarios import BY_ITSELF, ID, IN_A_BATCH, now, refused, run_scenario, scenario
 from tests.aio.peer import KEY, URL, serving
-from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, tell, told
 
 SINGLE = f"{URL}/realtime/v1/api/broadcast/room/events/typing"
 BATCH = f"{URL}/realtime/v1/api/broadcast"
 
 
-@told()
+@scenario()
 async def test_what_goes_out(client: AsyncClient, http: FakeHttp):
     """The address, the content type and the key are as the protocol wants them."""
     await client.publish("room", "typing", {"n": 1})
@@ -31,7 +31,7 @@ async def test_what_goes_out(client: AsyncClient, http: FakeHttp):
         }  # fmt: skip
 
 
-@told(
+@scenario(
     headers={
         "X-Gateway": "yes",
         "authorization": "Basic x",
@@ -54,7 +54,7 @@ async def test_options_of_the_client_are_honoured(client: AsyncClient, http: Fak
     assert shown["Authorization"] == f"Bearer {KEY}"
 
 
-@told(token="first-user-token")
+@scenario(token="first-user-token")
 async def test_the_newest_token_says_who_sends(client: AsyncClient, http: FakeHttp):
     """The user's newest token is the Authorization, the key where there is none; a foreign `sb_` key never is."""
     for token in ("newer-user-token", "sb_secret_other", None):
@@ -80,7 +80,7 @@ async def test_a_new_style_key_is_its_own_authorization():
     assert shown["Authorization"] == f"Bearer {shown['apikey']}" == "Bearer sb_publishable_x"
 
 
-@told()
+@scenario()
 async def test_what_was_not_taken_is_tried_again(client: AsyncClient, http: FakeHttp):
     """429, 503 and a connection that cannot be made are tried again, with growing jittered waits (R34)."""
     http.answer(429)
@@ -92,7 +92,7 @@ async def test_what_was_not_taken_is_tried_again(client: AsyncClient, http: Fake
     assert 0.75 <= now() - began <= 3.5  # up to 0.5, 0.5 to 1, 1 to 2
 
 
-@told()
+@scenario()
 async def test_retry_after_is_waited_for(client: AsyncClient, http: FakeHttp):
     """The seconds of Retry-After are waited, or until its date."""
     http.answer(429, headers={"Retry-After": "7"})
@@ -105,7 +105,7 @@ async def test_retry_after_is_waited_for(client: AsyncClient, http: FakeHttp):
     assert 50 < now() - began < 61
 
 
-@told(max_retry_after=20.0)
+@scenario(max_retry_after=20.0)
 async def test_retry_after_is_cut_to_the_bound(client: AsyncClient, http: FakeHttp):
     """A server that asks for 31 years is asked again after `max_retry_after`, also by a call without a time limit."""
     http.answer(429, headers={"Retry-After": "999999999"})
@@ -114,7 +114,7 @@ async def test_retry_after_is_cut_to_the_bound(client: AsyncClient, http: FakeHt
     assert 20 <= now() - began < 20.1
 
 
-@told()
+@scenario()
 async def test_a_wait_beyond_the_timeout_is_not_begun(client: AsyncClient, http: FakeHttp):
     """When the server wants a longer wait than the call has, the refusal raises at once, with that wait in it."""
     http.answer(429, {"message": "Too many requests"}, {"Retry-After": "11"})
@@ -124,7 +124,7 @@ async def test_a_wait_beyond_the_timeout_is_not_begun(client: AsyncClient, http:
     assert now() == began
 
 
-@told(timeout=3)
+@scenario(timeout=3)
 async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp):
     """Refusals that do not end raise the last of them within the timeout, the client's when left out."""
     http.answer(503, b"later", times=100)
@@ -135,7 +135,7 @@ async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp
     assert 2 < len(http.requests) < 10
 
 
-@told()
+@scenario()
 async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http: FakeHttp):
     """No answer within the timeout is OperationTimeout: nobody knows whether it arrived (R31)."""
     http.hold()
@@ -145,7 +145,7 @@ async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http
     assert (now() - began, caught.value.topic) == (4, "room")
 
 
-@told()
+@scenario()
 async def test_what_may_have_been_taken_is_not_sent_twice(client: AsyncClient, http: FakeHttp):
     """What leaves open whether the message was taken is not followed by another attempt, and the error says so."""
     http.fail(maybe_sent=True)
@@ -157,7 +157,7 @@ async def test_what_may_have_been_taken_is_not_sent_twice(client: AsyncClient, h
     assert len(http.requests) == 4
 
 
-@told()
+@scenario()
 async def test_a_message_with_an_id_is_repeated(client: AsyncClient, http: FakeHttp):
     """With an id, by which receivers tell the second copy, a message is repeated until it was certainly taken."""
     http.fail(maybe_sent=True)
@@ -170,7 +170,7 @@ async def test_a_message_with_an_id_is_repeated(client: AsyncClient, http: FakeH
     assert (error.maybe_sent, len(http.requests)) == (True, 4)
 
 
-@told()
+@scenario()
 async def test_what_is_no_better_later_is_not_tried_again(client: AsyncClient, http: FakeHttp):
     """Refusals for good raise at once: of the message, of the token, and by what is not Realtime."""
     statuses = (200, 302, 400, 401, 403, 413, 415, 422)
@@ -185,7 +185,7 @@ async def test_what_is_no_better_later_is_not_tried_again(client: AsyncClient, h
     assert len(http.requests) == len(statuses) + 1
 
 
-@told()
+@scenario()
 async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: FakeHttp):
     """When no form is there the address is wrong: the error says so, and nothing is remembered of it."""
     http.answer(404, times=2)
@@ -198,7 +198,7 @@ async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: 
     assert await client.publish("room", "ink", b"raw") == BY_ITSELF
 
 
-@told()
+@scenario()
 async def test_a_404_for_a_slash_is_not_remembered(client: AsyncClient, http: FakeHttp):
     """A gateway that trips over an encoded slash does not make the whole server an old one."""
     http.answer(404)
@@ -206,7 +206,7 @@ async def test_a_404_for_a_slash_is_not_remembered(client: AsyncClient, http: Fa
     assert await client.publish("room", "typing", {}) == BY_ITSELF
 
 
-@told()
+@scenario()
 async def test_another_connection_may_be_another_server(client: AsyncClient, http: FakeHttp):
     """What is known of an old server is forgotten with the next connection."""
     http.answer(404)
@@ -247,7 +247,7 @@ def test_many_refused_at_once_ask_for_one_token():
         shown = [request.reveal()["Authorization"] for request in http.requests]
         assert shown == ["Bearer token-number-1"] * 3 + ["Bearer token-number-2"] * 3
 
-    tell(story, token=provider, on_error=[].append)
+    run_scenario(story, token=provider, on_error=[].append)
 
 
 def test_a_token_that_stays_the_same_is_not_tried_twice():
@@ -260,7 +260,7 @@ def test_a_token_that_stays_the_same_is_not_tried_twice():
         assert (error.status, error.docs) == (401, "errors.md#http-unauthorized")
         assert (provider.asked, len(http.requests)) == (2, 1)
 
-    tell(story, token=provider, on_error=[].append)
+    run_scenario(story, token=provider, on_error=[].append)
 
 
 def test_a_token_that_came_meanwhile_is_used():
@@ -277,7 +277,7 @@ def test_a_token_that_came_meanwhile_is_used():
         assert provider.asked == 1
         assert http.requests[1].reveal()["Authorization"] == "Bearer set-by-hand"
 
-    tell(story, token=provider, on_error=[].append)
+    run_scenario(story, token=provider, on_error=[].append)
 
 
 def test_a_newer_token_is_tried_once():
@@ -289,7 +289,7 @@ def test_a_newer_token_is_tried_once():
         assert (await refused(client.publish("room", "typing", {}))).status == 401
         assert (provider.asked, len(http.requests)) == (2, 2)
 
-    tell(story, token=provider, on_error=[].append)
+    run_scenario(story, token=provider, on_error=[].append)
 
 
 def test_a_provider_that_raises_leaves_the_refusal():
@@ -302,4 +302,4 @@ def test_a_provider_that_raises_leaves_the_refusal():
         assert error.status == 401
         assert isinstance(error.__cause__, AuthError)
 
-    tell(story, token=provider, on_error=[].append)
+    run_scenario(story, token=provider, on_error=[].append)

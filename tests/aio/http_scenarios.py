@@ -19,7 +19,7 @@ BY_ITSELF, IN_A_BATCH = Sent("http", acked=True), Sent("http")
 Story = Callable[[AsyncClient, FakeHttp], Awaitable[None]]
 
 
-def tell(story: Story, **options: Any) -> None:
+def run_scenario(story: Story, **options: Any) -> None:
     """Run a story in virtual time."""
 
     async def run() -> None:
@@ -31,12 +31,12 @@ def tell(story: Story, **options: Any) -> None:
         runner.run(run())
 
 
-def told(**options: Any) -> Callable[[Story], Callable[[], None]]:
+def scenario(**options: Any) -> Callable[[Story], Callable[[], None]]:
     """Make a test of a story."""
 
     def make(story: Story) -> Callable[[], None]:
         def test() -> None:
-            tell(story, **options)
+            run_scenario(story, **options)
 
         test.__doc__ = story.__doc__
         return test

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from supawire import LocalServer, broadcast, connect, connect_async, presence
+from supawire.sync.portal import open_portals
 from tests.held import Held
 
 HERE = __file__
@@ -80,17 +81,15 @@ def test_what_is_in_use_keeps_its_sync_client():
         server.stop()
         ended = threads("supawire-io")
         for thread in ended:
-            portal_of(thread)
+            end_client_of(thread)
             thread.join(10)
 
 
-def portal_of(thread: threading.Thread) -> None:
+def end_client_of(thread: threading.Thread) -> None:
     """End a client of which only its thread is left."""
-    from supawire.sync import portal
-
-    for one in list(portal._alive):
-        if one._thread is thread:
-            one.end_soon()
+    for portal in list(open_portals):
+        if portal.thread is thread:
+            portal.end_soon()
 
 
 @pytest.mark.anyio

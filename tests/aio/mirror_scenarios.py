@@ -75,7 +75,7 @@ class Scene:
         return self.client.mirror("users", **chosen)
 
 
-def told(**options: Any) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[], None]]:
+def scenario(**options: Any) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[], None]]:
     """Make a test of a story."""
 
     def make(story: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:

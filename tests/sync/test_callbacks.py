@@ -9,7 +9,7 @@ import pytest
 
 from supawire import Client, ConnectionState, LocalServer, broadcast, connect
 from supawire.errors import HandlerError
-from tests.aio.test_usercode import EXITS, KINDS, causes
+from tests.aio.test_callbacks import EXITS, KINDS, causes
 from tests.sync.conftest import ours
 from tests.sync.test_handlers import Notes
 
