@@ -48,6 +48,8 @@ class WebSocketTransport:
         refusal, whose status is sufficient without it.
     """
 
+    __slots__ = ("_body_timeout", "_close_timeout")
+
     def __init__(self, *, close_timeout: float = CLOSE_TIMEOUT, body_timeout: float = BODY_TIMEOUT) -> None:
         self._close_timeout = close_timeout
         self._body_timeout = body_timeout
