@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from supawire import MirrorState, Resynced, RowInserted, changes, col
+from supawire import MirrorState, Resynced, RowDeleted, RowInserted, changes, col
 from supawire.errors import ClosedError, OperationTimeout, RowError
 from tests.aio.mirror_scenarios import Scene, scenario
 
@@ -105,6 +106,35 @@ async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
             ("RowDeleted", 2), ("RowDeleted", 3), ("RowInserted", 4), ("RowInserted", 5), ("RowUpdated", 1),
         ]  # fmt: skip
         assert events.dropped == 0
+
+
+@scenario()
+async def test_a_slow_iterator_gets_several_fetched_rows(scene: Scene) -> None:
+    """Events of rows whose fetches are settled at the same time are merged one by one, each with the rows so far."""
+    table = scene.table
+
+    async def fetch_row(key: dict[str, Any]) -> dict[str, Any] | None:
+        return table.rows.get(key["id"])
+
+    for key in (1, 2):
+        table.put(key, v=1)
+    async with scene.mirror(fetch_row=fetch_row) as users:
+        events = users.listen(buffer=2)
+        await anext(events)
+        table.put(3, v=1)
+        table.put(2, v=2)
+        for key in (1, 2):
+            scene.server.emit("UPDATE", "users", record={"id": key}, errors="Error 413: Payload Too Large")
+        table.rows[1] = {"id": 1, "v": 9}
+        del table.rows[2]  # its delete is reported later
+        await asyncio.sleep(3)
+        assert users.live and users.snapshot() == table.rows
+        merged, deleted = await anext(events), await anext(events)
+        assert isinstance(merged, Resynced) and isinstance(deleted, RowDeleted) and deleted.key == 2
+        assert merged.rows == {1: {"id": 1, "v": 9}, 2: {"id": 2, "v": 2}, 3: {"id": 3, "v": 1}}
+        assert sorted((type(one).__name__, one.key) for one in merged.changes) == [
+            ("RowInserted", 3), ("RowUpdated", 1), ("RowUpdated", 2),
+        ]  # fmt: skip
 
 
 @scenario()

@@ -492,7 +492,7 @@ class AsyncMirror(Mapping[Any, R]):
     def _add_iterator(self, kept: Any) -> Registration:
         registration = self._driver.registry.add(self._topic, (), kept.put, kept, self._driver.now())
         if self._machine.has_copy:
-            kept.put(Resynced("begin", {}, dict(self._machine.rows), self._shown))
+            kept.put(Resynced("begin", {}, self._emitted_rows(), self._shown))
         self._iterators[registration] = kept
         return registration
 
@@ -500,8 +500,13 @@ class AsyncMirror(Mapping[Any, R]):
         return MergingBuffer(check_count("buffer", limit), self._merge)
 
     def _merge(self, events: list[MirrorEvent[Any]]) -> MirrorEvent[Any]:
-        rows = self._machine.rows
-        return Resynced("merged", rewound(rows, events, self._machine.key.of), dict(rows), self._shown)
+        rows = self._emitted_rows()
+        return Resynced("merged", rewound(rows, events, self._machine.key.of), rows, self._shown)
+
+    def _emitted_rows(self) -> Rows:
+        """Return the rows without the changes whose events are not emitted yet; one input may cause several events."""
+        pending = [effect.event for effect in self._machine.effects if isinstance(effect, Emit)]
+        return rewound(self._machine.rows, pending, self._machine.key.of)
 
     async def _wait_for_state_change(self) -> None:
         """Wait until the state changes, unless the mirror is live. Raises if it cannot become live."""

@@ -98,7 +98,7 @@ class Abandon(Struct, frozen=True):
 
 
 class Emit(Struct, frozen=True):
-    """Report a change of the copy; nothing else changed since the previous one."""
+    """Report a change of the copy, which already contains the changes of all `Emit` that follow in the queue."""
 
     event: MirrorEvent[Any]
 
