@@ -99,7 +99,7 @@ def test_a_header_field_has_at_most_255_bytes(length: int) -> None:
 
 
 @pytest.mark.parametrize("json", [True, False])
-def test_the_short_way_to_a_broadcast_is_the_long_one(json: bool):
+def test_the_fast_encoding_of_a_broadcast_equals_the_general_one(json: bool):
     """`user_push` produces the same bytes as `pack` and refuses the same input."""
     fields = b"1", b"22", b"realtime:room", b"typing"
     packed = binary.pack(binary.USER_PUSH, *fields, b"", payload=b"{}", json=json)

@@ -153,7 +153,7 @@ COMMANDS: dict[str, Callable[[Story, str], Any]] = {
 
 @pytest.mark.parametrize("closing", [True, False], ids=["closing", "closed"])
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
-def test_a_closed_client_says_so(command: Callable[[Story, str], Any], closing: bool) -> None:
+def test_calls_of_a_closed_client_raise_closed_error(command: Callable[[Story, str], Any], closing: bool) -> None:
     """Every command on a closing or closed client raises ClosedError; it never opens again (R10, R11)."""
     story = Story()
     story.open()
@@ -169,7 +169,7 @@ def test_a_closed_client_says_so(command: Callable[[Story, str], Any], closing: 
     assert story.state(room) is ChannelState.CLOSED
 
 
-def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., Story]) -> None:
+def test_input_after_the_end_has_no_effect(make_story: Callable[..., Story]) -> None:
     """Frames, tokens, sockets and ticks after the end have no effect and set no deadline (R10)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
@@ -193,7 +193,7 @@ def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., St
     assert story.fetches == fetches
 
 
-def test_a_sleep_while_closing_asks_for_no_token(make_story: Callable[..., Story]) -> None:
+def test_a_clock_jump_while_closing_fetches_no_token(make_story: Callable[..., Story]) -> None:
     """A clock jump during close neither sends a heartbeat nor fetches a token (R10)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
@@ -207,7 +207,7 @@ def test_a_sleep_while_closing_asks_for_no_token(make_story: Callable[..., Story
     assert (story.fetches, story.sent("heartbeat")) == (fetches, [])
 
 
-def test_a_failure_of_ours_ends_everything_with_its_cause(story: Story) -> None:
+def test_an_internal_error_ends_the_client_with_its_cause(story: Story) -> None:
     """abort() ends at once, without sending anything, and pending calls get the cause (R2, R10)."""
     story.open()
     room = story.joined(ack=True)
@@ -227,7 +227,7 @@ def test_a_failure_of_ours_ends_everything_with_its_cause(story: Story) -> None:
     story.call(story.session.abort, None)
 
 
-def test_a_permanent_refusal_ends_the_client_with_it(story: Story) -> None:
+def test_a_permanent_refusal_ends_the_client(story: Story) -> None:
     """A client whose connection is refused permanently is closed, and later calls give the reason (R11)."""
     room = story.channel()
     joining = story.call(story.session.join, room)
@@ -267,7 +267,7 @@ def test_removing_a_channel_ends_its_object(story: Story) -> None:
     assert len(story.sent("phx_leave")) == 1
 
 
-def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
+def test_every_ticket_is_resolved_once_when_socket_and_client_end_together() -> None:
     """Calls pending when a socket dies and the client closes at the same instant are resolved once (R31)."""
     story = Story()
     busy(story)
@@ -280,7 +280,7 @@ def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
     assert all(story.outcome(ticket) is not NOT_YET for ticket in owed)
 
 
-def test_closing_while_connecting_throws_the_attempt_away(story: Story) -> None:
+def test_closing_while_connecting_aborts_the_attempt(story: Story) -> None:
     """The socket being opened is aborted; if it opens nevertheless, it is ignored (R10)."""
     opened = story.call(story.session.open)
     story.call(story.session.close)

@@ -17,7 +17,7 @@ CLOSES = [None, 1000, 1001, 1002, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 3000
 
 
 @pytest.mark.parametrize("code", CLOSES)
-def test_every_close_that_we_did_not_ask_for_is_followed_by_a_reconnect(code: int | None) -> None:
+def test_every_unrequested_close_is_followed_by_a_reconnect(code: int | None) -> None:
     """Whatever the close code, also none and 1000, the client reconnects and joins its channel again (R7)."""
     world = World()
     ada = world.client()
@@ -33,7 +33,7 @@ def test_every_close_that_we_did_not_ask_for_is_followed_by_a_reconnect(code: in
     assert ada.session.stats().reconnects == 1
 
 
-def test_accept_then_close_does_not_spin() -> None:
+def test_accept_then_close_keeps_the_backoff_growing() -> None:
     """A server that accepts and closes at once gets at most six connections in ten seconds, then fewer (R8)."""
     for seed in range(50):
         story = Story(seed=seed)
@@ -47,7 +47,7 @@ def test_accept_then_close_does_not_spin() -> None:
         assert story.connects <= 6, f"seed {seed}"
 
 
-def test_a_connection_that_answers_and_dies_young_does_not_reset_the_backoff(story: Story) -> None:
+def test_a_short_connection_does_not_reset_the_backoff(story: Story) -> None:
     """The backoff restarts only after both an ok reply and five seconds open (R8)."""
     story.open()
     room = story.channel()
@@ -62,7 +62,7 @@ def test_a_connection_that_answers_and_dies_young_does_not_reset_the_backoff(sto
     assert story.session.state is ConnectionState.RETRYING
 
 
-def test_a_proven_connection_makes_the_next_attempt_a_first_one(story: Story) -> None:
+def test_a_stable_connection_resets_the_backoff(story: Story) -> None:
     """After an ok reply and five seconds open, the next reconnect comes within the first step again (R8)."""
     story.open()
     for _ in range(6):
@@ -75,7 +75,7 @@ def test_a_proven_connection_makes_the_next_attempt_a_first_one(story: Story) ->
     assert story.session.state is ConnectionState.CONNECTING
 
 
-def test_clients_that_were_dropped_together_come_back_spread_out() -> None:
+def test_clients_dropped_together_reconnect_at_different_times() -> None:
     """Five hundred sessions that lose their socket at once reconnect over more than a second (R9)."""
     delays = list[float]()
     for seed in range(500):
@@ -91,7 +91,7 @@ def test_clients_that_were_dropped_together_come_back_spread_out() -> None:
     assert fullest < 100, "no tenth of a second takes a fifth of them"
 
 
-def test_many_channels_are_joined_at_the_pace_that_is_allowed() -> None:
+def test_many_channels_are_joined_within_the_rate_limit() -> None:
     """A hundred channels rejoin at no more than fifty a second, and all end up joined (R9)."""
     world = World()
     ada = world.client()
@@ -112,7 +112,7 @@ def test_many_channels_are_joined_at_the_pace_that_is_allowed() -> None:
     assert {ada.session.channels[room].state for room in rooms} == {ChannelState.JOINED}
 
 
-def test_by_default_it_is_tried_for_ever() -> None:
+def test_by_default_attempts_never_end() -> None:
     """After an outage of ten times the longest step, the client reconnects within the longest step (R3)."""
     world = World()
     ada = world.client()
@@ -129,7 +129,7 @@ def test_by_default_it_is_tried_for_ever() -> None:
     assert ada.session.channels[room].state is ChannelState.JOINED
 
 
-def test_attempts_that_are_used_up_reach_everyone_who_waits(make_story: Callable[..., Story]) -> None:
+def test_exhausted_attempts_fail_all_pending_calls(make_story: Callable[..., Story]) -> None:
     """With max_attempts the end is a typed error in every ticket and channel, once, with its cause (R3)."""
     story = make_story(backoff=Backoff(max_attempts=3), open_timeout=None, offline="wait")
     opened = story.call(story.session.open)
@@ -151,7 +151,7 @@ def test_attempts_that_are_used_up_reach_everyone_who_waits(make_story: Callable
     assert story.session.next_deadline is None
 
 
-def test_the_first_opening_ends_after_its_time(story: Story) -> None:
+def test_the_first_connection_has_a_timeout(story: Story) -> None:
     """open_timeout ends all attempts of the first connection with one ConnectError that includes the last error."""
     opened = story.call(story.session.open)
     while story.session.state is not ConnectionState.CLOSED:
@@ -166,7 +166,7 @@ def test_the_first_opening_ends_after_its_time(story: Story) -> None:
 
 
 @pytest.mark.parametrize("limit", ["attempts", "time"])
-def test_the_end_of_all_attempts_carries_the_last_answer(make_story: Callable[..., Story], limit: str) -> None:
+def test_the_final_error_carries_the_last_http_answer(make_story: Callable[..., Story], limit: str) -> None:
     """The final error has the status, body, `retry_after` and hint of the last refusal (R3)."""
     story = make_story(backoff=Backoff(max_attempts=1) if limit == "attempts" else Backoff())
     opened = story.call(story.session.open)
@@ -188,7 +188,7 @@ def test_open_timeout_counts_only_until_the_first_connection(story: Story) -> No
     assert story.session.state is not ConnectionState.CLOSED
 
 
-def test_an_attempt_that_hangs_is_given_up(story: Story) -> None:
+def test_a_hanging_attempt_times_out(story: Story) -> None:
     """A handshake that is not answered is aborted after `timeout` and retried."""
     story.call(story.session.open)
     story.run_for(10.01)
@@ -224,7 +224,7 @@ def test_reconnect_does_not_wait_for_the_backoff(story: Story) -> None:
     assert story.state(room) is ChannelState.WAITING
 
 
-def test_wishes_for_another_connection_are_no_failed_attempts(make_story: Callable[..., Story]) -> None:
+def test_reconnects_by_the_user_do_not_count_as_failed_attempts(make_story: Callable[..., Story]) -> None:
     """Reconnects by the user do not count as attempts."""
     story = make_story(backoff=Backoff(max_attempts=2))
     story.open()
@@ -234,7 +234,7 @@ def test_wishes_for_another_connection_are_no_failed_attempts(make_story: Callab
     assert story.session.state is ConnectionState.OPEN
 
 
-def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., Story]) -> None:
+def test_the_delay_of_a_backoff_function_is_awaited(make_story: Callable[..., Story]) -> None:
     """If the backoff is a function, the core requests each delay, numbered from 0, and waits that long."""
     story = make_story(backoff=None)
     story.open()
@@ -251,9 +251,7 @@ def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., St
 
 
 @pytest.mark.parametrize("topic", [None, "realtime:room"])
-def test_an_answer_about_a_delay_that_comes_too_late_is_nothing(
-    make_story: Callable[..., Story], topic: str | None
-) -> None:
+def test_a_late_delay_of_a_backoff_function_has_no_effect(make_story: Callable[..., Story], topic: str | None) -> None:
     """A delay returned after close() sets no deadline (R10)."""
     story = make_story(backoff=None, rejoin_backoff=None)
     story.open()
@@ -265,7 +263,7 @@ def test_an_answer_about_a_delay_that_comes_too_late_is_nothing(
     assert story.session.next_deadline is None
 
 
-def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
+def test_each_state_change_of_the_connection_is_reported_with_its_cause(story: Story) -> None:
     """A watcher receives each status change of the connection once, in order and with its cause (R23)."""
     moves = story.watch()
     story.open()
@@ -287,7 +285,7 @@ def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
     assert [move.cause and move.cause.close_code for move in moves] == [None, None, 1012, None, None, None, None]
 
 
-def test_a_connection_is_not_proven_by_what_the_one_before_had_answered(make_story: Callable[..., Story]) -> None:
+def test_replies_of_an_earlier_socket_do_not_make_a_connection_stable(make_story: Callable[..., Story]) -> None:
     """Only a reply on the same socket restarts the backoff: silent ones after a good one use it up (R8)."""
     story = make_story(backoff=Backoff(jitter=0, max_attempts=2))
     story.open()
@@ -348,7 +346,7 @@ def test_an_idle_socket_is_closed_and_opened_again(make_story: Callable[..., Sto
     assert story.session.state is ConnectionState.OPEN
 
 
-def test_a_heartbeat_of_an_idle_socket_is_forgotten(make_story: Callable[..., Story]) -> None:
+def test_a_heartbeat_of_an_idle_socket_has_no_timeout(make_story: Callable[..., Story]) -> None:
     """A heartbeat unanswered when the idle socket was closed does not end a later socket (R5)."""
     story = make_story(idle_disconnect=26.0)
     story.open()
@@ -361,7 +359,7 @@ def test_a_heartbeat_of_an_idle_socket_is_forgotten(make_story: Callable[..., St
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel", "remove"])
-def test_a_withdrawn_wish_lets_the_socket_go_idle(make_story: Callable[..., Story], how: str) -> None:
+def test_a_cancelled_join_lets_the_socket_become_idle(make_story: Callable[..., Story], how: str) -> None:
     """A subscribe whose callers have all given up, and a removed channel, do not count as channels."""
     story = make_story(idle_disconnect=30.0)
     story.open()
@@ -378,7 +376,7 @@ def test_a_withdrawn_wish_lets_the_socket_go_idle(make_story: Callable[..., Stor
     assert story.session.state is ConnectionState.IDLE
 
 
-def test_a_wish_during_a_leave_keeps_the_socket(make_story: Callable[..., Story]) -> None:
+def test_a_join_during_a_leave_keeps_the_socket(make_story: Callable[..., Story]) -> None:
     """A channel subscribed again while the last one leaves finds its socket open (R24)."""
     story = make_story(idle_disconnect=1.0)
     story.open()

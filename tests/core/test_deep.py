@@ -39,7 +39,7 @@ def inserted(record: str, data: str = '"type":"INSERT","schema":"public","table"
     return f'{{"data":{{{data},"columns":{columns},"record":{record},"errors":null}},"ids":[100]}}'
 
 
-def test_a_deep_row_is_an_event_that_says_so_where_it_is_read(each: Story) -> None:
+def test_a_deeply_nested_row_raises_when_it_is_read(each: Story) -> None:
     """The change is delivered; only reading its row raises, with the row as received."""
     each.open()
     room, heard = listening(each, changes("users"), gaps())
@@ -53,7 +53,7 @@ def test_a_deep_row_is_an_event_that_says_so_where_it_is_read(each: Story) -> No
     assert each.session.stats().garbage_frames == 0
 
 
-def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story) -> None:
+def test_a_deeply_nested_payload_raises_when_it_is_read(each: Story) -> None:
     """The same holds for a broadcast payload that cannot be read (R40)."""
     each.open()
     room, heard = listening(each, broadcast())
@@ -64,7 +64,7 @@ def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story
 
 
 @pytest.mark.parametrize("event", ["a", "broadcasts"])
-def test_a_deep_payload_of_an_unknown_event_is_no_broadcast(each: Story, event: str) -> None:
+def test_a_deeply_nested_payload_of_an_unknown_event_is_dropped(each: Story, event: str) -> None:
     """A frame of any other event that cannot be read is counted, whatever its payload looks like."""
     each.open()
     room, heard = listening(each, broadcast())
@@ -73,7 +73,7 @@ def test_a_deep_payload_of_an_unknown_event_is_no_broadcast(each: Story, event: 
     assert each.session.stats().garbage_frames == 1
 
 
-def test_a_deep_value_of_one_participant_hides_nobody(each: Story) -> None:
+def test_a_deeply_nested_presence_value_does_not_hide_other_members(each: Story) -> None:
     """Any user may track such a value, which would otherwise stop presence for all."""
     each.open()
     room, heard = listening(each, presence())
@@ -106,7 +106,7 @@ def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> N
     assert gap.started_at == gap.ended_at
 
 
-def test_no_gap_is_told_where_nobody_listens_to_changes(each: Story) -> None:
+def test_no_gap_is_reported_without_listeners_for_changes(each: Story) -> None:
     """An unreadable frame may have been anything; only changes must not be missed."""
     each.open()
     _, heard = listening(each, broadcast(), gaps())
@@ -114,7 +114,7 @@ def test_no_gap_is_told_where_nobody_listens_to_changes(each: Story) -> None:
     assert heard == []
 
 
-def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
+def test_a_mirror_fetches_unreadable_rows_and_reports_one_error() -> None:
     """One error until the next fetch, for any number of rows."""
     mirror = Driven()
     mirror.live(row(1))
@@ -126,7 +126,7 @@ def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
     assert len(mirror.fetches) == 2
 
 
-def test_cutting_takes_one_pass_whatever_comes():
+def test_cutting_out_values_takes_one_pass():
     """Unclosed quotes and brackets, each of which a careless pattern would rescan from its position."""
     for text in (b'"' + b'\\"' * 500_000, b"[" * 500_000, b"]" * 500_000, b'{"a":"' * 200_000):
         cut, values = codec.cut(text, codec.ROW)

@@ -25,7 +25,7 @@ from .server_words import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS
 
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
 @pytest.mark.parametrize("provider", [True, False], ids=["provider", "no provider"])
-def test_each_refused_handshake_leads_to_what_its_row_says(
+def test_each_refused_handshake_is_handled_as_its_row_in_the_table(
     make_story: Callable[..., Story], status: int, body: bytes, what: Class, provider: bool
 ) -> None:
     """401 causes one token refresh, then the end; 403 and 404 are final; 429 and 5xx are retried (R30)."""
@@ -56,7 +56,9 @@ def test_each_refused_handshake_leads_to_what_its_row_says(
 
 
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
-def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: int, body: bytes, what: Class) -> None:
+def test_a_refused_handshake_keeps_the_answer_of_the_server(
+    story: Story, status: int, body: bytes, what: Class
+) -> None:
     """The error contains the status and the text of the JSON body, or of any body (R30)."""
     story.call(story.session.open)
     story.drop(status=status, body=body)
@@ -70,7 +72,7 @@ def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: in
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) -> None:
+def test_retry_after_is_used_when_it_is_longer(story: Story, status: int) -> None:
     """A Retry-After longer than the backoff applies to that attempt only (R30)."""
     story.call(story.session.open)
     story.accept()
@@ -88,7 +90,7 @@ def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) ->
 
 @pytest.mark.parametrize("asked", [999_999_999.0, float("inf"), 1e300])
 @pytest.mark.parametrize("backoff", [Backoff(), None])
-def test_a_retry_after_is_cut_to_the_bound(
+def test_retry_after_is_limited_to_the_maximum(
     make_story: Callable[..., Story], asked: float, backoff: Backoff | None
 ) -> None:
     """However long the server's Retry-After, the next attempt comes after at most `max_retry_after` (R30)."""
@@ -104,7 +106,7 @@ def test_a_retry_after_is_cut_to_the_bound(
 
 
 @pytest.mark.parametrize("asked", [float("nan"), -1e9])
-def test_a_retry_after_that_is_no_wait_counts_as_none(story: Story, asked: float) -> None:
+def test_an_invalid_retry_after_is_ignored(story: Story, asked: float) -> None:
     """A Retry-After that is negative or not a number does not change the backoff (R30)."""
     story.call(story.session.open)
     story.drop(status=503, retry_after=asked)
@@ -122,7 +124,7 @@ def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
     assert (story.session.next_deadline or 0) - story.now.mono >= SLOWLY
 
 
-def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., Story]) -> None:
+def test_retry_after_also_applies_to_a_backoff_function(make_story: Callable[..., Story]) -> None:
     """If the backoff is the user's function, the longer of the two delays counts (R30)."""
     story = make_story(backoff=None, open_timeout=None)
     story.call(story.session.open)
@@ -134,7 +136,7 @@ def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., S
     assert story.session.state is ConnectionState.CONNECTING
 
 
-def test_one_refresh_is_for_one_connection(make_story: Callable[..., Story]) -> None:
+def test_a_token_is_refreshed_once_for_each_connection(make_story: Callable[..., Story]) -> None:
     """After a successful connection, a 401 again causes one refresh (R30)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
@@ -151,7 +153,7 @@ def test_one_refresh_is_for_one_connection(make_story: Callable[..., Story]) -> 
     assert story.session.state is ConnectionState.CONNECTING
 
 
-def test_every_row_of_the_tables_is_told_here() -> None:
+def test_every_row_of_the_tables_has_a_case_here() -> None:
     """Each row of the code's tables is reached by a text of this file, so that none is untested (R29, R30)."""
     said = [classify_join(reason) for reason in REASONS]
     said += [row for text in SYSTEMS if (row := classify_system("system", "error", text))]

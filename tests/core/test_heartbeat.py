@@ -26,7 +26,7 @@ def told(heard: list[Heartbeat]) -> list[tuple[str, float | None]]:
     return [(beat.status, beat.latency) for beat in heard if isinstance(beat, Heartbeat)]
 
 
-def test_each_heartbeat_is_told_when_it_is_sent_and_answered(story: Story) -> None:
+def test_each_heartbeat_is_reported_when_sent_and_answered(story: Story) -> None:
     """Heartbeat watchers receive "sent", then "ok" with the round-trip seconds; other watchers receive none."""
     heard, plain = beats_of(story), story.watch()
     story.open()
@@ -38,7 +38,7 @@ def test_each_heartbeat_is_told_when_it_is_sent_and_answered(story: Story) -> No
     assert not any(isinstance(event, Heartbeat) for event in plain)
 
 
-def test_a_refused_heartbeat_is_told(story: Story) -> None:
+def test_a_refused_heartbeat_is_reported(story: Story) -> None:
     """An error reply is reported as such, and the connection stays."""
     heard = beats_of(story)
     story.open()
@@ -47,7 +47,7 @@ def test_a_refused_heartbeat_is_told(story: Story) -> None:
     assert told(heard)[-1] == ("error", 0.0)
 
 
-def test_a_heartbeat_without_answer_is_told_and_the_end_of_the_connection_too(story: Story) -> None:
+def test_an_unanswered_heartbeat_and_the_lost_connection_are_reported(story: Story) -> None:
     """The events are "timeout", then "disconnected" as the socket is dropped; after a reconnect they continue."""
     heard = beats_of(story)
     story.open()
@@ -58,7 +58,7 @@ def test_a_heartbeat_without_answer_is_told_and_the_end_of_the_connection_too(st
     assert told(heard)[-1] == ("sent", None)
 
 
-def test_a_ping_is_told_too(story: Story) -> None:
+def test_a_ping_is_reported_as_a_heartbeat(story: Story) -> None:
     """`ping()` is a heartbeat, and its reply is reported like any other."""
     heard = beats_of(story)
     story.open()
@@ -68,7 +68,9 @@ def test_a_ping_is_told_too(story: Story) -> None:
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_the_provider_is_asked_at_each_heartbeat_when_wanted(make_story: Callable[..., Story], wanted: bool) -> None:
+def test_the_token_provider_is_called_at_each_heartbeat_if_enabled(
+    make_story: Callable[..., Story], wanted: bool
+) -> None:
     """With token_on_heartbeat=True a replaced token reaches the server before the old one expires (R26)."""
     story = make_story(has_token_provider=True, token_on_heartbeat=wanted)
     story.call(story.session.open)
@@ -114,7 +116,7 @@ def test_an_unanswered_heartbeat_ends_the_socket_within_interval_and_timeout(sto
     assert story.connects == 2
 
 
-def test_other_traffic_does_not_stand_for_a_heartbeat_reply(story: Story) -> None:
+def test_other_traffic_does_not_replace_a_heartbeat_reply(story: Story) -> None:
     """Other incoming frames do not hide that heartbeats are not answered (R4)."""
     story.open()
     room = story.joined()
@@ -125,7 +127,7 @@ def test_other_traffic_does_not_stand_for_a_heartbeat_reply(story: Story) -> Non
 
 
 @pytest.mark.parametrize("heartbeat", [0.5, 7.0, 59.0])
-def test_any_interval_is_honoured(make_story: Callable[..., Story], heartbeat: float) -> None:
+def test_heartbeats_use_any_interval(make_story: Callable[..., Story], heartbeat: float) -> None:
     """The interval is the configured one, never a nearby one (R4)."""
     story = make_story(heartbeat=heartbeat, timeout=10.0)
     story.open()
@@ -148,7 +150,7 @@ def test_heartbeats_keep_their_schedule_under_constant_traffic(story: Story) -> 
     assert beats == [25.0, 50.0, 75.0]
 
 
-def test_a_pending_heartbeat_dies_with_its_socket(story: Story) -> None:
+def test_a_pending_heartbeat_ends_with_its_socket(story: Story) -> None:
     """The first heartbeat of a new socket ignores the deadline of an unanswered one of the old socket (R5)."""
     story.open()
     story.run_for(26)
@@ -183,7 +185,7 @@ def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) ->
     assert story.session.state is ConnectionState.RETRYING
 
 
-def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> None:
+def test_a_heartbeat_that_is_due_soon_is_sent_before_a_join(story: Story) -> None:
     """Its reply does not wait for that of the join, so a connection silent for long is detected in time (R4)."""
     story.open()
     story.run_for(24.9)
@@ -195,7 +197,7 @@ def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> No
     assert story.session.state is ConnectionState.RETRYING
 
 
-def test_one_heartbeat_before_a_join_finds_a_half_open_socket_out(make_story: Callable[..., Story]) -> None:
+def test_a_heartbeat_before_a_join_detects_a_half_open_socket(make_story: Callable[..., Story]) -> None:
     """If the join is answered but the heartbeat before it is not, that heartbeat's timeout ends the socket (R4)."""
     story = make_story(heartbeat=8.0, timeout=10.0)
     story.open()
@@ -258,7 +260,7 @@ def test_a_dead_socket_is_noticed_in_time_whenever_a_join_is_sent(story: Story, 
     assert story.session.state is not ConnectionState.OPEN
 
 
-def test_a_ping_gives_the_round_trip(story: Story) -> None:
+def test_a_ping_returns_the_round_trip_time(story: Story) -> None:
     """A ping resolves with the seconds until its own reply; an unanswered ping times out and does no harm."""
     story.open()
     ping, lost = story.call(story.session.ping, 10.0), story.call(story.session.ping, 2.0)
@@ -285,7 +287,7 @@ def test_a_jump_of_the_clock_is_noticed_within_seconds(story: Story) -> None:
     assert story.session.state is ConnectionState.RETRYING, "no answer to the probe in a few seconds"
 
 
-def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
+def test_a_clock_jump_with_a_responding_server_keeps_the_connection(story: Story) -> None:
     """If the probe is answered, the connection stays (R6)."""
     story.open()
     story.clock.sleep(-3600)
@@ -294,7 +296,7 @@ def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
     assert story.connects == 1
 
 
-def test_small_steps_of_the_clock_are_no_sleep(story: Story) -> None:
+def test_small_clock_steps_are_ignored(story: Story) -> None:
     """A clock correction of some seconds causes no probe (R6)."""
     story.open()
     for _ in range(10):

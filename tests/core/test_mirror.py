@@ -15,7 +15,7 @@ from .mirror_harness import Driven, at, change, gap, row
 # --- the order
 
 
-def test_nothing_is_fetched_before_changes_are_live() -> None:
+def test_rows_are_not_fetched_before_changes_are_live() -> None:
     """An earlier fetch would miss commits until then."""
     driven = Driven()
     driven.run(60)
@@ -24,7 +24,7 @@ def test_nothing_is_fetched_before_changes_are_live() -> None:
     assert driven.fetches == [1] and driven.state is MirrorState.FETCHING
 
 
-def test_what_comes_during_a_fetch_is_applied_over_its_rows() -> None:
+def test_changes_during_a_fetch_are_applied_to_its_rows() -> None:
     """A newer update replaces the fetched row, a deleted row stays deleted, an inserted one stays."""
     driven = Driven()
     driven.ready()
@@ -34,7 +34,7 @@ def test_what_comes_during_a_fetch_is_applied_over_its_rows() -> None:
     assert driven.rows == [row(1, v=9), row(3, v=9)]
 
 
-def test_what_came_before_a_fetch_is_in_it() -> None:
+def test_changes_before_a_fetch_are_not_applied_to_its_rows() -> None:
     """A change received before the fetch began is not applied over newer rows."""
     driven = Driven()
     driven.live(row(1))
@@ -46,7 +46,7 @@ def test_what_came_before_a_fetch_is_in_it() -> None:
     assert driven.rows == [row(1, v=2)]
 
 
-def test_the_copy_is_shown_when_what_the_fetch_saw_has_come() -> None:
+def test_the_new_copy_is_shown_after_the_settle_time() -> None:
     """The copy is not shown until `settle` seconds after the fetch, and changes it includes are not visible."""
     driven = Driven(settle=0.5)
     driven.ready()
@@ -60,7 +60,7 @@ def test_the_copy_is_shown_when_what_the_fetch_saw_has_come() -> None:
     assert isinstance(event, Resynced) and event.reason == "first" and event.rows == {1: row(1, v=2)}
 
 
-def test_a_server_that_is_behind_is_waited_for() -> None:
+def test_the_settle_time_is_extended_for_a_late_server() -> None:
     """While changes arrive that were committed before the fetch result, the copy is delayed, but not forever."""
     driven = Driven(settle=1.0)
     driven.ready()
@@ -99,7 +99,7 @@ def test_the_old_copy_follows_changes_until_there_is_a_new_one() -> None:
 # --- losses
 
 
-def test_a_gap_in_changes_fetches_anew() -> None:
+def test_a_gap_in_changes_fetches_the_rows_again() -> None:
     """After a gap the rows are fetched, and the difference is one event; gaps of other kinds have no effect."""
     driven = Driven().live(row(1), row(2))
     driven.mirror.gap(gap("broadcast"))
@@ -117,7 +117,7 @@ def test_a_gap_in_changes_fetches_anew() -> None:
     assert [(type(one), one.key) for one in event.changes] == [(RowDeleted, 1), (RowUpdated, 2), (RowInserted, 3)]
 
 
-def test_a_server_that_subscribes_us_anew_has_perhaps_missed_something() -> None:
+def test_a_repeated_subscription_message_fetches_the_rows_again() -> None:
     """A repeated "changes are live" makes the copy stale; the first one and other messages do not."""
     word = System("users", "postgres_changes", "ok", "Subscribed to PostgreSQL")
     driven = Driven()
@@ -133,7 +133,7 @@ def test_a_server_that_subscribes_us_anew_has_perhaps_missed_something() -> None
     driven.mirror.system_message(word)
 
 
-def test_a_gap_with_the_word_that_changes_are_live_is_one_fetch() -> None:
+def test_a_gap_and_the_message_that_changes_are_live_cause_one_fetch() -> None:
     """A gap and a repeated "changes are live" arrive together and cause a single fetch."""
     driven = Driven().live()
     driven.mirror.changes_lost(None)
@@ -143,7 +143,7 @@ def test_a_gap_with_the_word_that_changes_are_live_is_one_fetch() -> None:
     assert driven.fetches == [1, 2]
 
 
-def test_a_loss_during_a_fetch_gives_it_up() -> None:
+def test_lost_changes_abandon_a_fetch() -> None:
     """The result of a fetch during which changes were lost is ignored, whenever it arrives."""
     driven = Driven()
     driven.ready()
@@ -159,7 +159,7 @@ def test_a_loss_during_a_fetch_gives_it_up() -> None:
     assert driven.rows == [row(2)] and driven.mirror.error is None
 
 
-def test_a_loss_while_it_settles_drops_the_new_copy() -> None:
+def test_lost_changes_while_settling_drop_the_new_copy() -> None:
     """The copy that was about to be shown is now incomplete."""
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
@@ -176,7 +176,7 @@ def test_a_loss_while_it_settles_drops_the_new_copy() -> None:
 TRUNCATED = change("UPDATE", {"id": 1}, errors="Error 413: Payload Too Large")
 
 
-def test_a_doubt_during_a_fetch_is_followed_by_another() -> None:
+def test_an_incomplete_change_during_a_fetch_causes_another() -> None:
     """The fetch may have been too early: its result is shown, but is not live before the next."""
     driven = Driven()
     driven.ready()
@@ -191,7 +191,7 @@ def test_a_doubt_during_a_fetch_is_followed_by_another() -> None:
     assert driven.state is MirrorState.LIVE and driven.rows == [row(1, v=2)]
 
 
-def test_rows_in_doubt_are_fetched_together() -> None:
+def test_several_incomplete_rows_share_one_fetch() -> None:
     """Several stale rows share one fetch, since there is a pause between two fetches."""
     driven = Driven().live(row(1))
     for _ in range(100):
@@ -215,7 +215,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_what_are_no_rows_fails_the_fetch(name: str) -> None:
+def test_a_fetch_result_that_is_not_rows_is_an_error(name: str) -> None:
     """The reason is reported and visible, the copy is not changed, and the fetch is retried."""
     rows, words = BAD_ROWS[name]
     driven = Driven()
@@ -230,7 +230,7 @@ def test_what_are_no_rows_fails_the_fetch(name: str) -> None:
     assert driven.fetches == [1, 2]
 
 
-def test_a_fetch_that_fails_is_tried_again_ever_later() -> None:
+def test_a_failed_fetch_is_repeated_after_growing_delays() -> None:
     """Each failure is reported and increases the delay; the first success resets it."""
     driven = Driven(backoff=Backoff(initial=1, maximum=8, jitter=0))
     driven.ready()
@@ -247,7 +247,7 @@ def test_a_fetch_that_fails_is_tried_again_ever_later() -> None:
     assert driven.state is MirrorState.LIVE and driven.mirror.error is None
 
 
-def test_too_many_changes_during_a_fetch_fail_it() -> None:
+def test_too_many_changes_during_a_fetch_make_it_fail() -> None:
     """The buffer is bounded: nothing is lost silently, the fetch is cancelled and retried."""
     driven = Driven(buffer=3)
     driven.ready()
@@ -268,7 +268,7 @@ def test_more_columns_than_selected_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_rows_of_different_make_are_told_once(plain: bool) -> None:
+def test_different_types_in_rows_and_changes_are_reported_once(plain: bool) -> None:
     """If fetch and changes give values of different types, `on_error` is called once, with a hint."""
     columns = {"id": "int8", "price": "numeric"}
     driven = Driven(plain=plain).live({"id": 1, "price": Decimal("1.5") if plain else 1.5})
@@ -278,7 +278,7 @@ def test_rows_of_different_make_are_told_once(plain: bool) -> None:
     assert "price is a Decimal in the rows of fetch" in str(error) if plain else "plain=True" in str(error)
 
 
-def test_rows_of_one_make_are_no_matter() -> None:
+def test_equal_types_in_rows_and_changes_are_not_reported() -> None:
     """Nulls, ints next to floats and JSON columns may differ without an error."""
     columns = {"id": "int8", "f": "float8", "j": "jsonb", "n": "text"}
     driven = Driven().live({"id": 1, "f": 1.5, "j": [1], "n": None})
@@ -286,7 +286,7 @@ def test_rows_of_one_make_are_no_matter() -> None:
     assert driven.errors == []
 
 
-def test_plain_rows_are_as_they_were_sent() -> None:
+def test_plain_rows_keep_their_json_values() -> None:
     """With plain=True a change's row has the form that PostgREST uses."""
     columns = {"id": "uuid", "at": "timestamptz", "n": "int8"}
     sent = {"id": "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11", "at": "2026-01-05T10:11:12+00:00", "n": 2**60}
@@ -300,14 +300,14 @@ def test_plain_rows_are_as_they_were_sent() -> None:
 # --- events, and the end
 
 
-def test_a_change_that_changes_nothing_is_no_event() -> None:
+def test_a_change_without_effect_causes_no_event() -> None:
     """An UPDATE to the same values is not reported."""
     driven = Driven().live(row(1))
     driven.hear(change("UPDATE", row(1)))
     assert driven.events == []
 
 
-def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
+def test_a_closed_mirror_keeps_its_copy_and_ignores_changes() -> None:
     """After close nothing changes the copy, and the result of a running fetch is dropped."""
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
@@ -324,7 +324,7 @@ def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
     assert driven.state is MirrorState.CLOSED and driven.rows == [row(1)] and driven.abandoned == [2]
 
 
-def test_an_impossible_move_is_said() -> None:
+def test_an_impossible_transition_raises() -> None:
     """A transition missing from the table raises."""
     with pytest.raises(LocalProtocolError, match="JOINING and cannot handle DUE"):
         Driven().mirror._move(MirrorTrigger.DUE)
@@ -350,7 +350,7 @@ def test_without_refresh_every_a_live_mirror_fetches_nothing() -> None:
     assert len(driven.fetches) == before and driven.mirror.next_deadline is None
 
 
-def test_a_comparison_applies_and_tells_what_was_lost() -> None:
+def test_a_comparison_applies_and_reports_lost_changes() -> None:
     """Lost changes are found and reported as one event with the difference; the mirror stays live."""
     driven = comparing()
     driven.run(111)
@@ -363,7 +363,7 @@ def test_a_comparison_applies_and_tells_what_was_lost() -> None:
     assert [type(change) for change in event.changes] == [RowUpdated, RowInserted]
 
 
-def test_a_comparison_that_finds_nothing_is_no_event() -> None:
+def test_a_comparison_without_differences_causes_no_event() -> None:
     """Equal rows are not reported, NaN equals NaN, and the next comparison comes after the same time."""
     driven = Driven(refresh_every=100.0)
     driven.live({"id": 1, "v": float("nan"), "w": [float("nan")], "x": Decimal("NaN")})
@@ -393,7 +393,7 @@ def test_changes_during_a_comparison_are_in_both_copies() -> None:
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_a_doubt_ends_a_comparison(answered: bool) -> None:
+def test_an_incomplete_change_abandons_a_comparison(answered: bool) -> None:
     """If the copy becomes stale during a comparison, it is fetched again and the comparison is ignored."""
     driven = comparing()
     driven.run(111)
@@ -409,7 +409,7 @@ def test_a_doubt_ends_a_comparison(answered: bool) -> None:
     assert [event.reason for event in driven.events] == ["refresh"]
 
 
-def test_a_comparison_that_fails_leaves_the_copy_live() -> None:
+def test_a_failed_comparison_leaves_the_copy_live() -> None:
     """A fetch that raises during a comparison is reported, and the next one comes later."""
     driven = comparing()
     driven.run(111)
@@ -433,7 +433,7 @@ def test_a_lost_connection_ends_a_comparison() -> None:
     assert driven.rows == [row(1)]
 
 
-def test_a_comparison_with_too_many_changes_is_given_up() -> None:
+def test_a_comparison_with_too_many_changes_is_abandoned() -> None:
     """More changes than `buffer` during a comparison cancel it, and the mirror stays live."""
     driven = comparing(buffer=2)
     driven.run(111)

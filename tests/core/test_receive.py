@@ -117,7 +117,7 @@ SCENES: dict[str, Callable[[Story, list[Any]], None]] = {
 
 @pytest.mark.parametrize("kind", [kind.there for kind in KINDS])
 @pytest.mark.parametrize("version", PROTOCOLS)
-def test_each_kind_does_what_the_page_says(version: Any, kind: str) -> None:
+def test_each_kind_of_event_has_the_documented_effect(version: Any, kind: str) -> None:
     """A frame of the kind has the documented effect, in either wire version (R40)."""
     story = Story(SessionOptions(protocol=version))
     story.open()
@@ -168,7 +168,7 @@ def refusal(event: Any) -> RowError:
     return caught.value
 
 
-def test_a_payload_that_cannot_be_read_says_so_where_it_is_read(story: Story) -> None:
+def test_reading_an_undecodable_payload_raises(story: Story) -> None:
     """The message is delivered, each read raises an error with the text, and it does not count as garbage (R40)."""
     room, heard = join_with(story, broadcast())
     story.receive_raw(framed(story, room, f'{{"event":"e","payload":{HUGE},"type":"broadcast"}}'))
@@ -178,7 +178,7 @@ def test_a_payload_that_cannot_be_read_says_so_where_it_is_read(story: Story) ->
     assert story.session.stats().garbage_frames == 0
 
 
-def test_the_same_in_a_binary_frame() -> None:
+def test_reading_an_undecodable_payload_of_a_binary_frame_raises() -> None:
     """The frame is marked as JSON but is not: `raw` has the bytes (R40)."""
     story = Story()
     story.open()
@@ -187,7 +187,7 @@ def test_the_same_in_a_binary_frame() -> None:
     assert refusal(heard[0]).raw == b"not json"
 
 
-def test_a_stored_one_that_cannot_be_read_is_delivered_once(story: Story) -> None:
+def test_a_stored_message_with_an_undecodable_payload_is_delivered_once(story: Story) -> None:
     """It is recognised by its id like any other (R44)."""
     room, heard = join_with(story, broadcast())
     frame = framed(story, room, f'{{"event":"e","meta":{{"id":"m1","replayed":true}},"payload":{HUGE}}}')
@@ -198,7 +198,7 @@ def test_a_stored_one_that_cannot_be_read_is_delivered_once(story: Story) -> Non
     assert [(one.id, one.replayed) for one in heard] == [("m1", True)]
 
 
-def test_one_of_a_channel_that_is_not_joined_is_garbage(story: Story) -> None:
+def test_an_undecodable_broadcast_of_a_channel_that_is_not_joined_is_dropped(story: Story) -> None:
     """No listener can get it, so it is counted and reported (R40)."""
     _, heard = join_with(story, broadcast())
     message = f'{{"event":"e","payload":{HUGE}}}'
@@ -207,7 +207,7 @@ def test_one_of_a_channel_that_is_not_joined_is_garbage(story: Story) -> None:
     assert heard == [] and story.session.stats().garbage_frames == 2 == len(story.reports(UnreadableFrame))
 
 
-def test_a_model_is_made_of_the_text_that_came(story: Story) -> None:
+def test_a_model_is_made_from_the_text_of_the_frame(story: Story) -> None:
     """A Decimal gets every digit and the scale of a number, even beyond the range of float; others get floats."""
     room, heard = join_with(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
@@ -241,7 +241,7 @@ def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
     assert str(heard[0].payload.amount) == "1.10"
 
 
-def test_a_misfit_raises_where_it_is_read(story: Story) -> None:
+def test_reading_a_payload_that_does_not_fit_the_model_raises(story: Story) -> None:
     """The error has the received text, and the other listener gets its dict (R42)."""
     room, heard = join_with(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))

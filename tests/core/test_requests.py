@@ -14,7 +14,7 @@ from supawire.errors import ClosedError
 
 
 @given(st.lists(st.tuples(st.sampled_from(["open", "settle", "drop", "all"]), st.integers(0, 9)), max_size=40))
-def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]]) -> None:
+def test_a_ticket_is_resolved_once_in_any_order_of_calls(steps: list[tuple[str, int]]) -> None:
     """Resolving twice, after a drop, or again at the end has no effect; at the end nothing is pending (R31)."""
     effects: Effects = deque()
     tickets = Tickets(effects)
@@ -42,7 +42,7 @@ def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]])
     assert len(tickets) == 0
 
 
-def test_tickets_are_told_apart() -> None:
+def test_tickets_are_distinct() -> None:
     """Every ticket has its own number and purpose."""
     tickets = Tickets(deque())
     assert len({tickets.create(TicketKind.JOIN) for _ in range(100)}) == 100
@@ -55,7 +55,7 @@ def _pending(at: float) -> Pending:
     return Pending("broadcast", "realtime:room", None, 1, at)
 
 
-def test_deadlines_of_replies_stand_still_while_frozen() -> None:
+def test_deadlines_of_replies_are_paused_while_frozen() -> None:
     """Three freezes of 10 s move a deadline of 5 s by 30 s; while frozen there is no deadline at all (R4)."""
     replies = Replies()
     replies.expect("1", _pending(100.0), 5.0)
@@ -74,7 +74,7 @@ def test_deadlines_of_replies_stand_still_while_frozen() -> None:
     assert len(replies) == 0
 
 
-def test_a_push_that_was_sent_while_frozen_has_its_whole_time_after_it() -> None:
+def test_a_push_sent_while_frozen_has_its_full_timeout_afterwards() -> None:
     """A push sent while a join is unanswered gets its full timeout from the join's reply on (R4)."""
     replies = Replies()
     replies.freeze(100.0)
@@ -83,7 +83,7 @@ def test_a_push_that_was_sent_while_frozen_has_its_whole_time_after_it() -> None
     assert replies.next == 125.0
 
 
-def test_clearing_ends_the_freeze_and_forgets_all() -> None:
+def test_clearing_ends_the_freeze_and_removes_all_pushes() -> None:
     """When the socket is lost, all pending pushes are returned once, and the next socket is not frozen (R5)."""
     replies = Replies()
     replies.expect("1", _pending(100.0), 5.0)
@@ -95,7 +95,7 @@ def test_clearing_ends_the_freeze_and_forgets_all() -> None:
     assert replies.next == 205.0
 
 
-def test_forgetting_a_channel_leaves_the_others() -> None:
+def test_removing_the_pushes_of_a_channel_keeps_the_others() -> None:
     """The end of one channel removes only its own pushes and their deadlines (R24)."""
     replies = Replies()
     for ref, topic in (("1", "a"), ("2", "b"), ("3", "a")):
@@ -113,9 +113,7 @@ def test_forgetting_a_channel_leaves_the_others() -> None:
     st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), max_size=5),
     st.floats(0.001, 100),
 )
-def test_a_deadline_that_was_told_is_due_when_it_comes(
-    start: float, freezes: list[tuple[float, float]], timeout: float
-) -> None:
+def test_the_next_deadline_is_due_at_its_time(start: float, freezes: list[tuple[float, float]], timeout: float) -> None:
     """Whatever was frozen and rounded: at the instant returned by `next`, `due` yields the push (R4)."""
     replies = Replies()
     replies.expect("1", _pending(start), timeout)
@@ -178,6 +176,6 @@ class TimersMachine(RuleBasedStateMachine):
         assert self.timers.heap_size <= 65 + 4 * 13
 
 
-def test_deadlines_are_given_in_order_and_the_heap_does_not_grow() -> None:
+def test_deadlines_are_ordered_and_the_heap_stays_small() -> None:
     """The heap keeps the latest deadlines, in order, and stays small, whatever is set, replaced and cancelled."""
     run_state_machine_as_test(TimersMachine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))

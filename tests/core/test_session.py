@@ -129,7 +129,7 @@ def test_ready_comes_after_joined(story: Story) -> None:
     assert [one.message for one in said] == [message]
 
 
-def test_presence_is_tracked_and_told(story: Story) -> None:
+def test_presence_is_tracked_and_reported(story: Story) -> None:
     """A presence listener enables presence; a payload is tracked after the join, diffs are delivered (R45)."""
     story.open()
     room = story.channel("lobby", presence_key="ada")
@@ -164,7 +164,7 @@ def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:
     assert "payload_size_exceeded" in str(error_of(story.outcome(bad)))
 
 
-def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> None:
+def test_a_late_listener_for_changes_rejoins_and_reports_a_gap(story: Story) -> None:
     """Changes added after the join cause one more join for all of them, and a Gap for the time between (R17)."""
     story.open()
     db = story.channel("db")
@@ -184,7 +184,7 @@ def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> No
     assert gap.lost == {"changes"}
 
 
-def test_what_is_closed_says_so(story: Story) -> None:
+def test_commands_after_close_raise_closed_error(story: Story) -> None:
     """After close every command raises ClosedError, and pending calls get it (R10, R11)."""
     story.open()
     room = story.channel("lobby")

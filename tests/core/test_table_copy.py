@@ -30,7 +30,7 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("name", UNCLEAR)
-def test_a_change_that_does_not_say_all_fetches_anew(name: str) -> None:
+def test_an_incomplete_change_fetches_all_rows(name: str) -> None:
     """The copy is unchanged but no longer live, the rows are fetched, and the reason is reported."""
     driven = Driven().live(row(1), row(2))
     driven.hear(UNCLEAR[name])
@@ -42,7 +42,7 @@ def test_a_change_that_does_not_say_all_fetches_anew(name: str) -> None:
     assert driven.events[-1].reason.startswith("row: ")
 
 
-def test_a_large_value_that_is_not_sent_is_the_known_one() -> None:
+def test_a_large_value_that_was_not_sent_is_taken_from_the_known_row() -> None:
     """An UPDATE without an unchanged large column keeps its value, in column order."""
     driven = Driven().live(row(1, big="x" * 5000))
     driven.hear(change("UPDATE", {"id": 1, "a": 5, "v": 1}))
@@ -50,7 +50,7 @@ def test_a_large_value_that_is_not_sent_is_the_known_one() -> None:
     assert driven.state is MirrorState.LIVE
 
 
-def test_the_key_is_enough_to_delete() -> None:
+def test_a_delete_needs_only_the_key() -> None:
     """A DELETE of a row that is too large, or unknown, needs no fetch."""
     driven = Driven().live(row(1))
     driven.hear(change("DELETE", {"id": 1}, errors="Error 413: Payload Too Large"), change("DELETE", {"id": 5}))
@@ -60,7 +60,7 @@ def test_the_key_is_enough_to_delete() -> None:
 # --- keys
 
 
-def test_a_row_whose_key_changes_is_one_row() -> None:
+def test_a_row_whose_key_changes_stays_one_row() -> None:
     """It is reported as an update with both keys."""
     driven = Driven().live(row(1))
     driven.hear(change("UPDATE", row(2, v=1), {"id": 1}))
@@ -69,7 +69,7 @@ def test_a_row_whose_key_changes_is_one_row() -> None:
     assert driven.rows == [row(2, v=1)]
 
 
-def test_several_columns_are_one_key() -> None:
+def test_a_key_may_have_several_columns() -> None:
     """With `key=("id", "a")` keys are tuples, and an update of one of them moves the row."""
     driven = Driven(key=("id", "a")).live(row(1, 1), row(1, 2))
     driven.hear(change("UPDATE", row(1, 3), {"id": 1, "a": 2}), change("DELETE", {}, {"id": 1, "a": 1}))
@@ -85,7 +85,7 @@ def test_what_cannot_be_a_key_of_several_columns_is_not_found(key: Any) -> None:
     assert driven.mirror.key.lookup(key) not in driven.mirror.rows
 
 
-def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
+def test_a_uuid_key_equals_its_text() -> None:
     """A fetch that returns UUIDs as text and changes that contain objects refer to the same row."""
     columns = {"id": "uuid", "a": "int4"}
     text = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
@@ -114,7 +114,7 @@ def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[...
     return driven, frame
 
 
-def test_a_row_that_leaves_the_filter_is_gone() -> None:
+def test_a_row_that_leaves_the_filter_is_removed() -> None:
     """An UPDATE that no longer matches the filter removes the row; one that matches now adds it."""
     driven, frame = both()
     driven.live(row(1, 6))
@@ -126,7 +126,7 @@ def test_a_row_that_leaves_the_filter_is_gone() -> None:
     assert [type(event) for event in driven.events] == [RowInserted, RowDeleted]
 
 
-def test_a_filter_asks_for_the_whole_table_too() -> None:
+def test_with_a_filter_changes_of_the_whole_table_are_requested_too() -> None:
     """A filtered subscription misses most DELETEs and rows that leave; narrow=True accepts that."""
     asked = [one.selectors[0] for one in both()[0].mirror.listeners(unheard)]
     assert [(one.filter, one.table) for one in asked if isinstance(one, ChangesSelector)] == [
@@ -138,7 +138,7 @@ def test_a_filter_asks_for_the_whole_table_too() -> None:
 
 
 @pytest.mark.parametrize("ids", [(5, 3), (3, 5)])
-def test_a_row_fits_in_whatever_order_its_ids_are_listed(ids: tuple[int, int]) -> None:
+def test_a_row_matches_in_any_order_of_its_ids(ids: tuple[int, int]) -> None:
     """The server lists the ids of a row's bindings in no useful order; the listeners' order counts."""
     driven, index = Driven(filter="a=gte.5", filter_columns=frozenset({"a"})), Index()
     for listener in driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside)):
@@ -153,7 +153,7 @@ def test_a_row_fits_in_whatever_order_its_ids_are_listed(ids: tuple[int, int]) -
     assert driven.rows == [row(1, 7)]
 
 
-def test_a_filter_judged_without_its_column_fetches_anew() -> None:
+def test_a_filter_evaluated_without_its_column_fetches_all_rows() -> None:
     """A value that is not sent never matches: whether the row has left is unknown."""
     driven, frame = both()
     driven.live(row(1, 6))
@@ -161,7 +161,7 @@ def test_a_filter_judged_without_its_column_fetches_anew() -> None:
     assert driven.state is MirrorState.WAITING and driven.rows == [row(1, 6)]
 
 
-def test_a_table_with_a_similar_name_is_another() -> None:
+def test_changes_of_a_table_with_a_similar_name_are_ignored() -> None:
     """`_` in a table name is a wildcard for the server; changes of `userXa` are not those of `user_a`."""
     driven = Driven(table="user_a").live()
     driven.hear(change("INSERT", row(1), table="userXa"), change("INSERT", row(2), table="user_a"))

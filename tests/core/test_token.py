@@ -47,7 +47,7 @@ def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
 # --- the newest token, everywhere
 
 
-def test_the_provider_is_asked_before_each_connect_and_each_join(asking: Story) -> None:
+def test_the_provider_is_called_before_each_connect_and_each_join(asking: Story) -> None:
     """A connect and a join each fetch a token once, and the join carries it (R25)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
@@ -75,7 +75,7 @@ def test_a_token_set_while_disconnected_is_in_the_next_join(make_story: Callable
     assert tokens(story) == ["v1", "v2"]
 
 
-def test_a_new_token_is_told_once_to_each_joined_channel(make_story: Callable[..., Story]) -> None:
+def test_a_new_token_is_sent_once_to_each_joined_channel(make_story: Callable[..., Story]) -> None:
     """Three joined channels get one access_token push each; none for the same token or a channel's own (R25)."""
     story = make_story(token="v1")
     story.open()
@@ -95,9 +95,7 @@ def test_a_new_token_is_told_once_to_each_joined_channel(make_story: Callable[..
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["client's", "channel's own"])
-def test_a_token_that_comes_while_a_join_is_unanswered_is_told_after_it(
-    make_story: Callable[..., Story], own: bool
-) -> None:
+def test_a_token_that_arrives_during_a_join_is_sent_after_it(make_story: Callable[..., Story], own: bool) -> None:
     """The server receives a token that is newer than the join it has just accepted (R25)."""
     story = make_story(token="v1")
     story.open()
@@ -146,7 +144,7 @@ def test_the_provider_wins_over_set_auth_of_a_channel(asking: Story) -> None:
     assert told == [(room, f"set on {room}"), (own, f"set on {own}"), (room, "v1")]
 
 
-def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
+def test_a_token_is_fetched_before_it_expires(asking: Story) -> None:
     """At 75 to 85 % of its lifetime the token is fetched again and sent to the channels (R25)."""
     asking.call(asking.session.join, asking.channel())
     asking.give_token(jwt(asking, 1000))
@@ -165,7 +163,7 @@ def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
     assert asking.fetches == fetches + 1
 
 
-def test_sleeping_through_the_refresh_asks_on_waking(asking: Story) -> None:
+def test_a_refresh_missed_in_sleep_is_made_on_waking(asking: Story) -> None:
     """After a clock jump the token is fetched at once, not when the timer fires (R25, R6)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
@@ -179,7 +177,7 @@ def test_sleeping_through_the_refresh_asks_on_waking(asking: Story) -> None:
     assert len(asking.sent("access_token")) == 1
 
 
-def test_refreshes_are_spread() -> None:
+def test_refresh_times_are_spread() -> None:
     """Clients with tokens of the same lifetime do not fetch together: the time is random (R25)."""
     moments = set[float]()
     for seed in range(40):
@@ -194,7 +192,7 @@ def test_refreshes_are_spread() -> None:
     assert len(moments) > 20
 
 
-def test_a_token_set_by_the_user_goes_before_an_open_question(asking: Story) -> None:
+def test_a_token_set_by_the_user_supersedes_a_pending_request(asking: Story) -> None:
     """set_token during a request to the provider: joins continue at once, the answer is dropped (R27)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
@@ -207,7 +205,7 @@ def test_a_token_set_by_the_user_goes_before_an_open_question(asking: Story) -> 
     assert tokens(asking, "access_token") == []
 
 
-def test_a_token_set_by_the_user_lets_the_connection_go_on(make_story: Callable[..., Story]) -> None:
+def test_a_token_set_by_the_user_continues_the_connection_attempt(make_story: Callable[..., Story]) -> None:
     """set_token while a connect waits for the provider: it connects at once (R27)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
@@ -245,7 +243,7 @@ def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
     assert tokens(asking, "access_token") == ["two"]
 
 
-def test_a_provider_that_never_answers_holds_nobody_for_ever(asking: Story) -> None:
+def test_a_provider_that_never_answers_delays_only_until_the_timeout(asking: Story) -> None:
     """After `timeout` the join uses the current token, and an AuthError is reported (R27)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
@@ -289,7 +287,7 @@ def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None
     assert tokens(asking) == ["newer"]
 
 
-def test_a_slow_answer_does_not_bring_a_token_back_after_sign_out(asking: Story) -> None:
+def test_a_late_answer_does_not_restore_a_token_after_sign_out(asking: Story) -> None:
     """set_token(None) during a request: the answer is dropped (R27)."""
     asking.call(asking.session.join, asking.channel("first"))
     asking.call(asking.session.set_token, None)
@@ -312,7 +310,9 @@ def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., St
 
 
 @pytest.mark.parametrize("key", [None, "sb_publishable_x"])
-def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable[..., Story], key: str | None) -> None:
+def test_a_joined_channel_rejoins_without_the_token_after_sign_out(
+    make_story: Callable[..., Story], key: str | None
+) -> None:
     """Without another token to push, a joined channel rejoins once without one, which is a gap (R27)."""
     story = make_story(token="v1")
     story.open()
@@ -328,7 +328,7 @@ def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable
     assert [gap.reason for gap in told] == ["rejoin"]
 
 
-def test_a_token_in_time_spares_the_new_join(make_story: Callable[..., Story]) -> None:
+def test_a_new_token_in_time_avoids_a_rejoin(make_story: Callable[..., Story]) -> None:
     """After a sign-out and sign-in in one event-loop iteration the token is pushed, without a rejoin."""
     story = make_story(token="v1")
     story.open()
@@ -369,7 +369,7 @@ def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, te
 
 
 @pytest.mark.parametrize("subject", ["", "a", "ab", "abc"])
-def test_the_expiry_of_a_token_is_read_whatever_its_length(subject: str) -> None:
+def test_the_expiry_of_a_token_of_any_length_is_read(subject: str) -> None:
     """JWTs leave out the padding of base64, so the payload's own length says how much is missing."""
     payload = base64.urlsafe_b64encode(b'{"exp":1764000000,"sub":"%s"}' % subject.encode()).decode().rstrip("=")
     assert expiry(Secret(f"eyJhbGciOiJIUzI1NiJ9.{payload}.sign")) == 1764000000
@@ -410,7 +410,7 @@ def _errors(story: Story) -> list[RealtimeError]:
     return [outcome for outcome in story.outcomes.values() if isinstance(outcome, RealtimeError)] + story.errors
 
 
-def test_a_token_of_the_client_wakes_no_channel_that_has_its_own(make_story: Callable[..., Story]) -> None:
+def test_a_token_of_the_client_does_not_affect_channels_with_their_own(make_story: Callable[..., Story]) -> None:
     """A channel refused for its own token does not retry when the client's token changes (R25)."""
     story = make_story()
     story.open()

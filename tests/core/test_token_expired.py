@@ -44,7 +44,7 @@ def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
     return [frame.payload.get("access_token") for frame in story.sent(event)]
 
 
-def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
+def test_a_channel_with_an_expired_token_rejoins_with_a_new_one() -> None:
     """The server expires the token: with a provider the channel recovers without user code (R26)."""
     world = World(hub=HubOptions(secret=SECRET))
     ada = world.client(SessionOptions(has_token_provider=True))
@@ -65,7 +65,7 @@ def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
     assert len(heard) == 3
 
 
-def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> None:
+def test_an_expired_join_is_repeated_with_a_new_token(asking: Story) -> None:
     """A join refused for an expired token is retried soon with the provider's next token (R26)."""
     joining = asking.call(asking.session.join, asking.channel())
     asking.give_token("old")
@@ -79,7 +79,7 @@ def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> Non
 
 
 @pytest.mark.parametrize("how", ["refused", "closed"])
-def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how: str) -> None:
+def test_a_provider_that_repeats_a_refused_token_is_reported_and_tried_slowly(asking: Story, how: str) -> None:
     """If the provider returns the expired token again, an AuthError is reported and attempts are few (R26)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
@@ -105,7 +105,7 @@ def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how
     assert all(isinstance(error, AuthError) for error in asking.errors)
 
 
-def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: Story) -> None:
+def test_a_provider_of_expired_tokens_is_called_at_increasing_intervals(asking: Story) -> None:
     """If tokens are already expired when they arrive, requests to the provider become less frequent (R26)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
@@ -120,7 +120,7 @@ def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: 
     assert asking.fetches - fetches <= 20, "in five minutes"
 
 
-def test_without_a_provider_an_expired_token_fails_at_once_and_a_new_one_cures(
+def test_without_a_provider_an_expired_token_fails_until_a_new_one_is_set(
     make_story: Callable[..., Story],
 ) -> None:
     """An expired fixed token is not sent again; set_token makes the channel join (R26)."""
