@@ -16,7 +16,7 @@ from supawire.core.channel import CoreChannel
 from supawire.core.effects import Ticket
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
-from supawire.events import ChannelState, PresenceState, Sent
+from supawire.events import ChannelState, Instant, PresenceState, Sent
 from supawire.options import (
     DEFAULT,
     ChannelOptions,
@@ -229,10 +229,10 @@ class AsyncChannel:
         await self._join(timeout, ready=True)
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
-        self._check_accepting_calls()
+        now = self._begin_call()
         limit = check_timeout(timeout, 2 * self._driver.options.timeout)
         ticket = self._driver.session.join(
-            self._topic, self._driver.now(), ready=ready, timeout=limit, ignore_queue_time=timeout is DEFAULT
+            self._topic, now, ready=ready, timeout=limit, ignore_queue_time=timeout is DEFAULT
         )
         await self._driver.outcome(ticket)
 
@@ -269,7 +269,7 @@ class AsyncChannel:
         Wire: docs/protocol.md, Broadcast, Acknowledgement.
         """
         driver = self._driver
-        self._check_accepting_calls()
+        now = self._begin_call()
         json = not isinstance(payload, bytes | bytearray | memoryview)
         message = OutgoingBroadcast(
             check_event(event),
@@ -279,7 +279,7 @@ class AsyncChannel:
             driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
             ignore_queue_time=timeout is DEFAULT,
         )
-        ticket = driver.session.broadcast(self._topic, message, driver.now())
+        ticket = driver.session.broadcast(self._topic, message, now)
         if ticket is None:
             frame = driver.hand_over()
             if frame is not None:
@@ -324,9 +324,9 @@ class AsyncChannel:
         await self._track(None, timeout)
 
     async def _track(self, payload: bytes | None, timeout: Timeout) -> None:
-        self._check_accepting_calls()
+        now = self._begin_call()
         limit = check_timeout(timeout, self._driver.options.timeout)
-        ticket = self._driver.session.track(self._topic, payload, limit, self._driver.now())
+        ticket = self._driver.session.track(self._topic, payload, limit, now)
         await self._driver.outcome(ticket)
 
     def presence_state(self) -> PresenceState:
@@ -371,11 +371,12 @@ class AsyncChannel:
         if self._core.state is ChannelState.CLOSED:
             raise self._closed_error()
 
-    def _check_accepting_calls(self) -> None:
-        """Like `_check`; raise also while the client is draining."""
-        self._driver.check_accepting_calls()
+    def _begin_call(self) -> Instant:
+        """Return the current time. Raise as `_check` does, and while the client is draining."""
+        now = self._driver.begin_call()
         if self._core.state is ChannelState.CLOSED:
             raise self._closed_error()
+        return now
 
     def _closed_error(self) -> RealtimeError:
         return again(self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic))
@@ -435,8 +436,7 @@ class _ChannelEvents:
     async def begin(self) -> None:
         """Join a channel that is not subscribed, and wait; the join continues if this wait is cancelled."""
         driver = self._driver
-        driver.check_accepting_calls()
-        self._join = driver.session.join(self._core.topic, driver.now())
+        self._join = driver.session.join(self._core.topic, driver.begin_call())
         await self._begin()
 
     def end(self) -> None:

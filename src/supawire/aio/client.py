@@ -257,7 +257,7 @@ class AsyncClient:
     def _mirror_options(
         self, table: str, fetch: RowSource, fetch_row: RowLookup | None, **options: Any
     ) -> tuple[Driver, MirrorOptions, RowSource, RowLookup | None]:
-        self._driver.check_accepting_calls()
+        self._driver.begin_call()
         topics = self._driver.session.channels
         checked = read_mirror_options(topics, table, fetch=fetch, fetch_row=fetch_row, **options)
         return self._driver, checked, fetch, fetch_row
@@ -290,7 +290,7 @@ class AsyncClient:
             the message may have been accepted. RateLimitedError, OperationTimeout, ClosedError.
         Wire: docs/protocol.md, HTTP batch, HTTP single, HTTP answers.
         """
-        self._driver.check_accepting_calls()
+        self._driver.begin_call()
         limit = self._driver.options.limits.payload_bytes
         message = read_message(topic, event, payload, private, id, limit)
         return await self._driver.publisher.publish(message, check_timeout(timeout, self._driver.options.timeout))
@@ -307,7 +307,7 @@ class AsyncClient:
         Raises: InvalidArgumentError, PayloadTooLargeError: before anything is sent. HttpError, ClosedError.
         Wire: docs/protocol.md, HTTP batch.
         """
-        self._driver.check_accepting_calls()
+        self._driver.begin_call()
         checked = read_messages(messages, self._driver.options.limits.payload_bytes)
         return await self._driver.publisher.publish_many(checked, check_timeout(timeout, self._driver.options.timeout))
 

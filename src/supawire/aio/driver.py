@@ -391,11 +391,12 @@ class Driver:
                 hint="Open one client per event loop; from another thread use loop.call_soon_threadsafe().",
             )
 
-    def check_accepting_calls(self) -> None:
-        """Raise `StateError` outside of the client's event loop, and while the client is draining."""
+    def begin_call(self) -> Instant:
+        """Return the current time. Raise `StateError` in another event loop, and while the client is draining."""
         self.check_loop()
         if self.draining and self.session.state is not ConnectionState.CLOSED:  # a closed client has its own error
             raise StateError("the client is draining: it finishes pending sends and accepts no new calls")
+        return self.now()
 
     async def tasks_ended(self) -> None:
         """Release what is not a task: the dispatch thread, HTTP connections, the timer."""

@@ -66,11 +66,16 @@ class HttpOutcome(enum.Enum):
 def check_size(payload: bytes, limit: int | None, topic: str) -> None:
     """Raise an error for a payload that the server would refuse or silently drop."""
     if limit is not None and len(payload) > limit:
-        raise PayloadTooLargeError(
-            f"the payload has {len(payload)} bytes, the limit is {limit}",
-            topic=topic,
-            hint="Send less, or a reference to it; Limits(payload_bytes=…) sets your project's limit.",
-        )
+        raise payload_too_large(payload, limit, topic)
+
+
+def payload_too_large(payload: bytes, limit: int, topic: str) -> PayloadTooLargeError:
+    """Return the error for a payload above the limit."""
+    return PayloadTooLargeError(
+        f"the payload has {len(payload)} bytes, the limit is {limit}",
+        topic=topic,
+        hint="Send less, or a reference to it; Limits(payload_bytes=…) sets your project's limit.",
+    )
 
 
 def http_message(topic: str, event: str, payload: bytes, *, json: bool, private: bool, id: str | None) -> HttpMessage:

@@ -50,7 +50,9 @@ class ChannelOutbox:
 
     def check(self, message: OutgoingBroadcast) -> None:
         """Raise an error for a message that the server would refuse or silently drop."""
-        http_broadcast.check_size(message.payload, self._context.options.limits.payload_bytes, self._name)
+        limit = self._context.options.limits.payload_bytes
+        if limit is not None and len(message.payload) > limit:
+            raise http_broadcast.payload_too_large(message.payload, limit, self._name)
         if not message.json and self._context.codec.version == frames.V1:
             raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
 
