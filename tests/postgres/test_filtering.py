@@ -11,11 +11,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from supawire._values.filter_syntax import Condition
 from supawire.server import LocalServer
-from supawire.server.postgres import filtering, rows
+from supawire.server.postgres import filtering, row_data
 from supawire.server.postgres.catalog import Catalog, Type
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import PendingCheck, decide
-from supawire.server.postgres.pgoutput import Begin, Relation, RelationColumn, Row, RowChange
+from supawire.server.postgres.pgoutput import Begin, CommittedChange, Relation, RelationColumn, Row
 from supawire.server.postgres.values import Writers
 
 from .listening import Listeners, of
@@ -123,8 +123,8 @@ async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
         relation = Relation(1, "public", "todos", "d", tuple(column for column, _ in columns))
         row: Row = [None if text is None else text.encode() for _, text in columns]
         writers = Writers(catalog.types)
-        change = RowChange(Begin(1, 0, 5), "INSERT", relation, row, None)
-        await rows.compute_json(database, catalog.types, writers, [change])
+        change = CommittedChange(Begin(1, 0, 5), "INSERT", relation, row, None)
+        await row_data.compute_json(database, catalog.types, writers, [change])
         return catalog.types, writers
     finally:
         await database.close()

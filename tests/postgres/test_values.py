@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire.server.postgres import rows
+from supawire.server.postgres import row_data
 from supawire.server.postgres.catalog import Type
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.pgoutput import Begin, Relation, RelationColumn, RowChange
+from supawire.server.postgres.pgoutput import Begin, CommittedChange, Relation, RelationColumn
 from supawire.server.postgres.values import JSON, Writers, read_record
 from tests.interop.rowtypes.cases import CASES, SETUP
 
@@ -243,13 +243,13 @@ async def test_json_with_too_many_digits_is_not_sent_to_postgresql():
     begin = Begin(1, 0, 5)
     made = Writers(types)
     for text in ("[" + "1e131071," * 200 + "1]", "1e131071 " * 200, '"' * 200_001 + "1e999999"):
-        row = RowChange(begin, "INSERT", relation, [text.encode()], None)
+        row = CommittedChange(begin, "INSERT", relation, [text.encode()], None)
         asked = FakeDatabase()
-        await rows.compute_json(cast("Database", asked), types, made, [row])
+        await row_data.compute_json(cast("Database", asked), types, made, [row])
         assert asked.values == [] or text.startswith('"')
-    row = RowChange(begin, "INSERT", relation, [b'["1e131071", "' + b"1e131071 " * 200 + b'"]'], None)
+    row = CommittedChange(begin, "INSERT", relation, [b'["1e131071", "' + b"1e131071 " * 200 + b'"]'], None)
     asked = FakeDatabase()
-    await rows.compute_json(cast("Database", asked), types, made, [row])
+    await row_data.compute_json(cast("Database", asked), types, made, [row])
     assert len(asked.values) == 1
 
 

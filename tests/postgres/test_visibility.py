@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 import psycopg
 import pytest
 
+from supawire.server.postgres.binding_checks import Identity
 from supawire.server.postgres.catalog import wait_until_visible
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.subscriptions import Identity
 from supawire.server.postgres.visibility import Key, PolicyFailed, find_visible_rows
 
 from .test_changes import Sql, run

@@ -16,13 +16,13 @@ import psycopg
 from supawire.server.app import HubCall
 from supawire.server.changes import Delivery
 from supawire.server.hub import Hub
+from supawire.server.postgres.binding_checks import resolve_bindings
 from supawire.server.postgres.catalog import Catalog, Table
 from supawire.server.postgres.database import Database, DatabaseError, error_of
 from supawire.server.postgres.matching import MAX_POLL_INTERVAL, Matcher, Polls, SubscriptionTable
-from supawire.server.postgres.pgoutput import Relation, RowChange, StreamError
+from supawire.server.postgres.pgoutput import CommittedChange, Relation, StreamError
 from supawire.server.postgres.publication import WatchedPublication
 from supawire.server.postgres.replication import Backlog, ReplicationStream, RowConsumer, StreamLost
-from supawire.server.postgres.subscriptions import resolve_bindings
 from supawire.server.queries import QueryError, SubscribeQuery
 
 logger: Final = logging.getLogger("supawire.server")
@@ -270,7 +270,7 @@ class ChangeFeed:
             if batch.end_lsn:
                 stream.confirm(batch.end_lsn)
 
-    async def _deliver(self, changes: Sequence[RowChange]) -> None:
+    async def _deliver(self, changes: Sequence[CommittedChange]) -> None:
         if self._has_new_tables(changes):
             await self._check_publication()
         if asyncio.get_running_loop().time() < self._lost_until:
@@ -287,7 +287,7 @@ class ChangeFeed:
         if deliveries:
             self._call_hub(Hub.deliver_changes, deliveries)
 
-    async def _recompute(self, changes: Sequence[RowChange], found: list[Delivery]) -> list[Delivery]:
+    async def _recompute(self, changes: Sequence[CommittedChange], found: list[Delivery]) -> list[Delivery]:
         """Return the deliveries, recomputed for channels whose token was replaced while the rows were checked.
 
         Such a channel has already received `Subscribed to PostgreSQL`, so only its new claims apply. The lock prevents
@@ -299,7 +299,7 @@ class ChangeFeed:
             return kept + await self._find_deliveries(changes, again)
 
     async def _find_deliveries(
-        self, changes: Sequence[RowChange], only: frozenset[int] | None = None
+        self, changes: Sequence[CommittedChange], only: frozenset[int] | None = None
     ) -> list[Delivery]:
         attempts = 1
         while True:
@@ -312,7 +312,7 @@ class ChangeFeed:
 
     # --- the publication ---
 
-    def _has_new_tables(self, changes: Sequence[RowChange]) -> bool:
+    def _has_new_tables(self, changes: Sequence[CommittedChange]) -> bool:
         """Return whether a change is for a table that was not in the publication at the last check."""
         known = {table.oid for table in self._tables}
         found = False

@@ -23,13 +23,13 @@ from supawire.server.app import HubCall
 from supawire.server.bindings import ANY
 from supawire.server.changes import Delivery
 from supawire.server.hub import Hub
-from supawire.server.postgres import filtering, rows, visibility
+from supawire.server.postgres import filtering, row_data, visibility
+from supawire.server.postgres.binding_checks import Identity, TableSubscription
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import PendingCheck
-from supawire.server.postgres.pgoutput import UNCHANGED, Relation, RowChange
-from supawire.server.postgres.rows import EncodedChange, RowLayout
-from supawire.server.postgres.subscriptions import Identity, TableSubscription
+from supawire.server.postgres.pgoutput import UNCHANGED, CommittedChange, Relation
+from supawire.server.postgres.row_data import EncodedChange, RowLayout
 from supawire.server.postgres.values import Writers
 from supawire.server.postgres.visibility import Failure, Key, PolicyFailed, VisibleRows
 
@@ -152,7 +152,9 @@ class Matcher:
         self._layouts: dict[int, RowLayout] = {}
         self._warned: set[tuple[int, str]] = set()
 
-    async def deliveries(self, changes: Iterable[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
+    async def deliveries(
+        self, changes: Iterable[CommittedChange], only: frozenset[int] | None = None
+    ) -> list[Delivery]:
         """Return the deliveries for these changes, in order, to the channels in `only` or to all.
 
         Raises: PolicyFailed, DatabaseError.
@@ -167,7 +169,7 @@ class Matcher:
         xids = {change.begin.xid for change in wanted}
         facts = await self._catalog.facts({oid for oid, _ in subscribed}, roles, xids)
         if computed := [change for change in wanted if self._layouts[change.relation.oid].computed]:
-            await rows.compute_json(self._database, self._catalog.types, self._writers, computed)
+            await row_data.compute_json(self._database, self._catalog.types, self._writers, computed)
         cases = self._cases(wanted, facts, subscribed)
         results: Mapping[PendingCheck, bool] = {}
         if checks := [check for case in cases for match in case.matches for check in match.checks]:
@@ -182,7 +184,7 @@ class Matcher:
             )
         return _deliveries(cases, results, visible)
 
-    async def _prepare_layouts(self, changes: Sequence[RowChange]) -> None:
+    async def _prepare_layouts(self, changes: Sequence[CommittedChange]) -> None:
         """Load the types of each new table version in the stream."""
         new = {
             id(change.relation): change.relation
@@ -202,7 +204,7 @@ class Matcher:
 
     def _cases(
         self,
-        changes: Sequence[RowChange],
+        changes: Sequence[CommittedChange],
         facts: Mapping[tuple[int, str], Facts],
         subscribed: Mapping[ChangeKind, SubscriptionsByRole],
     ) -> list[_Case]:
@@ -214,7 +216,7 @@ class Matcher:
             for role, subscriptions in subscribed[change.relation.oid, change.type]:
                 known = facts.get((change.relation.oid, role))
                 if known is not None:
-                    error = rows.error_of(row, known)
+                    error = row_data.error_of(row, known)
                     matches = [found for one in subscriptions if (found := _match(one, row, error)) is not None]
                     cases.append(_Case(number, row, known, error, matches))
         return cases
@@ -295,10 +297,14 @@ def _deliveries(
         receivers, failed = _receivers(case, results, visible)
         for select in sorted(receivers, key=_sort_key):
             error = case.error
-            data = rows.data(case.row, case.facts, select) if error is None else rows.data_without_row(case.row, error)
+            data = (
+                row_data.data(case.row, case.facts, select)
+                if error is None
+                else row_data.data_without_row(case.row, error)
+            )
             deliveries += _frames(case, receivers[select], data)
         for select in sorted(failed, key=_sort_key):
-            deliveries += _frames(case, failed[select], rows.data_without_row(case.row, rows.POLICY_FAILED))
+            deliveries += _frames(case, failed[select], row_data.data_without_row(case.row, row_data.POLICY_FAILED))
     return deliveries
 
 
@@ -374,7 +380,9 @@ class Polls:
         """When the next poll succeeds, once the cause is gone."""
         self._lost = 0
 
-    async def deliveries(self, changes: Sequence[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
+    async def deliveries(
+        self, changes: Sequence[CommittedChange], only: frozenset[int] | None = None
+    ) -> list[Delivery]:
         """Return the deliveries of these changes to the channels in `only`, or all. Raises: DatabaseError."""
         if self._failing:
             await self._retry()
@@ -417,7 +425,7 @@ class Polls:
             self._resume_at, self._lost = None, 0
             self._call_hub(Hub.set_changes_problem, None)
 
-    def _count_lost(self, changes: Sequence[RowChange]) -> None:
+    def _count_lost(self, changes: Sequence[CommittedChange]) -> None:
         self._lost += len(changes)
         kinds = {(one.relation.schema, one.relation.table, one.type) for one in changes}
         self._call_hub(Hub.changes_lost, sorted(kinds))

@@ -14,7 +14,7 @@ from supawire.server.app import HubCall
 from supawire.server.hub import Hub
 from supawire.server.postgres.catalog import wait_until_visible
 from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.postgres.pgoutput import UNCHANGED, RowChange
+from supawire.server.postgres.pgoutput import UNCHANGED, CommittedChange
 from supawire.server.postgres.replication import RowConsumer
 from supawire.server.queries import RETENTION, MessagesQuery, StoredMessage
 
@@ -122,7 +122,7 @@ class MessageTable:
             for number, event, text, raw, sent_at in reversed(rows)
         )
 
-    def _take(self, rows: Sequence[RowChange]) -> None:
+    def _take(self, rows: Sequence[CommittedChange]) -> None:
         """Deliver those of the committed rows that are messages, in order."""
         found = [(row.begin.xid, message) for row in rows if is_message(row) and (message := message_of(row))]
         if found:
@@ -135,13 +135,13 @@ def _deliver(hub: Hub, messages: Sequence[StoredMessage], now: Instant) -> None:
         hub.deliver(message, now)
 
 
-def is_message(row: RowChange) -> bool:
+def is_message(row: CommittedChange) -> bool:
     """Return whether a row belongs to `realtime.messages`; publications of older projects name the partition."""
     name = row.relation.table
     return row.type == "INSERT" and row.relation.schema == SCHEMA and (name == TABLE or name.startswith(f"{TABLE}_"))
 
 
-def message_of(row: RowChange) -> StoredMessage | None:
+def message_of(row: CommittedChange) -> StoredMessage | None:
     """Convert a row of `realtime.messages` to a message; None for an invalid one, logged as by the real server."""
     values = {
         column.name: value.decode()

@@ -107,7 +107,7 @@ class Other(Struct, frozen=True, gc=False):
 StreamMessage: TypeAlias = Begin | Commit | Relation | TypeName | InsertMessage | UpdateMessage | DeleteMessage | Other
 
 
-class RowChange(Struct, frozen=True):
+class CommittedChange(Struct, frozen=True):
     """A committed change of a row. type: INSERT, UPDATE or DELETE. whole: whether `old` has every column."""
 
     begin: Begin
@@ -253,7 +253,7 @@ class ChangeDecoder:
         self.transaction: Begin | None = None
         """The transaction of the next row; None between transactions."""
 
-    def decode(self, messages: Iterable[bytes], changes: list[RowChange]) -> int:
+    def decode(self, messages: Iterable[bytes], changes: list[CommittedChange]) -> int:
         """Append the row changes in these messages to `changes`.
 
         Returns the position to confirm once they are processed, 0 if no transaction ended. Raises: StreamError.
@@ -273,14 +273,14 @@ class ChangeDecoder:
                     pass
         return end_lsn
 
-    def _row_change(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> RowChange:
+    def _row_change(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> CommittedChange:
         begin, relation = self.transaction, self._relations.get(message.relation)
         if begin is None or relation is None:
             raise StreamError("a row outside of a transaction, or of a table that was not announced")
         match message:
             case InsertMessage():
-                return RowChange(begin, "INSERT", relation, message.new, None)
+                return CommittedChange(begin, "INSERT", relation, message.new, None)
             case UpdateMessage():
-                return RowChange(begin, "UPDATE", relation, message.new, message.old, message.whole)
+                return CommittedChange(begin, "UPDATE", relation, message.new, message.old, message.whole)
             case DeleteMessage():
-                return RowChange(begin, "DELETE", relation, None, message.old, message.whole)
+                return CommittedChange(begin, "DELETE", relation, None, message.old, message.whole)

@@ -23,7 +23,7 @@ from psycopg import AsyncConnection, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from supawire.server.postgres.database import APPLICATION_NAME, CONNECT_TIMEOUT, one_line
-from supawire.server.postgres.pgoutput import ChangeDecoder, RowChange, StreamError
+from supawire.server.postgres.pgoutput import ChangeDecoder, CommittedChange, StreamError
 
 OUTPUT_FORMAT: Final = " ".join(
     f"-c {name}={value}"
@@ -56,7 +56,7 @@ class StreamLost(Exception):
 class Batch(NamedTuple):
     """Changes in commit order. end_lsn: the position to confirm once they have been processed."""
 
-    rows: list[RowChange]
+    rows: list[CommittedChange]
     end_lsn: int
 
 
@@ -118,7 +118,7 @@ class ReplicationStream:
     async def read(self) -> Batch:
         """Return the next changes, at least one, or only a position. Raises: StreamLost, StreamError."""
         while True:
-            rows: list[RowChange] = []
+            rows: list[CommittedChange] = []
             messages: list[bytes] = []
             end_lsn = 0
             while len(messages) < MAX_BATCH_ROWS and (message := self._next()):
@@ -145,7 +145,7 @@ class ReplicationStream:
             raise self._lost(_message_of(result))
         return bytes(data) if size else b""
 
-    def _decode(self, messages: list[bytes], rows: list[RowChange]) -> int:
+    def _decode(self, messages: list[bytes], rows: list[CommittedChange]) -> int:
         """Move the row changes in these messages to `rows`; return the position to confirm, 0 if there is none."""
         end_lsn = self._decoder.decode(messages, rows) if messages else 0
         messages.clear()
@@ -234,7 +234,7 @@ class RowConsumer(NamedTuple):
 
     publication: str
     schema: str
-    take: Callable[[Sequence[RowChange]], None]
+    take: Callable[[Sequence[CommittedChange]], None]
 
 
 class Backlog:

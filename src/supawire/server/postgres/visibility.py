@@ -13,9 +13,9 @@ from typing import Any, Final, LiteralString, NamedTuple, TypeAlias, cast
 from psycopg import AsyncCursor, sql
 from psycopg.rows import TupleRow
 
+from supawire.server.postgres.binding_checks import Identity
 from supawire.server.postgres.catalog import TransactionSnapshot, snapshot_delay, wait_until_visible
 from supawire.server.postgres.database import Database, DatabaseError, identifier, quoted
-from supawire.server.postgres.subscriptions import Identity
 
 _SNAPSHOT: Final = "select pg_current_snapshot()::text"
 _SET_IDENTITY: Final = "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)"

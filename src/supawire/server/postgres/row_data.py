@@ -17,7 +17,7 @@ from psycopg import sql
 from supawire.server.changes import jsonb_order
 from supawire.server.postgres.catalog import Facts, Type
 from supawire.server.postgres.database import Database, DatabaseError, quoted
-from supawire.server.postgres.pgoutput import UNCHANGED, Relation, RowChange
+from supawire.server.postgres.pgoutput import UNCHANGED, CommittedChange, Relation
 from supawire.server.postgres.pgoutput import Row as RawRow
 from supawire.server.postgres.values import NULL, Write, Writers
 
@@ -35,7 +35,7 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[eE]\+?0*(\d+)', re.DOTALL)
 
 
 async def compute_json(
-    database: Database, types: Mapping[int, Type], writers: Writers, changes: Sequence[RowChange]
+    database: Database, types: Mapping[int, Type], writers: Writers, changes: Sequence[CommittedChange]
 ) -> None:
     """Let PostgreSQL compute the JSON of the values in these changes, and store exactly these in the writers.
 
@@ -79,7 +79,7 @@ def _expanded(text: bytes) -> int:
     return sum(MAX_NUMERIC_DIGITS if len(digits) > 6 else min(int(digits), MAX_NUMERIC_DIGITS) for digits in exponents)
 
 
-def _texts(writers: Writers, changes: Iterable[RowChange]) -> dict[int, set[bytes]]:
+def _texts(writers: Writers, changes: Iterable[CommittedChange]) -> dict[int, set[bytes]]:
     """Return by type the distinct values whose JSON PostgreSQL must compute."""
     places: dict[int, tuple[Relation, list[tuple[int, int]]]] = {}
     texts: dict[int, set[bytes]] = {}
@@ -164,7 +164,7 @@ class EncodedChange:
 
     __slots__ = ("change", "failed", "layout", "new", "old", "record", "too_large")
 
-    def __init__(self, change: RowChange, layout: RowLayout, limit: int | None) -> None:
+    def __init__(self, change: CommittedChange, layout: RowLayout, limit: int | None) -> None:
         self.change: Final = change
         self.layout: Final = layout
         failed: set[str] = set()
@@ -181,7 +181,7 @@ class EncodedChange:
         return (self.old if self.new is None else self.new) or {}
 
 
-def _old(change: RowChange, layout: RowLayout, new: Values | None, failed: set[str]) -> Values | None:
+def _old(change: CommittedChange, layout: RowLayout, new: Values | None, failed: set[str]) -> Values | None:
     if change.type == "INSERT":
         return None
     if change.old is None:  # the key did not change, so the stream does not repeat it
@@ -190,7 +190,7 @@ def _old(change: RowChange, layout: RowLayout, new: Values | None, failed: set[s
     return old if change.whole else {name: old[name] for name in layout.identity if name in old}
 
 
-def _filled(change: RowChange, new: Values | None, old: Values | None) -> Values | None:
+def _filled(change: CommittedChange, new: Values | None, old: Values | None) -> Values | None:
     """Return the new row; unchanged large values are copied from the old row if it is complete."""
     if new is None or old is None or UNCHANGED not in (change.new or ()):
         return new
