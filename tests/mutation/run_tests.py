@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 REACH = Path("reach.json")
@@ -55,19 +56,29 @@ def main() -> int:
     # tests with a database are all marked slow, and are needed for this folder
     marks = [] if all(folder.startswith("tests/postgres") for folder in folders) else ["-m", "not slow"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", *marks, "-p", "no:randomly", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(SOURCE.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
     module = changed(original)
     if module is None:
-        return subprocess.run(
-            [*command, "-p", "tests.mutation.reach", *folders], env=environment, check=False
-        ).returncode
+        return run([*command, "-p", "tests.mutation.reach", *folders])
     arguments = selected(module, original, folders)
     if not arguments:
         print("no test calls this function")
         return 0
     tests = Path("selected.txt")
     tests.write_text("\n".join(arguments), encoding="utf-8")
-    return subprocess.run([*command, f"@{tests}"], env=environment, check=False).returncode
+    return run([*command, f"@{tests}"])
+
+
+def run(command: list[str]) -> int:
+    """Run a command on the copy's sources and return its exit status. It is killed when our own parent process ends."""
+    environment = os.environ | {"PYTHONPATH": str(SOURCE.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
+    parent = os.getppid()
+    with subprocess.Popen(command, env=environment) as process:
+        while process.poll() is None:
+            if os.getppid() != parent:
+                process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+    return process.returncode
 
 
 if __name__ == "__main__":
