@@ -63,7 +63,7 @@ def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], p
     """After close no ticket, deadline or active channel is left, within a time limit, whatever the peer does (R10)."""
     story = Story()
     begin(story)
-    owed = set(story.session._context.tickets._open)
+    owed = story.session.pending_tickets
     closed = story.call(story.session.close)
     if polite and story.session.state is ConnectionState.CLOSING:
         story.drop(1000)
@@ -246,8 +246,8 @@ def test_opening_and_closing_two_hundred_times_leaves_nothing() -> None:
         STATES[turn % len(STATES)](story)
         story.call(story.session.close)
         story.run_for(5.1)
-        context = story.session._context
-        assert (len(context.tickets), len(context.replies), len(context.timers)) == (0, 0, 0)
+        sizes = story.session.table_sizes()
+        assert (sizes["tickets"], sizes["requests"], sizes["deadlines"]) == (0, 0, 0)
 
 
 def test_removing_a_channel_ends_its_object(story: Story) -> None:
@@ -271,7 +271,7 @@ def test_every_ticket_is_resolved_once_when_socket_and_client_end_together() -> 
     """Calls pending when a socket dies and the client closes at the same instant are resolved once (R31)."""
     story = Story()
     busy(story)
-    owed = set(story.session._context.tickets._open)
+    owed = story.session.pending_tickets
     story.drop(1006)
     story.call(story.session.close)
     story.run_for(6)

@@ -323,5 +323,5 @@ def test_after_a_jump_the_next_join_carries_a_token_fetched_after_it(make_story:
     assert story.session.state is ConnectionState.CONNECTING
     story.give_token("fresh")
     story.accept()
-    story.give_token("fresh") if story.session._context.tokens.fetching else None
+    story.give_token("fresh") if story.session.is_fetching_token else None
     assert story.sent("phx_join")[-1].payload["access_token"] == "fresh"

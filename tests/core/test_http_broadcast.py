@@ -33,7 +33,7 @@ def made(payload: Any = None, *, topic: str = "room", event: str = "typing", **o
     return http_message(topic, event, body, **given)
 
 
-def test_one_message_goes_by_the_single_form():
+def test_one_message_uses_the_single_form():
     """Topic and event are percent-encoded parts of the path, the payload is the body, privacy is in the query."""
     form = single_form(made({"n": 1}, topic="room:a/b?c", event="tipp#ü%", private=True))
     assert form is not None
@@ -58,18 +58,18 @@ def test_some_messages_need_the_batch_form(options: dict[str, Any]):
     assert single_form(made(**options)) is None
 
 
-def test_a_private_key_further_down_is_harmless():
+def test_a_nested_member_private_does_not_matter():
     """Only a top-level `private` is read as an option, so nested ones are sent in the single form."""
     assert single_form(made({"a": {"private": True}, "privately": 1})) is not None
 
 
-def test_an_escaped_private_key_is_seen():
+def test_an_escaped_member_private_is_found():
     """An escaped key counts by its decoded value."""
     assert http_message("room", "e", rb'{"\u0070rivate":true}', json=True, private=False, id=None).overrides
 
 
 @pytest.mark.parametrize("payload", ["[1]", '"text"', "7", "null", "true"])
-def test_only_objects_go_by_http(payload: str):
+def test_only_objects_can_be_sent_by_http(payload: str):
     """A JSON value that is not an object is refused, since the server would wrap it."""
     with pytest.raises(InvalidArgumentError, match="JSON object"):
         http_message("room", "e", payload.encode(), json=True, private=False, id=None)
@@ -105,7 +105,7 @@ def test_a_batch_has_each_message():
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 4_000_000)), max_size=12), st.one_of(st.none(), st.integers(1, 4))
 )
-def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], most: int | None):
+def test_batches_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], most: int | None):
     """Splitting messages into requests loses none, keeps their order, and no request exceeds a limit."""
     letters = [HttpMessage("t", str(index), bytes(size), json=json) for index, (json, size) in enumerate(messages)]
     cut = list(batches(letters, most))
@@ -116,7 +116,7 @@ def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], mo
         assert len(run) <= (most or 12)
 
 
-def test_runs_are_as_few_as_can_be():
+def test_there_are_as_few_batches_as_possible():
     """JSON messages that fit share a request."""
     letters = [made({"n": n}) for n in range(5)]
     assert [len(run) for run in batches(letters, None)] == [5]
@@ -125,7 +125,7 @@ def test_runs_are_as_few_as_can_be():
     assert list(batches([], None)) == []
 
 
-def test_a_request_is_full_when_its_messages_are():
+def test_a_batch_is_limited_by_the_bytes_of_its_messages():
     """Two messages that are each a little under half of the limit share a request; larger ones do not."""
     half = http_broadcast.BATCH_BYTES // 2
     for size, runs in ((half - 1000, [2]), (half + 1000, [1, 1])):
@@ -133,7 +133,7 @@ def test_a_request_is_full_when_its_messages_are():
         assert [len(run) for run in batches(letters, None)] == runs
 
 
-def test_a_request_with_names_that_grow_is_within_the_limit():
+def test_a_batch_of_names_that_are_escaped_is_within_the_limit():
     """JSON writes a control character in six bytes; a request is not larger than the limit and not far below it."""
     letters = [HttpMessage("\x01" * 50_000, "\x01" * 50_000, b"{}") for _ in range(20)]
     first, *_ = batches(letters, None)
@@ -175,13 +175,13 @@ def error(text: str) -> bytes:
         (504, b"", HttpOutcome.UNKNOWN),
     ],
 )
-def test_answers_are_judged(status: int, body: bytes, verdict: HttpOutcome):
+def test_responses_are_classified(status: int, body: bytes, verdict: HttpOutcome):
     """Each response of the server or a gateway shows whether the message was accepted or may be later."""
     assert classify(status, body) is verdict
 
 
 @pytest.mark.parametrize("verdict", HttpOutcome)
-def test_only_what_deceives_nobody_is_repeated(verdict: HttpOutcome):
+def test_only_requests_without_hidden_duplicates_are_repeated(verdict: HttpOutcome):
     """A request is repeated if it was certainly not accepted, or possibly accepted and all messages have an id."""
     named, plain = made(id=ID), made()
     later, unsure = verdict is HttpOutcome.RETRY_LATER, verdict is HttpOutcome.UNKNOWN
@@ -205,7 +205,7 @@ def orders(harness: SessionHarness) -> list[PublishByHttp]:
     return [effect for effect in harness.effects if isinstance(effect, PublishByHttp)]
 
 
-def test_a_broadcast_goes_out_by_http_while_not_joined():
+def test_a_broadcast_is_sent_by_http_while_not_joined():
     """The effect has the channel's privacy and its own token, and its outcome goes to the caller (R31)."""
     harness = offline()
     room = harness.channel(private=True, token="its-own")
@@ -229,7 +229,7 @@ def test_a_channel_without_a_token_of_its_own_uses_the_newest():
     assert harness.session.http_broadcasts.token == Secret("newer")
 
 
-def test_what_http_cannot_carry_is_refused_at_the_call():
+def test_payloads_that_http_cannot_carry_are_refused_at_the_call():
     """A payload that is not an object, or too large, raises, and no ticket is pending."""
     harness = offline(limits=Limits(payload_bytes=10))
     room = harness.channel()
@@ -241,7 +241,7 @@ def test_what_http_cannot_carry_is_refused_at_the_call():
     assert harness.session.stats().pending == 0
 
 
-def test_a_post_is_settled_once():
+def test_a_ticket_of_http_is_resolved_once():
     """`close()` resolves the ticket first, and the later response has no effect (R31)."""
     harness = offline()
     ticket = harness.call(harness.session.broadcast, harness.channel(), MESSAGE)
@@ -281,7 +281,7 @@ def provided() -> Provided:
     return harness
 
 
-def test_a_refresh_gives_the_newest_token():
+def test_a_refresh_returns_the_newest_token():
     """Concurrent callers share one request to the provider."""
     harness = provided()
     one, two = (
@@ -294,7 +294,7 @@ def test_a_refresh_gives_the_newest_token():
     assert harness.outcome(one) == harness.outcome(two) == harness.session.http_broadcasts.token == Secret("second")
 
 
-def test_a_refresh_that_fails_says_why():
+def test_a_failed_refresh_raises_the_reason():
     """The outcome is the provider's error or its timeout, and the old token stays (R27)."""
     harness = provided()
     raised = harness.call(harness.session.http_broadcasts.refresh)
@@ -306,7 +306,7 @@ def test_a_refresh_that_fails_says_why():
     assert harness.session.http_broadcasts.token == Secret("first")
 
 
-def test_a_token_that_the_user_sets_answers_a_refresh():
+def test_a_token_set_by_the_user_completes_a_refresh():
     """A caller that waits for the provider gets a token that the user sets in the meantime."""
     harness = provided()
     ticket = harness.call(harness.session.http_broadcasts.refresh)

@@ -66,7 +66,7 @@ NOBODY: Entries = {}
 # --- what is told
 
 
-def test_a_join_a_leave_and_an_update_are_told_as_what_they_are() -> None:
+def test_joins_leaves_and_updates_are_reported_as_such() -> None:
     """A new meta is a join, a removed one a leave, one that names the ref it replaces an update (R45)."""
     roster = settled(NOBODY)
     assert told(roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY))) == [("join", "ada", ["A"], [])]
@@ -77,7 +77,7 @@ def test_a_join_a_leave_and_an_update_are_told_as_what_they_are() -> None:
     assert refs(roster.state()) == {}
 
 
-def test_a_key_lives_until_its_last_device_is_gone() -> None:
+def test_a_key_stays_until_its_last_device_has_left() -> None:
     """A key with two metas keeps one when the other leaves; only the last leave removes the key (R45)."""
     roster = settled({"ada": [meta("A"), meta("B")]})
     assert told(roster.apply(raw(NOBODY), raw({"ada": [meta("A")]}))) == [("leave", "ada", ["B"], ["A", "B"])]
@@ -85,7 +85,7 @@ def test_a_key_lives_until_its_last_device_is_gone() -> None:
     assert told(roster.apply(raw({"ada": [meta("C")]}), raw(NOBODY))) == [("join", "ada", ["B", "C"], ["B"])]
 
 
-def test_a_leave_of_somebody_unknown_ends_nothing() -> None:
+def test_a_leave_of_an_unknown_meta_has_no_effect() -> None:
     """In a diff with an unknown leave the other keys are applied and reported; alone it has no effect (R45)."""
     roster = settled({"ada": [meta("A")]})
     events = roster.apply(raw({"bob": [meta("B")]}), raw({"ghost": [meta("X")], "ada": [meta("A")]}))
@@ -95,7 +95,7 @@ def test_a_leave_of_somebody_unknown_ends_nothing() -> None:
     assert refs(roster.state()) == {"bob": ["B"]}
 
 
-def test_a_diff_that_changes_nothing_tells_nothing() -> None:
+def test_a_diff_without_effect_causes_no_event() -> None:
     """Repeated joins and empty diffs cause no event, no sync, and the same snapshot (R45)."""
     roster = settled({"ada": [meta("A")]})
     before = roster.state()
@@ -104,7 +104,7 @@ def test_a_diff_that_changes_nothing_tells_nothing() -> None:
     assert roster.state() is before
 
 
-def test_diffs_before_the_state_are_held_and_applied_after_it() -> None:
+def test_diffs_before_the_state_are_buffered_and_applied_after_it() -> None:
     """Nothing is reported before the state of this join; then the state, and the buffered diffs in order (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
@@ -132,7 +132,7 @@ def test_a_new_join_does_not_look_as_if_everybody_had_left() -> None:
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B2"], "zoe": ["Z"]}
 
 
-def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
+def test_diffs_buffered_for_an_old_join_are_dropped_with_it() -> None:
     """Diffs buffered for a join that ended are not applied to the state of the next (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
@@ -142,7 +142,7 @@ def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
     assert refs(roster.state()) == {"ada": ["A"]}
 
 
-def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> None:
+def test_diffs_for_an_older_join_are_dropped_when_it_closes() -> None:
     """Diffs received before the close of an older join are included in the state that follows (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
@@ -155,7 +155,7 @@ def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> No
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"]}
 
 
-def test_a_join_without_presence_shows_no_ghosts() -> None:
+def test_a_join_without_presence_clears_the_state() -> None:
     """A join without presence receives no state, so the state of the previous join is cleared (R45)."""
     roster = settled({"ada": [meta("A")]})
     roster.joined(enabled=False)
@@ -163,14 +163,14 @@ def test_a_join_without_presence_shows_no_ghosts() -> None:
     assert told(roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))) == [("join", "bob", ["B"], [])], "not held"
 
 
-def test_a_state_that_nobody_asked_for_is_taken() -> None:
+def test_an_unrequested_state_is_applied() -> None:
     """Old servers send an unrequested state, which is applied."""
     roster = ChannelPresence("room")
     roster.joined(enabled=False)
     assert told(roster.replace(raw({"ada": [meta("A")]}))) == [("join", "ada", ["A"], [])]
 
 
-def test_an_empty_state_is_told_too() -> None:
+def test_an_empty_state_is_reported() -> None:
     """Each presence_state causes one sync, even if it is empty and nothing changed (R45)."""
     roster = settled(NOBODY)
     (event,) = roster.replace(raw(NOBODY))
@@ -188,7 +188,7 @@ def test_snapshots_do_not_change() -> None:
         before["x"] = ()  # pyright: ignore[reportIndexIssue]
 
 
-def test_payloads_come_without_the_servers_members() -> None:
+def test_payloads_exclude_the_members_of_the_server() -> None:
     """`payload` is what was tracked; ref and previous ref are separate attributes (R45)."""
     roster = settled({"ada": [meta("B", "A", name="Ada", phx_custom=1)]})
     (one,) = roster.state()["ada"]
@@ -196,7 +196,7 @@ def test_payloads_come_without_the_servers_members() -> None:
     assert (one.key, one.ref, one.previous_ref, one.payload) == ("ada", "B", "A", {"name": "Ada"})
 
 
-def test_what_waits_for_a_state_that_never_comes_is_bounded() -> None:
+def test_the_number_of_buffered_diffs_is_bounded() -> None:
     """Memory is bounded if a server sends diffs forever and no state (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
@@ -227,7 +227,7 @@ ODD: list[tuple[bytes, dict[str, list[str]]]] = [
 
 
 @pytest.mark.parametrize(("data", "expected"), ODD)
-def test_odd_states_are_read_as_far_as_they_can_be(data: bytes, expected: dict[str, list[str]]) -> None:
+def test_malformed_states_are_read_in_part(data: bytes, expected: dict[str, list[str]]) -> None:
     """Members of the right shape count, others are omitted, and nothing raises (R40, R45)."""
     roster = settled({"ada": [meta("A")]})
     roster.replace(Raw(data))
@@ -235,7 +235,7 @@ def test_odd_states_are_read_as_far_as_they_can_be(data: bytes, expected: dict[s
 
 
 @pytest.mark.parametrize(("data", "_"), ODD)
-def test_odd_diffs_do_not_raise(data: bytes, _: object) -> None:
+def test_malformed_diffs_do_not_raise(data: bytes, _: object) -> None:
     """Either half of a diff may be malformed: the other half of a readable one is applied (R40, R45)."""
     for halves in ((Raw(data), raw(NOBODY)), (raw(NOBODY), Raw(data))):
         roster = settled({"ada": [meta("A")]})
@@ -332,7 +332,7 @@ def here(state: PresenceState) -> dict[str, set[str]]:
 
 
 @given(STEPS)
-def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
+def test_the_events_add_up_to_the_state(steps: list[Any]) -> None:
     """The events alone describe the state, between two syncs and through every rejoin (R45)."""
     roster = ChannelPresence("room")
     known: dict[str, set[str]] = {}
@@ -356,7 +356,7 @@ def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
 # --- through the session
 
 
-def test_presence_goes_through_the_wire(each: Story) -> None:
+def test_presence_frames_cause_events(each: Story) -> None:
     """State and diffs reach listeners of the active join, in both versions, whatever the keys are called (R45)."""
     each.open()
     room = each.channel()
@@ -376,7 +376,7 @@ def test_presence_goes_through_the_wire(each: Story) -> None:
     assert each.session.presence_state(room) == {}
 
 
-def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
+def test_presence_of_topics_is_separate(each: Story) -> None:
     """Two channels have separate presence states (R45)."""
     each.open()
     one, two = each.joined("one", presence_key="a"), each.joined("two", presence_key="a")
@@ -386,7 +386,7 @@ def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
     assert set(each.session.presence_state(two)) == {"bob"}
 
 
-def test_presence_of_too_many_is_bounded_and_counted() -> None:
+def test_presence_of_too_many_members_is_bounded_and_counted() -> None:
     """One key with half a million devices, and an excessive number of participants."""
     metas = [meta(str(number)) for number in range(MAX_METAS + 5)]
     roster = settled({"a": metas})
@@ -400,7 +400,7 @@ def test_presence_of_too_many_is_bounded_and_counted() -> None:
     assert (len(roster.state()), roster.malformed) == (MAX_KEYS, 1)
 
 
-def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
+def test_buffered_diffs_are_bounded_in_bytes() -> None:
     """The oldest diffs are dropped, since the state that follows includes them."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
@@ -410,7 +410,7 @@ def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
     assert [event.key for event in events if isinstance(event, PresenceJoin)] == ["7", "8", "9"]
 
 
-def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
+def test_presence_over_the_limits_is_reported(story: Story) -> None:
     """It is not dropped silently, but logged and counted."""
     story.open()
     room = story.channel()

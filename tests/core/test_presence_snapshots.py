@@ -80,7 +80,7 @@ def test_a_snapshot_never_changes(steps: list[tuple[str, str | int, bool]]):
         model.check()
 
 
-def test_the_same_object_until_something_changes():
+def test_a_snapshot_is_the_same_object_until_a_change():
     """Two reads of an unchanged state return the same read-only object."""
     model = Model()
     model.change("a", metas("a", 1))
@@ -124,7 +124,7 @@ def test_len_and_a_lookup_after_each_diff_copy_nothing():
     assert copies <= 2
 
 
-def test_a_whole_read_is_kept():
+def test_the_result_of_an_iteration_is_cached():
     """The merged state of the first iteration is cached."""
     model = Model(MANY)
     whole = allocated(model.live.copy)
@@ -136,7 +136,7 @@ def test_a_whole_read_is_kept():
     assert [allocated(read) > whole / 10 for read in reads] == [False] * len(reads)
 
 
-def test_changes_of_a_state_that_nobody_reads_are_not_kept():
+def test_changes_of_an_unread_state_are_not_recorded():
     """After one read, changes are recorded only up to a limit."""
     model = Model(100)
     model.take()

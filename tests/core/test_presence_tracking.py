@@ -46,7 +46,7 @@ def track(story: Story, room: str, wish: bytes | None, timeout: float | None = 1
     return story.call(story.session.track, room, wish, timeout)
 
 
-def test_track_is_settled_by_its_confirmation(here: Here) -> None:
+def test_track_is_resolved_by_its_confirmation(here: Here) -> None:
     """track and untrack return when the server has confirmed them (R45)."""
     story, room = here
     tracked = track(story, room, b'{"n":1}')
@@ -59,7 +59,7 @@ def test_track_is_settled_by_its_confirmation(here: Here) -> None:
     assert asked(story) == [{"n": 1}, None]
 
 
-def test_a_refused_track_raises_and_the_channel_lives(here: Here) -> None:
+def test_a_refused_track_raises_and_the_channel_stays_joined(here: Here) -> None:
     """An error reply reaches the caller as PushError; the request is not repeated (R45)."""
     story, room = here
     tracked = track(story, room, b'{"n":1}')
@@ -70,7 +70,7 @@ def test_a_refused_track_raises_and_the_channel_lives(here: Here) -> None:
     assert story.state(room) is ChannelState.JOINED
 
 
-def test_an_unanswered_track_times_out_and_the_next_wish_goes_out(here: Here) -> None:
+def test_an_unanswered_track_times_out_and_the_next_payload_is_sent(here: Here) -> None:
     """Without a reply the caller times out; the server's state is unknown, so any newer payload is sent."""
     story, room = here
     tracked = track(story, room, b'{"n":1}', None)
@@ -82,7 +82,7 @@ def test_an_unanswered_track_times_out_and_the_next_wish_goes_out(here: Here) ->
     assert story.outcome(untracked) is None
 
 
-def test_a_refused_presence_that_nobody_waits_for_is_reported(story: Story) -> None:
+def test_a_refused_presence_without_a_caller_is_reported(story: Story) -> None:
     """If the track after a rejoin is refused or not answered, `on_error` is called (R45)."""
     story.open()
     room = story.channel(presence_key="ada")
@@ -97,7 +97,7 @@ def test_a_refused_presence_that_nobody_waits_for_is_reported(story: Story) -> N
     assert [type(error) for error in story.errors] == [PushError, OperationTimeout]
 
 
-def test_the_wish_is_sent_again_after_every_rejoin_until_untrack(each: Story) -> None:
+def test_the_payload_is_sent_again_after_every_rejoin_until_untrack(each: Story) -> None:
     """Each join is followed by one track of the latest payload, before anything else; none after untrack (R45)."""
     each.open()
     room = each.channel(presence_key="ada")
@@ -141,7 +141,7 @@ def test_a_first_track_without_presence_enables_it(story: Story) -> None:
     assert len(story.sent("phx_join")) == 2
 
 
-def test_a_wish_while_not_joined_returns_at_once(story: Story) -> None:
+def test_track_while_not_joined_returns_at_once(story: Story) -> None:
     """In every state that is not joined a track resolves at once; only the latest is sent after the join (R45)."""
     room = story.channel(presence_key="ada")
     for number in range(3):
@@ -153,7 +153,7 @@ def test_a_wish_while_not_joined_returns_at_once(story: Story) -> None:
     assert asked(story) == [3]
 
 
-def test_wishes_are_merged_while_one_is_on_its_way(here: Here) -> None:
+def test_payloads_are_merged_while_a_request_is_in_flight(here: Here) -> None:
     """Of ten payloads in a row the first and the last are sent; the last resolves all callers (R35)."""
     story, room = here
     tickets = [track(story, room, b"%d" % number) for number in range(10)]
@@ -165,7 +165,7 @@ def test_wishes_are_merged_while_one_is_on_its_way(here: Here) -> None:
     assert {story.outcome(ticket) for ticket in tickets} == {None}
 
 
-def test_the_same_wish_again_costs_nothing(here: Here) -> None:
+def test_the_same_payload_is_not_sent_again(here: Here) -> None:
     """A payload that the server already has resolves at once, without a request (R35)."""
     story, room = here
     track(story, room, b"1")
@@ -174,7 +174,7 @@ def test_the_same_wish_again_costs_nothing(here: Here) -> None:
     assert len(story.sent("presence")) == 1
 
 
-def test_no_more_presence_calls_than_the_server_takes(here: Here) -> None:
+def test_presence_requests_stay_within_the_limit_of_the_server(here: Here) -> None:
     """The sixth call in 30 s is delayed; the latest payload is sent when the window ends (R35)."""
     story, room = here
     for number in range(5):
@@ -189,7 +189,7 @@ def test_no_more_presence_calls_than_the_server_takes(here: Here) -> None:
     assert {story.outcome(ticket) for ticket in tickets} == {None}
 
 
-def test_a_track_that_the_limit_holds_too_long_says_so_and_stays_a_wish(here: Here) -> None:
+def test_a_track_delayed_too_long_by_the_limit_raises_and_is_sent_later(here: Here) -> None:
     """After its timeout the caller gets RateLimitedError with the limit; the payload is sent anyway (R35)."""
     story, room = here
     for number in range(5):
@@ -204,7 +204,7 @@ def test_a_track_that_the_limit_holds_too_long_says_so_and_stays_a_wish(here: He
     assert asked(story)[-1] == 5
 
 
-def test_a_new_join_counts_anew(here: Here) -> None:
+def test_a_new_join_restarts_the_rate_limit(here: Here) -> None:
     """After a rejoin five calls are allowed again at once: the server counts per channel process (R35)."""
     story, room = here
     for number in range(5):
@@ -238,7 +238,7 @@ def test_the_server_never_has_to_enforce_its_presence_limit() -> None:
 
 
 @pytest.mark.parametrize("calls", [1, 3, None])
-def test_the_presence_limit_is_a_setting(make_story: Callable[..., Story], calls: int | None) -> None:
+def test_the_presence_limit_is_an_option(make_story: Callable[..., Story], calls: int | None) -> None:
     """Another limit, or none, is respected (R35)."""
     story = make_story(limits=Limits(presence_calls=calls))
     story.open()
@@ -249,7 +249,7 @@ def test_the_presence_limit_is_a_setting(make_story: Callable[..., Story], calls
     assert len(story.sent("presence")) == (20 if calls is None else calls)
 
 
-def test_the_allowance_is_the_servers_window() -> None:
+def test_the_allowance_follows_the_window_of_the_server() -> None:
     """The window starts with the first call; the first call after it starts another."""
     allowance = Allowance(2, 30.0)
     assert allowance.ready_at(100.0) == 100.0
@@ -264,7 +264,7 @@ def test_the_allowance_is_the_servers_window() -> None:
 
 
 @pytest.mark.parametrize("how", ["leave", "remove", "cancel", "drop", "closed"])
-def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> None:
+def test_every_end_resolves_the_callers_of_track(here: Here, how: str) -> None:
     """Leaving, removing, losing or closing fails the callers with a reason; the payload is kept (R31)."""
     story, room = here
     tracked = track(story, room, b"1", None)
@@ -291,7 +291,7 @@ def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> 
         assert asked(story) == [1, 1]
 
 
-def test_a_wish_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
+def test_a_payload_set_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
     """During a rejoin nothing is sent on the old join: the payload is sent once, on the new one (R45)."""
     story, room = here
     story.collect(room, changes("users"))
@@ -309,7 +309,7 @@ def test_a_wish_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
 # --- a first wish after the join
 
 
-def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
+def test_a_first_track_without_listeners_opens_no_gap(each: Story) -> None:
     """track() after subscribe() rejoins for presence; without any listener no gap is reported (R17, R44)."""
     each.open()
     room = each.joined()
@@ -322,7 +322,7 @@ def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
     assert each.reports(GapReported) == []
 
 
-def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:
+def test_a_first_track_opens_a_gap_for_what_has_listeners(each: Story) -> None:
     """The rejoin may lose broadcasts; presence has no listener, so it is not in the gap (R17, R44)."""
     each.open()
     room = each.channel()
@@ -335,7 +335,7 @@ def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:
     assert [(gap.reason, gap.lost) for gap in told] == [("rejoin", {"broadcast"})]
 
 
-def test_a_listener_that_comes_while_a_first_wish_joins_again_is_told(each: Story) -> None:
+def test_a_listener_added_during_the_rejoin_of_a_first_track_gets_the_gap(each: Story) -> None:
     """It may have missed events since it was added (R44)."""
     each.open()
     room = each.joined()
@@ -350,7 +350,9 @@ def test_a_listener_that_comes_while_a_first_wish_joins_again_is_told(each: Stor
 # --- limits of the project
 
 
-def test_presence_calls_of_all_channels_keep_the_rate_of_the_project(make_story: Callable[..., Story]) -> None:
+def test_presence_requests_of_all_channels_stay_within_the_rate_of_the_project(
+    make_story: Callable[..., Story],
+) -> None:
     """With 2 a second, six channels that track at once take three seconds, and all are tracked (R35)."""
     story = make_story(limits=Limits(presence_per_second=2))
     story.open()
@@ -390,7 +392,7 @@ def test_a_payload_that_is_too_large_is_refused_at_once(make_story: Callable[...
 
 
 @pytest.mark.parametrize("late", [0.05, 0.2, 0.4])
-def test_a_first_push_that_was_slow_makes_the_sixth_wait_longer(late: float) -> None:
+def test_a_slow_first_request_delays_the_sixth(late: float) -> None:
     """The server's window starts when it receives the first push: the sixth is sent after its end (R35)."""
     world = World(hub=HubOptions(secret=SECRET, limits=ServerLimits(presence_calls=5)))
     ada = world.client()

@@ -294,7 +294,7 @@ def test_a_late_answer_does_not_restore_a_token_after_sign_out(asking: Story) ->
     asking.give_token("one again")
     asking.answer_join()
     assert tokens(asking) == [None]
-    assert asking.session._context.tokens.current is None
+    assert asking.session.http_broadcasts.token is None
     assert asking.sent("access_token") == []
 
 

@@ -87,7 +87,7 @@ def test_a_provider_that_repeats_a_refused_token_is_reported_and_tried_slowly(as
     for _ in range(3):
         before = len(asking.sent("phx_join"))
         for _ in range(240):
-            if asking.session._context.tokens.fetching:
+            if asking.session.is_fetching_token:
                 asking.give_token("dead")
             if asking.state(room) is ChannelState.JOINING:
                 if how == "refused":
@@ -115,7 +115,7 @@ def test_a_provider_of_expired_tokens_is_called_at_increasing_intervals(asking: 
     fetches = asking.fetches
     for _ in range(300):
         asking.run_alive(1)
-        if asking.session._context.tokens.fetching:
+        if asking.session.is_fetching_token:
             asking.give_token(dead)
     assert asking.fetches - fetches <= 20, "in five minutes"
 

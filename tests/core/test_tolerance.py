@@ -105,7 +105,7 @@ BINARIES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_text_that_is_no_frame_is_counted_and_survived(live: Live, name: str) -> None:
+def test_text_that_is_not_a_frame_is_counted_and_dropped(live: Live, name: str) -> None:
     """Broken JSON, wrong shapes, bad UTF-8 and deep nesting are counted; later frames arrive (R40)."""
     story, _, heard = live
     story.receive_raw(TEXTS[name])
@@ -115,7 +115,7 @@ def test_text_that_is_no_frame_is_counted_and_survived(live: Live, name: str) ->
 
 
 @pytest.mark.parametrize("name", BINARIES)
-def test_bytes_that_are_no_frame_are_counted_and_survived(live: Live, name: str) -> None:
+def test_bytes_that_are_not_a_frame_are_counted_and_dropped(live: Live, name: str) -> None:
     """Unknown kinds and truncated headers are counted; later frames arrive (R40)."""
     story, _, _ = live
     story.receive_raw(BINARIES[name], binary=True)
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_frame_are_counted_and_survived(live: Live, name: str)
     assert still_hears(live)
 
 
-def test_the_servers_dozen_of_garbage_is_survived(live: Live) -> None:
+def test_twelve_unreadable_frames_in_a_row_are_dropped(live: Live) -> None:
     """The frames of the local server's fault `garbage` end nothing (R40)."""
     story, _, _ = live
     for data, binary_ in GARBAGE:
@@ -132,7 +132,7 @@ def test_the_servers_dozen_of_garbage_is_survived(live: Live) -> None:
     assert still_hears(live)
 
 
-def test_binary_frames_of_plain_phoenix_are_known_and_counted(live: Live) -> None:
+def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
     """Kinds 0 to 2, which the server does not use, are reported as unknown, not as garbage (R40)."""
     story, room, _ = live
     for layout in (binary.PUSH_DOWN, binary.REPLY, binary.BROADCAST):
@@ -182,7 +182,7 @@ def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: obje
     "event",
     ["broadcast", "postgres_changes", "presence_state", "presence_diff", "system", "phx_reply", "phx_close", "new_one"],
 )
-def test_any_json_as_the_payload_of_any_event_is_survived(live: Live, event: str, payload: object) -> None:
+def test_any_json_as_the_payload_of_any_event_raises_nothing(live: Live, event: str, payload: object) -> None:
     """Any value in place of an object raises no exception, and the next frames arrive (R40)."""
     story, room, _ = live
     story.receive_raw(text(story, None, None, room, event, payload))
@@ -210,7 +210,7 @@ def test_any_json_as_the_payload_of_any_event_is_survived(live: Live, event: str
         ("phx_error", "reason"),
     ],
 )
-def test_any_json_as_any_member_is_survived(live: Live, event: str, member: str, value: object) -> None:
+def test_any_json_as_any_member_raises_nothing(live: Live, event: str, member: str, value: object) -> None:
     """Each member of each event may have any type: no exception, and the next frames arrive (R40)."""
     story, room, _ = live
     whole: dict[str, Any] = {
@@ -305,7 +305,7 @@ def test_a_message_for_a_channel_may_carry_any_extension(live: Live) -> None:
     assert story.state(room).value == "joined"
 
 
-def test_replies_that_nobody_waits_for_are_counted(live: Live) -> None:
+def test_replies_without_a_pending_request_are_counted(live: Live) -> None:
     """A reply with an unknown ref, none, or one already answered is counted and resolves nothing (R40)."""
     story, room, _ = live
     join = story.sent("phx_join")[-1]

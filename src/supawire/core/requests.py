@@ -166,6 +166,9 @@ class Tickets:
     def __contains__(self, ticket: object) -> bool:
         return ticket in self._open
 
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._open)
+
     def __len__(self) -> int:
         return len(self._open)
 

@@ -191,6 +191,16 @@ class Session:
         """Whether a request or a join is waiting for its reply."""
         return bool(self._context.replies) or self._joins.unanswered > 0
 
+    @property
+    def pending_tickets(self) -> frozenset[Ticket]:
+        """The tickets of all pending calls."""
+        return frozenset(self._context.tickets)
+
+    @property
+    def is_fetching_token(self) -> bool:
+        """Whether a request to the token provider is pending."""
+        return self._context.tokens.fetching
+
     def stats(self) -> Stats:
         """Return the counters."""
         return self._context.stats(self.state, sum(channel.queued for channel in self._channels.values()))
