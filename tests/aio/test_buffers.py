@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Socket:
-    """What a valve turns, and whether a request waits for its reply."""
+    """A socket whose reading is paused and resumed, and whether a request waits for its reply."""
 
     def __init__(self) -> None:
         self.reads = True
@@ -37,7 +37,7 @@ class Socket:
         self.reads = reads
 
 
-async def test_reading_goes_on_when_half_of_the_room_is_free():
+async def test_reading_resumes_when_the_buffer_is_half_empty():
     """A full buffer stops reading, and the reading goes on only when it is half empty, however often that happens."""
     socket = Socket()
     buffer = Pause(4, socket.flow_control)
@@ -53,7 +53,7 @@ async def test_reading_goes_on_when_half_of_the_room_is_free():
 
 
 async def test_reading_never_stops_while_a_request_waits_for_its_reply():
-    """The valve refuses to close while a reply is awaited, and opens when one is awaited since."""
+    """Reading is not paused while a reply is awaited, and resumes when a request has been sent since."""
     socket = Socket()
     socket.awaits_reply = True
     assert not socket.flow_control.pause_reading("a") and socket.reads
@@ -67,7 +67,7 @@ async def test_reading_never_stops_while_a_request_waits_for_its_reply():
 
 
 async def test_reading_stops_for_a_bounded_time():
-    """When its time is over the valve opens, and a holder that has had no room since stops nothing again."""
+    """Reading resumes after the longest pause, and a buffer that is still full cannot pause it again."""
     socket = Socket()
     flow_control = FlowControl(0.0, lambda: False, socket.set_reading)
     assert flow_control.pause_reading("a") and not socket.reads
@@ -96,8 +96,8 @@ MADE: dict[str, tuple[Callable[[], Buffer], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", MADE)
-async def test_events_with_too_many_bytes_go_as_the_policy_says(name: str):
-    """As many stay as fit; what was dropped is counted, and told where the policy tells."""
+async def test_events_with_too_many_bytes_are_dropped_by_the_policy(name: str):
+    """As many events stay as fit; dropped ones are counted, and some policies raise an error."""
     make, kept = MADE[name]
     buffer = make()
     buffer.max_bytes = 3000
@@ -113,7 +113,7 @@ async def test_events_with_too_many_bytes_go_as_the_policy_says(name: str):
 
 
 async def test_one_event_may_have_any_number_of_bytes():
-    """Else it could never be had."""
+    """A single event may have any size, because otherwise it could never be delivered."""
     buffer = Buffer(100)
     buffer.max_bytes = 10
     buffer.put(large(0))
@@ -122,8 +122,8 @@ async def test_one_event_may_have_any_number_of_bytes():
 
 
 @pytest.mark.parametrize("kind", [ThreadBuffer, LeanThreadBuffer])
-async def test_so_are_buffers_for_threads(kind: type[ThreadBuffer]):
-    """The consumer is woken up, since an error waits for it."""
+async def test_buffers_of_threads_are_bounded_in_bytes(kind: type[ThreadBuffer]):
+    """A thread buffer drops events by its policy, and the consumer gets the error."""
     inner = Buffer(100)
     inner.max_bytes = 3000
     kept = kind(inner, ThreadFlowControl(flow_control(), asyncio.get_running_loop()))
@@ -135,8 +135,8 @@ async def test_so_are_buffers_for_threads(kind: type[ThreadBuffer]):
     assert isinstance(kept.take_error(), SlowConsumerError)
 
 
-async def test_what_an_event_weighs():
-    """The bytes that it keeps of its frame."""
+async def test_the_bytes_that_an_event_keeps():
+    """It is the number of bytes of its frame that are kept."""
     row = Insert[Any]("room", ChangeData("public", "t", "INSERT", record=Raw(b"12345"), old_record=Raw(b"1")))
     events = (large(0), row, Broadcast("room", "e", b"123"), Broadcast("room", "e", [1]))
     assert [kept_bytes(event) for event in events] == [1000, 6, 3, 0]

@@ -128,7 +128,7 @@ async def test_whatever_on_error_raises_is_logged(kind: type[BaseException], cap
 
 @pytest.mark.parametrize("kind", EXITS)
 @pytest.mark.parametrize("place", ["plain", "async", "on_error", "provider", "on_frame", "fetch"])
-def test_a_wish_to_exit_ends_the_program(kind: type[BaseException], place: str):
+def test_an_exit_request_ends_the_program(kind: type[BaseException], place: str):
     """SystemExit and KeyboardInterrupt on the event loop leave it, as they leave any callback or task of asyncio."""
 
     def leave(*_: Any) -> Any:
@@ -163,7 +163,7 @@ def test_a_wish_to_exit_ends_the_program(kind: type[BaseException], place: str):
 
 
 @pytest.mark.parametrize("kind", EXITS)
-async def test_a_wish_to_exit_on_a_thread_is_reported(kind: type[BaseException]):
+async def test_an_exit_request_on_a_thread_is_reported(kind: type[BaseException]):
     """On the thread of handlers it could end nothing but that thread: it goes to `on_error` like any other."""
     errors = list[Exception]()
 
@@ -179,7 +179,7 @@ async def test_a_wish_to_exit_on_a_thread_is_reported(kind: type[BaseException])
         assert causes(errors) == [kind] and client.state is ConnectionState.OPEN
 
 
-async def test_a_client_that_the_end_of_the_loop_closes_blames_nobody(caplog: pytest.LogCaptureFixture):
+async def test_a_client_closed_by_the_end_of_the_loop_logs_no_error(caplog: pytest.LogCaptureFixture):
     """Tasks that asyncio.run cancels at its end, in any order, are no errors of handlers, providers or `fetch`."""
     errors = list[Exception]()
 
@@ -239,7 +239,7 @@ async def test_a_plain_handler_may_return_an_awaitable(thread: bool):
         assert len(heard) == 5
 
 
-async def test_what_a_plain_handler_returns_waits_within_bounds():
+async def test_awaitables_of_a_plain_handler_are_bounded():
     """At most `buffer` awaitables wait; more are dropped as events of an async handler are, and counted."""
     errors, gate, begun = list[Exception](), asyncio.Event(), list[Any]()
 
@@ -373,7 +373,7 @@ async def test_a_handler_may_close_the_client_in_any_way(way: Callable[[AsyncCli
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "supawire-handler"]
 
 
-async def test_a_task_of_an_earlier_call_spares_nobody():
+async def test_a_task_of_an_earlier_call_excludes_no_handler_from_the_shutdown():
     """A task that a handler started, and that closes the client later, does not keep the present call alive."""
     cancelled, later, go = list[bool](), list[asyncio.Task[None]](), asyncio.Event()
 

@@ -54,7 +54,7 @@ async def joined(
 @pytest.mark.anyio
 @pytest.mark.parametrize("topic", ["room", "realtime:room"])
 async def test_one_message_needs_no_channel(server: LocalServer, topic: str):
-    """A published message reaches those who have joined its topic, given with `realtime:` or without (R34)."""
+    """A published message reaches those who have joined its topic, given with `realtime:` or without."""
     async with joined(server, "room") as (_, heard), connect_async(server.url, server.anon_key) as sender:
         assert await sender.publish(topic, "typing", {"user": "alice"}) == BY_ITSELF
         message = await anext(heard)
@@ -84,7 +84,7 @@ async def test_names_of_dots_arrive(server: LocalServer, names: tuple[str, str])
     "data", [b"\x00\xff", bytearray(b"ab"), memoryview(b"cd"), b""], ids=["bytes", "bytearray", "memoryview", "empty"]
 )
 async def test_bytes_arrive_as_bytes(server: LocalServer, data: Any):
-    """Bytes of any kind arrive as they are (R34)."""
+    """Bytes of any kind arrive as they are."""
     async with joined(server, "bytes") as (client, heard):
         assert await client.publish("bytes", "ink", data) == BY_ITSELF
         assert (await anext(heard)).payload == bytes(data)
@@ -118,7 +118,7 @@ async def test_private_messages_reach_the_private_room(server: LocalServer, payl
 
 
 @pytest.mark.anyio
-async def test_who_may_not_send_is_told(server: LocalServer):
+async def test_a_sender_without_permission_gets_an_error(server: LocalServer):
     """A private message that the token may not send is refused by the single form, and only *accepted* by the batch."""
     async with connect_async(server.url, server.anon_key) as client:
         with pytest.raises(HttpError) as caught:
@@ -180,7 +180,7 @@ async def test_a_limit_of_the_server_is_429():
 
 
 @pytest.mark.anyio
-async def test_a_strict_server_takes_what_is_published():
+async def test_a_strict_server_accepts_published_messages():
     """The server with the real one's delays and limits takes single messages, batches and private ones."""
     with LocalServer(strict=True) as strict:
         async with joined(strict, "door", private=True) as (client, heard):
@@ -215,7 +215,7 @@ async def test_a_joined_client_gets_what_it_publishes(server: LocalServer):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("private", [True, False])
-async def test_a_broadcast_goes_by_http_while_not_joined(server: LocalServer, private: bool):
+async def test_a_broadcast_is_sent_by_http_while_not_joined(server: LocalServer, private: bool):
     """With `offline="http"` a broadcast on a channel that is not joined arrives, as private
     as the channel is, and the result says how."""
     async with joined(server, "away", private=private) as (_, heard):
@@ -228,7 +228,7 @@ async def test_a_broadcast_goes_by_http_while_not_joined(server: LocalServer, pr
 
 
 @pytest.mark.anyio
-async def test_the_channels_own_token_goes_with_it(server: LocalServer):
+async def test_a_message_is_sent_with_the_token_of_its_channel(server: LocalServer):
     """Where a channel has a token of its own, that one decides whether it may send by HTTP."""
     async with connect_async(server.url, server.anon_key, offline="http") as client:
         denied, allowed = (
@@ -265,7 +265,7 @@ async def answer_batches_only(wire: Wire) -> None:
 
 @pytest.mark.anyio
 async def test_an_old_server_gets_batches():
-    """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not (R34)."""
+    """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not."""
     async with (
         Misbehaver(answer_batches_only) as http,
         serving() as socket,
@@ -343,8 +343,8 @@ def test_a_wrong_http_client_is_refused():
 
 
 @scenario()
-async def test_partial_failures_say_what_became_of_each(client: AsyncClient, http: FakeHttp):
-    """The first failure ends `publish_many`, and the error has the outcome of each message (R31)."""
+async def test_partial_failures_have_the_outcome_of_each_message(client: AsyncClient, http: FakeHttp):
+    """The first failure ends `publish_many`, and the error has the outcome of each message."""
     json: dict[str, Any] = {"topic": "room", "event": "typing", "payload": {}}
     raw = {**json, "payload": b"raw"}
     http.answer(202)
@@ -361,7 +361,7 @@ async def test_partial_failures_say_what_became_of_each(client: AsyncClient, htt
 
 
 @scenario()
-async def test_a_timeout_of_many_is_told_for_each(client: AsyncClient, http: FakeHttp):
+async def test_a_timeout_of_publish_many_has_the_outcome_of_each_message(client: AsyncClient, http: FakeHttp):
     """When the time is over, the messages of that request may have arrived, and the error says so."""
     http.hold()
     error = await refused(client.publish_many([{"topic": "room", "event": "typing", "payload": {}}] * 2))
@@ -389,7 +389,7 @@ async def test_the_limit_on_messages_counts_these_too(client: AsyncClient, http:
 
 @pytest.mark.anyio
 async def test_closing_the_client_ends_requests():
-    """Who waits for an HTTP answer when the client is closed gets `ClosedError`, and nothing goes on (R31)."""
+    """Who waits for an HTTP answer when the client is closed gets `ClosedError`, and nothing goes on."""
     http = FakeHttp()
     http.hold()
     async with connected(http=http) as (client, _):
@@ -421,7 +421,7 @@ async def test_a_client_that_is_ended_from_outside_closes_its_pool(server: Local
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("offline", [False, True])
-async def test_a_caller_who_goes_away_takes_the_request_along(offline: bool):
+async def test_cancelling_the_call_cancels_its_request(offline: bool):
     """Cancelling the call cancels its request, and nothing is owed any more."""
     http = Watched()
     async with connected(http=http, offline="http") as (client, _):
@@ -463,7 +463,7 @@ class Broken:
 
 @pytest.mark.anyio
 async def test_a_broken_http_client_ends_nothing():
-    """What a client of the user's raises is an HttpError of that call; the client goes on (R1)."""
+    """What a client of the user's raises is an HttpError of that call; the client goes on."""
     async with connected(http=Broken()) as (client, _):
         error = await refused(client.publish("room", "typing", {}))
         assert (error.maybe_sent, type(error.__cause__)) == (True, ZeroDivisionError)
@@ -525,7 +525,7 @@ async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: 
 
 @scenario(offline="http")
 async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
-    """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried (R31)."""
+    """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried."""
     http.answer(403, {"message": "Unauthorized"})
     error = await refused(client.channel("room", private=True).broadcast("typing", {}))
     assert (error.status, error.topic) == (403, "room")
@@ -533,8 +533,8 @@ async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
 
 
 @scenario()
-async def test_nothing_goes_by_http_unasked(client: AsyncClient, http: FakeHttp):
-    """Without `offline="http"` a broadcast on a channel that is not joined raises, and no request is made (R34)."""
+async def test_nothing_is_sent_by_http_without_offline_http(client: AsyncClient, http: FakeHttp):
+    """Without `offline="http"` a broadcast on a channel that is not joined raises, and no request is made."""
     with pytest.raises(RealtimeError, match="not joined"):
         await client.channel("room").broadcast("typing", {})
     assert http.requests == []

@@ -18,7 +18,7 @@ BATCH = f"{URL}/realtime/v1/api/broadcast"
 
 
 @scenario()
-async def test_what_goes_out(client: AsyncClient, http: FakeHttp):
+async def test_the_frames_that_are_sent(client: AsyncClient, http: FakeHttp):
     """The address, the content type and the key are as the protocol wants them."""
     await client.publish("room", "typing", {"n": 1})
     await client.publish_many([{"topic": "room", "event": "typing", "payload": {"n": 1}}])
@@ -55,7 +55,7 @@ async def test_options_of_the_client_are_honoured(client: AsyncClient, http: Fak
 
 
 @scenario(token="first-user-token")
-async def test_the_newest_token_says_who_sends(client: AsyncClient, http: FakeHttp):
+async def test_messages_are_sent_with_the_newest_token(client: AsyncClient, http: FakeHttp):
     """The user's newest token is the Authorization, the key where there is none; a foreign `sb_` key never is."""
     for token in ("newer-user-token", "sb_secret_other", None):
         await client.publish("room", "typing", {})
@@ -81,8 +81,8 @@ async def test_a_new_style_key_is_its_own_authorization():
 
 
 @scenario()
-async def test_what_was_not_taken_is_tried_again(client: AsyncClient, http: FakeHttp):
-    """429, 503 and a connection that cannot be made are tried again, with growing jittered waits (R34)."""
+async def test_a_message_that_was_not_accepted_is_retried(client: AsyncClient, http: FakeHttp):
+    """429, 503 and a connection that cannot be made are tried again, with growing jittered waits."""
     http.answer(429)
     http.answer(503)
     http.fail()
@@ -137,7 +137,7 @@ async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp
 
 @scenario()
 async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http: FakeHttp):
-    """No answer within the timeout is OperationTimeout: nobody knows whether it arrived (R31)."""
+    """No answer within the timeout is OperationTimeout: nobody knows whether it arrived."""
     http.hold()
     began = now()
     with pytest.raises(OperationTimeout, match="may still have arrived") as caught:
@@ -146,7 +146,7 @@ async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http
 
 
 @scenario()
-async def test_what_may_have_been_taken_is_not_sent_twice(client: AsyncClient, http: FakeHttp):
+async def test_a_message_that_may_have_been_accepted_is_not_sent_twice(client: AsyncClient, http: FakeHttp):
     """What leaves open whether the message was taken is not followed by another attempt, and the error says so."""
     http.fail(maybe_sent=True)
     for status in (500, 502, 504):
@@ -171,7 +171,7 @@ async def test_a_message_with_an_id_is_repeated(client: AsyncClient, http: FakeH
 
 
 @scenario()
-async def test_what_is_no_better_later_is_not_tried_again(client: AsyncClient, http: FakeHttp):
+async def test_permanent_http_errors_are_not_retried(client: AsyncClient, http: FakeHttp):
     """Refusals for good raise at once: of the message, of the token, and by what is not Realtime."""
     statuses = (200, 302, 400, 401, 403, 413, 415, 422)
     for status in statuses:

@@ -1,4 +1,4 @@
-"""Handlers and iterators: who gets what, in which order, and what a slow one harms."""
+"""Handlers and iterators: events, order, and slow consumers."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ def payloads(heard: list[Any]) -> list[Any]:
 
 
 async def test_a_handler_gets_the_events_of_its_selector():
-    """A plain handler is called with each event of its selector, wildcards with all, in order (R41)."""
+    """A plain handler is called with each event of its selector, wildcards with all, in order."""
     one: list[Any] = []
     every: list[Any] = []
     async with connected() as (client, server):
@@ -99,7 +99,7 @@ async def _append(heard: list[Any], event: Any) -> None:
     ids=["bound", "async partial", "partial", "async object", "async method", "lambda"],
 )
 async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
-    """Functions, partials, objects and bound methods work, async ones included, in order (R37)."""
+    """Functions, partials, objects and bound methods work, async ones included, in order."""
     heard: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
@@ -116,7 +116,7 @@ async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
     [5, "print", lambda: None, lambda a, b: None, [].clear],
     ids=["number", "text", "none", "two", "method"],
 )
-async def test_what_cannot_be_called_with_one_event_raises(handler: Any):
+async def test_a_handler_that_cannot_be_called_with_one_event_raises(handler: Any):
     """A handler that is not callable, or not with one argument, raises when it is registered, and is not kept."""
     async with driven() as (client, _, driver):
         room = client.channel("room")
@@ -182,8 +182,8 @@ async def test_a_handler_registered_twice_is_called_twice():
 
 
 @pytest.mark.parametrize("kind", ["plain", "async", "thread"])
-async def test_a_handler_that_raises_harms_nobody(kind: str):
-    """What a handler raises reaches `on_error` once with its traceback; the next events and handlers go on (R1)."""
+async def test_a_handler_that_raises_affects_no_other_handler(kind: str):
+    """What a handler raises reaches `on_error` once with its traceback; the next events and handlers go on."""
     errors: list[Exception] = []
     heard: list[Any] = []
     other: list[Any] = []
@@ -218,7 +218,7 @@ async def test_a_handler_that_raises_harms_nobody(kind: str):
 @pytest.mark.parametrize("raises", [asyncio.CancelledError, StopIteration, StopAsyncIteration])
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
 async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseException], is_async: bool):
-    """Even a CancelledError that comes out of a handler ends neither the reader nor the handler's task (R1)."""
+    """Even a CancelledError that comes out of a handler ends neither the reader nor the handler's task."""
     errors: list[Exception] = []
     heard: list[Any] = []
 
@@ -243,8 +243,8 @@ async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseExceptio
         assert len(errors) == 3
 
 
-async def test_a_handler_that_cancels_its_own_task_goes_on():
-    """An async handler that cancels the task it runs in is reported and called again (R1)."""
+async def test_a_handler_that_cancels_its_own_task_gets_the_next_event():
+    """An async handler that cancels the task it runs in is reported and called again."""
     heard: list[Any] = []
 
     async def handler(event: Any) -> None:
@@ -267,7 +267,7 @@ async def test_a_handler_that_cancels_its_own_task_goes_on():
 
 
 async def test_an_on_error_that_raises_is_survived():
-    """An error hook that raises is logged and ends nothing (R1)."""
+    """An error hook that raises is logged and ends nothing."""
 
     def hook(error: Exception) -> None:
         raise RuntimeError("no")
@@ -287,8 +287,8 @@ async def test_an_on_error_that_raises_is_survived():
         assert payloads(heard) == [1, 2]
 
 
-async def test_a_slow_async_handler_delays_nobody():
-    """While an async handler waits, other channels receive and acks come (R39)."""
+async def test_a_slow_async_handler_delays_no_other_handler():
+    """While an async handler waits, other channels receive and acks come."""
     gate = asyncio.Event()
     slow: list[Any] = []
     quick: list[Any] = []
@@ -312,8 +312,8 @@ async def test_a_slow_async_handler_delays_nobody():
         assert payloads(slow) == [1]
 
 
-async def test_a_blocking_handler_on_the_thread_delays_nobody():
-    """While a threaded handler blocks, other channels receive, acks come and heartbeats are answered (R39)."""
+async def test_a_blocking_handler_on_the_thread_delays_no_other_handler():
+    """While a threaded handler blocks, other channels receive, acks come and heartbeats are answered."""
     gate = threading.Event()
     blocked: list[Any] = []
     threads: set[str] = set()
@@ -343,7 +343,7 @@ async def test_a_blocking_handler_on_the_thread_delays_nobody():
 
 
 async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error(monkeypatch: pytest.MonkeyPatch):
-    """An event that comes in the last moment calls nobody, and is reported nowhere (R46)."""
+    """An event that comes in the last moment calls nobody, and is reported nowhere."""
     errors: list[Exception] = []
     heard: list[Any] = []
 
@@ -403,8 +403,8 @@ async def test_an_async_handler_that_suppresses_its_cancellation_does_not_delay_
     ("overflow", "expected"),
     [("error", [0, 1, 2, 3]), ("drop_newest", [0, 1, 2, 3]), ("drop_oldest", [0, 7, 8, 9])],
 )
-async def test_what_waits_behind_a_handler_is_bounded(is_async: bool, overflow: Any, expected: list[int]):
-    """More events than `buffer` behind a handler follow the policy; "error" tells once per episode and stays (R39)."""
+async def test_events_waiting_for_a_handler_are_bounded(is_async: bool, overflow: Any, expected: list[int]):
+    """More events than `buffer` behind a handler follow the policy; "error" tells once per episode and stays."""
     errors: list[Exception] = []
     heard: list[Any] = []
     gate: Any = asyncio.Event() if is_async else threading.Event()
@@ -513,7 +513,7 @@ async def test_an_iterator_gets_the_union_of_its_selectors_in_order():
         assert kinds == ["System", "Broadcast", "Insert", "System"]
 
 
-async def test_iterating_joins_a_channel_that_nobody_has_joined():
+async def test_iterating_joins_a_channel_that_is_not_subscribed():
     """The first `next` subscribes; a refusal is raised by it."""
     async with connected() as (client, server):
         stream = client.channel("room").listen(broadcast())
@@ -547,7 +547,7 @@ async def _all(stream: Any) -> list[Any]:
 
 
 async def test_an_iterator_survives_reconnects():
-    """A lost connection does not end an iterator; events of the next join come to it (R15)."""
+    """A lost connection does not end an iterator; events of the next join come to it."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast())
@@ -562,7 +562,7 @@ async def test_an_iterator_survives_reconnects():
 
 
 async def test_an_iterator_raises_why_it_cannot_go_on():
-    """A channel that is refused for good, and a client that gave up, raise their cause in the iterators (R3)."""
+    """A channel that is refused for good, and a client that gave up, raise their cause in the iterators."""
     async with connected(backoff=Backoff(initial=0, max_attempts=1)) as (client, server):
         room, other = client.channel("room"), client.channel("other")
         refused, lost = room.listen(broadcast()), other.listen(broadcast())
@@ -586,7 +586,7 @@ async def test_an_iterator_raises_why_it_cannot_go_on():
             await _all(everything)
 
 
-async def test_an_iterator_that_nobody_holds_is_unregistered():
+async def test_an_unreferenced_iterator_is_unregistered():
     """An iterator without references is forgotten, and one that was closed by `with` too."""
     async with driven() as (client, _, driver):
         room = client.channel("room")
@@ -622,7 +622,7 @@ async def test_an_iterator_outlives_a_cancelled_first_join():
         assert (await anext(heard)).payload == 1
 
 
-async def test_an_iterator_that_nobody_holds_withdraws_the_join_that_it_began():
+async def test_an_unreferenced_iterator_withdraws_its_join():
     """With the last reference to an iterator goes the wish for a channel that was never joined."""
     async with connected() as (client, server):
         server.answers["phx_join"] = None
@@ -701,8 +701,8 @@ async def overflown(server: Server, room: Any, count: int = 10) -> None:
     await settled(50)
 
 
-async def test_overflow_error_raises_after_what_is_there():
-    """ "error": the iterator yields what it has, raises SlowConsumerError once, and goes on (R39)."""
+async def test_overflow_error_raises_after_the_waiting_events():
+    """ "error": the iterator yields what it has, raises SlowConsumerError once, and goes on."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3)
@@ -722,7 +722,7 @@ async def test_overflow_error_raises_after_what_is_there():
     ("overflow", "kept"), [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2])], ids=["oldest", "newest"]
 )
 async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
-    """ "drop_oldest" and "drop_newest" keep the others and count what was dropped (R39)."""
+    """ "drop_oldest" and "drop_newest" keep the others and count what was dropped."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3, overflow=overflow)
@@ -733,7 +733,7 @@ async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
 
 
 async def test_overflow_latest_keeps_the_newest_per_key():
-    """ "latest" keeps one event per key in the order of the keys, and the newest keys when there are too many (R39)."""
+    """ "latest" keeps one event per key in the order of the keys, and the newest keys when there are too many."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
@@ -753,7 +753,7 @@ async def test_overflow_latest_keeps_the_newest_per_key():
 
 
 async def test_overflow_pause_stops_reading():
-    """ "pause": nothing is lost; reading stops while the buffer is full and goes on when it has room (R39)."""
+    """ "pause": nothing is lost; reading stops while the buffer is full and goes on when it has room."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
@@ -765,7 +765,7 @@ async def test_overflow_pause_stops_reading():
 
 
 async def test_a_pause_ends_with_the_first_request():
-    """While a request waits for its reply the socket is read in spite of "pause", which then is as "error" (R39)."""
+    """While a request waits for its reply the socket is read in spite of "pause", which then is as "error"."""
     async with driven() as (client, server, driver):
         room = client.channel("room", ack=True)
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
@@ -782,7 +782,7 @@ async def test_a_pause_ends_with_the_first_request():
 
 
 async def test_a_pause_ends_after_a_heartbeat_interval():
-    """Reading stops for at most one heartbeat interval, then the buffer overflows as with "error" (R39)."""
+    """Reading stops for at most one heartbeat interval, then the buffer overflows as with "error"."""
     async with driven(heartbeat=0.05) as (client, server, driver):
         server.answers["heartbeat"] = server.reply
         room = client.channel("room")
@@ -814,7 +814,7 @@ async def test_listen_without_a_selector_raises():
 
 
 async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
-    """A burst of a thousand frames passes through a buffer of two, since the consumer gets its turns (R39)."""
+    """A burst of a thousand frames passes through a buffer of two, since the consumer gets its turns."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=2)
@@ -831,8 +831,8 @@ async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
         assert stream.dropped == 0
 
 
-async def test_unknown_and_odd_frames_harm_nobody():
-    """Garbage, unknown events and frames of unknown topics are counted, and what follows is delivered (R40)."""
+async def test_unknown_and_odd_frames_are_ignored():
+    """Garbage, unknown events and frames of unknown topics are counted, and what follows is delivered."""
     heard: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")

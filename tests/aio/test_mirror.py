@@ -1,4 +1,4 @@
-"""Mirrors of the async door, linked to the hub in virtual time: the wire is cut, fetches hang, and it comes right."""
+"""Mirrors of the async client with the hub in virtual time: lost connections, hanging fetches, recovery."""
 
 import asyncio
 from typing import Any
@@ -15,8 +15,8 @@ from tests.aio.peer import until
 
 
 @scenario()
-async def test_what_is_committed_around_a_fetch_is_there(scene: Scene) -> None:
-    """Rows that change before, during and after the fetch, on a slow wire, are as the table has them (R44)."""
+async def test_rows_committed_around_a_fetch_are_in_the_mirror(scene: Scene) -> None:
+    """Rows that change before, during and after the fetch, on a slow wire, are as the table has them."""
     table = scene.table
     table.early = table.late = 1.0
     scene.server.lag(0.4)
@@ -41,7 +41,7 @@ async def test_what_is_committed_around_a_fetch_is_there(scene: Scene) -> None:
 
 @scenario()
 async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
-    """What was missed while the wire was cut is there when it is live again; until then the old copy is (R44)."""
+    """What was missed while the wire was cut is there when it is live again; until then the old copy is."""
     table, server = scene.table, scene.server
     table.put(1, v=1)
     async with scene.mirror() as users:
@@ -62,7 +62,7 @@ async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
 
 @scenario()
 async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
-    """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch (R19)."""
+    """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch."""
     async with scene.mirror() as users:
         scene.server.send_system(
             "mirror:public.users", "error", "Unable to connect to the project database", extension="postgres_changes"
@@ -75,7 +75,7 @@ async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
 
 
 @scenario()
-async def test_a_server_that_subscribes_anew_is_asked_again(scene: Scene) -> None:
+async def test_rows_are_fetched_again_after_a_new_subscription_of_the_server(scene: Scene) -> None:
     """After a restart of its worker it only says once more that changes are live: what it missed is fetched."""
     async with scene.mirror() as users:
         scene.table.rows[1] = {"id": 1, "v": 1}  # nobody is told
@@ -125,7 +125,7 @@ async def test_a_row_that_leaves_the_filter_leaves_the_mirror(scene: Scene) -> N
 
 
 @scenario()
-async def test_a_narrow_mirror_asks_for_what_fits_alone(scene: Scene) -> None:
+async def test_a_narrow_mirror_receives_only_matching_changes(scene: Scene) -> None:
     """With narrow=True a row that leaves stays until the next fetch, as documented."""
     table = scene.table
     table.least = 3
@@ -147,7 +147,7 @@ async def test_a_narrow_mirror_asks_for_what_fits_alone(scene: Scene) -> None:
 
 @scenario()
 async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
-    """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left (R10)."""
+    """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left."""
     scene.table.early = 1000.0
     users = scene.mirror(timeout=None)
     waiting = asyncio.create_task(users.ready(None))
@@ -162,7 +162,7 @@ async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
 
 @scenario()
 async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> None:
-    """Its channel is left, its listeners are gone, its topic is free again (R24)."""
+    """Its channel is left, its listeners are gone, its topic is free again."""
     async with scene.mirror() as one, scene.mirror() as two:
         assert {one._core.name, two._core.name} == {"mirror:public.users", "mirror:public.users:2"}
         assert dict(scene.client.channels) == {}
@@ -173,7 +173,7 @@ async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> Non
 
 
 @scenario()
-async def test_what_the_server_never_tells_raises(scene: Scene) -> None:
+async def test_changes_that_the_server_refuses_raise(scene: Scene) -> None:
     """A table outside of the publication raises in `ready`, and an entry that fails leaves nothing."""
     scene.server.reject_join("mirror:public.users", "Unauthorized: You do not have permissions to read")
     users = scene.mirror()
@@ -195,7 +195,7 @@ async def test_what_the_server_never_tells_raises(scene: Scene) -> None:
 
 @scenario()
 async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
-    """What the server will never make live, such as a table outside of the publication, raises in `ready` (R18)."""
+    """What the server will never make live, such as a table outside of the publication, raises in `ready`."""
     users = scene.mirror()
     text = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given"
     waiting = asyncio.create_task(users.ready())
@@ -209,7 +209,7 @@ async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
 
 @scenario(limits=Limits(channels=1))
 async def test_a_mirror_is_a_channel_of_the_connection(scene: Scene) -> None:
-    """It counts against the limit of channels, and one too many raises at once and leaves nothing (R35)."""
+    """It counts against the limit of channels, and one too many raises at once and leaves nothing."""
     async with scene.mirror() as users:
         with pytest.raises(RateLimitedError):
             scene.mirror()

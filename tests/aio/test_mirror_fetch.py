@@ -23,7 +23,7 @@ TOO_LARGE = "Error 413: Payload Too Large"
 
 @scenario()
 async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
-    """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it (R1)."""
+    """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it."""
     scene.table.failing = 3
     scene.table.put(1, v=1)
     users = scene.mirror(backoff=Backoff(initial=60, maximum=60, jitter=0))
@@ -36,7 +36,7 @@ async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
 
 
 def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One record with the traceback, however its text differs, then a line now and then that counts (R48)."""
+    """One record with the traceback, however its text differs, then a line now and then that counts."""
     calls = 0
 
     async def fetch() -> list[Any]:
@@ -78,7 +78,7 @@ async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
 
 @scenario()
 async def test_a_fetch_that_cancels_itself_has_failed(scene: Scene) -> None:
-    """A CancelledError out of the user's code ends neither task nor mirror (R1)."""
+    """A CancelledError out of the user's code ends neither task nor mirror."""
     calls = iter([asyncio.CancelledError, None])
 
     async def fetch() -> list[Any]:
@@ -185,7 +185,7 @@ async def test_a_fetch_of_a_row_that_hangs_fetches_all_rows(scene: Scene) -> Non
 
 
 @pytest.mark.anyio
-async def test_plain_fetches_of_rows_that_hang_hold_few_threads() -> None:
+async def test_plain_fetches_of_rows_that_hang_occupy_few_threads() -> None:
     """They cannot be stopped, so no more of them run at once than rows may be incomplete."""
     gate, running = threading.Event(), list[int]()
 
@@ -205,7 +205,7 @@ async def test_plain_fetches_of_rows_that_hang_hold_few_threads() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_plain_fetch_that_hangs_holds_one_thread() -> None:
+async def test_a_plain_fetch_that_hangs_occupies_one_thread() -> None:
     """It cannot be stopped: the next attempt waits for it, and closing does not."""
     server, gate, calls = VirtualServer(), threading.Event(), 0
 

@@ -87,7 +87,7 @@ async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
 
 @scenario()
 async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
-    """More events than there is room for are merged into one that tells what they come to (R39)."""
+    """More events than there is room for are merged into one that tells what they come to."""
     table = scene.table
     for key in (1, 2, 3):
         table.put(key, v=1)
@@ -154,7 +154,7 @@ async def test_iterators_end_with_the_mirror(scene: Scene) -> None:
 
 
 @scenario()
-async def test_an_iterator_that_nobody_holds_is_forgotten(scene: Scene) -> None:
+async def test_an_unreferenced_iterator_is_unregistered(scene: Scene) -> None:
     """It is unregistered when it is dropped or closed, and gets nothing more."""
     async with scene.mirror() as users:
         kept, closed = users.listen(), users.listen()

@@ -88,7 +88,7 @@ def test_the_hook_gets_every_error():
 
 
 @pytest.mark.parametrize("secret", [False, True])
-def test_tokens_are_hidden_in_frames_that_nobody_marked(secret: bool):
+def test_tokens_are_hidden_in_unmarked_frames(secret: bool):
     """A frame with a token in it is shown without it, whether or not it was known to hold one."""
     frame = json.dumps([None, None, "t", "e", {"a": [{"access_token": "the-token"}], "b": 1}]).encode()
     shown = redact_frame(frame, binary=False, secret=secret)
@@ -120,7 +120,7 @@ async def async_handler(event: Any) -> None: ...
 
 
 @pytest.mark.parametrize("kind", ["nothing", "handler", "another topic's iterator"])
-async def test_an_end_that_nobody_else_gets_goes_to_on_error(kind: str):
+async def test_an_error_that_no_caller_gets_goes_to_on_error(kind: str):
     """Handlers and iterators of other channels do not raise why a channel ended: `on_error` gets it, once."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):

@@ -50,7 +50,7 @@ def take_all(kept: ThreadBuffer, until: Any) -> list[Any]:
 @pytest.mark.parametrize("inner", [Buffer, DropNewest, DropOldest], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("limit", [1, 2, 100, 1000])
 async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], limit: int):
-    """However fast events come, a consumer on a thread that takes them at once gets all, in order (R39)."""
+    """However fast events come, a consumer on a thread that takes them at once gets all, in order."""
     kept, reading = thread_buffer(inner(limit))
     count = COUNT if limit > 2 else 500
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, count - 1))
@@ -64,8 +64,8 @@ async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], li
     assert reading.stops > 0
 
 
-async def test_a_consumer_that_does_not_come_gets_what_its_policy_says():
-    """When the moment of courtesy is over, a full buffer overflows, and reading is not stopped again (R39)."""
+async def test_a_slow_consumer_gets_its_policy_after_the_grace_period():
+    """After the grace period a full buffer overflows, and reading is not paused again."""
     kept, reading = thread_buffer(Buffer(10), longest=0.01)
     for number in range(10):
         assert kept.put(number)
@@ -121,7 +121,7 @@ async def test_a_wait_ends_by_time_and_by_being_woken():
     assert kept.wait()  # nobody has looked why yet
 
 
-async def test_closing_lets_the_reading_go_on():
+async def test_closing_resumes_reading():
     """A full buffer that is closed does not hold the reading any longer."""
     kept, reading = thread_buffer(Buffer(1))
     kept.put(1)
@@ -131,7 +131,7 @@ async def test_closing_lets_the_reading_go_on():
     assert not len(kept)
 
 
-def test_what_is_taken_after_the_loop_has_ended():
+def test_events_can_be_taken_after_the_loop_has_ended():
     """A buffer can be emptied after its event loop is closed."""
     kept: Any = None
 

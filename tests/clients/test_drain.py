@@ -21,7 +21,7 @@ from supawire.events import ConnectionState, Sent
 from tests.clients.client_api import ClientApi, until
 
 
-async def test_what_is_being_sent_is_finished(api: ClientApi, server: LocalServer):
+async def test_drain_finishes_pending_sends(api: ClientApi, server: LocalServer):
     """A drain returns after each send got its confirmation, and after the client is closed."""
     server.delay_replies(0.2)
     async with api.client(server) as client:
@@ -35,7 +35,7 @@ async def test_what_is_being_sent_is_finished(api: ClientApi, server: LocalServe
 
 
 async def test_queued_sends_go_out_over_a_reconnect(api: ClientApi, server: LocalServer):
-    """What waits in the queue for a lost connection is sent by the next one before the end (R31, R32)."""
+    """What waits in the queue for a lost connection is sent by the next one before the end."""
     async with api.client(server, offline="queue") as client:
         room = await client.channel("room")
         await room.subscribe()
@@ -51,7 +51,7 @@ async def test_queued_sends_go_out_over_a_reconnect(api: ClientApi, server: Loca
     assert arrived == [0, 1, 2]
 
 
-async def test_nothing_new_is_taken(api: ClientApi, server: LocalServer):
+async def test_new_calls_are_refused_while_draining(api: ClientApi, server: LocalServer):
     """While the client drains, sends, subscriptions and posts raise StateError, and events still arrive."""
     server.drop_reply("broadcast", times=1)
     async with api.client(server) as client:
@@ -78,8 +78,8 @@ async def test_nothing_new_is_taken(api: ClientApi, server: LocalServer):
         await draining
 
 
-async def test_presence_goes_with_the_leave(api: ClientApi, server: LocalServer):
-    """After a drain nobody sees us any more."""
+async def test_presence_ends_with_the_leave(api: ClientApi, server: LocalServer):
+    """After a drain the presence of this client is gone."""
     async with api.client(server) as client, api.client(server) as witness:
         watching = await witness.channel("room")
         seen = await watching.listen(presence())
@@ -93,8 +93,8 @@ async def test_presence_goes_with_the_leave(api: ClientApi, server: LocalServer)
         assert [type(event) for event in await seen.take(2)] == [PresenceSync, PresenceLeave]
 
 
-async def test_the_deadline_closes_it_all_the_same(api: ClientApi, server: LocalServer):
-    """What is not finished in time is said, raises for its own caller, and the client is closed."""
+async def test_drain_closes_the_client_at_its_deadline(api: ClientApi, server: LocalServer):
+    """At the deadline `drain` raises, unfinished calls raise for their callers, and the client is closed."""
     server.drop_reply("broadcast")
     async with api.client(server) as client:
         room = await client.channel("room", ack=True)
@@ -109,16 +109,16 @@ async def test_the_deadline_closes_it_all_the_same(api: ClientApi, server: Local
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "5"])
-async def test_a_wrong_deadline_ends_nothing(api: ClientApi, server: LocalServer, wrong: Any):
-    """It is refused at once, and the client goes on."""
+async def test_a_wrong_deadline_raises_and_closes_nothing(api: ClientApi, server: LocalServer, wrong: Any):
+    """A wrong deadline raises at once, and the client stays open."""
     async with api.client(server) as client:
         with pytest.raises(InvalidArgumentError):
             await client.drain(wrong)
         assert await client.ping() > 0
 
 
-async def test_draining_a_closed_client_is_closing_it(api: ClientApi, server: LocalServer):
-    """Twice is once, after `close` there is nothing to finish, and what is called then is told that it is closed."""
+async def test_drain_of_a_closed_client_does_nothing(api: ClientApi, server: LocalServer):
+    """A second call does nothing, also after `close`, and later calls raise ClosedError."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await client.drain()

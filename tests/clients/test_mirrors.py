@@ -58,7 +58,7 @@ async def test_a_mirror_follows_its_table(api: ClientApi, server: LocalServer):
         assert seen == ([3], 1, True, False, rows[3], None, rows)
 
 
-async def test_a_mirror_comes_right_after_faults(api: ClientApi, server: LocalServer):
+async def test_a_mirror_is_correct_after_faults(api: ClientApi, server: LocalServer):
     """Over real sockets: cut, refused, crashed and degraded, the mirror ends as the table is, and said so meanwhile."""
     table: Rows = {1: {"id": 1, "v": 0}}
     faults: list[Callable[[], None]] = [
@@ -215,8 +215,8 @@ async def test_a_fetch_of_a_row_that_fails_fetches_all_rows(api: ClientApi, smal
     assert "the fetch_row test_a_fetch_of_a_row" in str(errors[0]) and "All rows are fetched" in str(errors[0])
 
 
-async def test_a_slow_iterator_is_told_what_it_comes_to(api: ClientApi, server: LocalServer):
-    """More changes than have room are one event, and who applies what he is told has the copy (R39)."""
+async def test_a_slow_iterator_gets_one_resynced(api: ClientApi, server: LocalServer):
+    """More changes than have room are one event, and who applies what he is told has the copy."""
     table: Rows = {}
     async with api.client(server) as client, await mirror_of(client, table) as users:
         events = await users.listen(buffer=3)

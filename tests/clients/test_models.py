@@ -57,7 +57,7 @@ BOB: dict[str, Any] = {"id": 2, "name": "bob"}
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
 async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalServer, model: Any):
-    """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers (R42)."""
+    """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers."""
     handled: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("db", echo=True)
@@ -83,7 +83,7 @@ async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalS
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
 async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, model: Any):
-    """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts (R42)."""
+    """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts."""
     handled: list[Any] = []
     threaded: list[Any] = []
 
@@ -123,7 +123,7 @@ async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, 
     assert handled == threaded == [model(**ALICE), model(**BOB)]
 
 
-async def test_an_iterator_goes_on_after_a_row_that_does_not_fit(api: ClientApi, server: LocalServer):
+async def test_an_iterator_continues_after_a_row_that_does_not_fit(api: ClientApi, server: LocalServer):
     """R42: a row that does not fit raises RowError where it is read, with the row; the iterator gives the next one."""
     async with api.client(server) as client:
         room = await client.channel("db")
@@ -166,7 +166,7 @@ async def test_a_misfit_in_a_handler_reaches_on_error(api: ClientApi, server: Lo
     assert isinstance(error.__cause__, RowError) and error.__cause__.raw == b'{"id":1}'
 
 
-async def test_what_is_logged_of_a_misfit_shows_no_value(
+async def test_the_log_of_a_row_that_does_not_fit_shows_no_value(
     api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
     """R48: without on_error the misfit is logged, and nothing of the payload with it."""

@@ -95,7 +95,7 @@ def test_the_sync_client_has_the_docstrings_of_the_async_client(own: Any, twin: 
 @pytest.mark.parametrize(
     "kind", [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror], ids=lambda kind: kind.__name__
 )
-def test_what_waits_is_a_coroutine(kind: type):
+def test_calls_that_wait_are_coroutines(kind: type):
     """In the async client exactly the calls that wait for something are coroutines."""
     waiting = {name for name, member in vars(kind).items() if inspect.iscoroutinefunction(member)}
     assert {name for name in waiting if not name.startswith("_") or name.startswith("__")} == WAITS[kind.__name__]

@@ -90,7 +90,7 @@ async def test_the_token_is_that_of_the_session(
         assert users == ["alice", "alice again", "bob", None]
 
 
-async def test_nobody_need_be_signed_in(api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]):
+async def test_a_user_need_not_be_signed_in(api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]):
     """Without a session the key stands for the user, and a later sign-in is heard of."""
     async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
@@ -116,10 +116,10 @@ async def test_a_client_made_for_a_user_stands_for_that_user(
         assert users == ["carol", None]
 
 
-async def test_the_session_is_asked_before_each_connection(
+async def test_the_session_is_read_before_each_connection(
     api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
-    """After a lost connection the channel joins with the session's token of then, events or not (R25)."""
+    """After a lost connection the channel joins with the session's token of then, events or not."""
     async with following(api, account, rejoin_backoff=lambda attempt: 0.0) as client:
         room = await client.channel("room", private=True)
         heard = await room.listen(broadcast())
@@ -154,8 +154,8 @@ async def test_a_lost_session_ends_the_client_when_wanted(api: ClientApi, server
     await client.close()
 
 
-async def test_the_end_lets_go_of_the_session(api: ClientApi, server: LocalServer, account: Supabase):
-    """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us (R10)."""
+async def test_closing_unsubscribes_from_the_session(api: ClientApi, server: LocalServer, account: Supabase):
+    """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us."""
     async with following(api, account):
         assert len(account.auth.listeners) == 1
     assert account.auth.listeners == {}
@@ -175,7 +175,7 @@ async def test_the_end_lets_go_of_the_session(api: ClientApi, server: LocalServe
     await client.close()
 
 
-async def test_an_event_after_the_end_harms_nobody(api: ClientApi, server: LocalServer, account: Supabase):
+async def test_an_event_after_the_end_is_ignored(api: ClientApi, server: LocalServer, account: Supabase):
     """Whoever tells a client that has ended is not disturbed: sign-in works on."""
     client = await opened(api, account)
     listeners = dict(account.auth.listeners)
@@ -186,8 +186,8 @@ async def test_an_event_after_the_end_harms_nobody(api: ClientApi, server: Local
     assert client.state is ConnectionState.CLOSED
 
 
-async def test_a_session_that_cannot_be_asked_is_told(api: ClientApi, server: LocalServer, account: Supabase):
-    """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too (R27)."""
+async def test_a_session_that_cannot_be_read_is_reported(api: ClientApi, server: LocalServer, account: Supabase):
+    """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too."""
     errors: list[Exception] = []
     async with following(api, account, on_error=errors.append) as client:
         account.auth.error = RuntimeError("no way to Auth")
@@ -227,7 +227,7 @@ WRONG: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("call", [from_supabase, from_supabase_async])
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_client_is_refused(call: Any, name: str):
+def test_an_object_that_is_not_a_client_is_refused(call: Any, name: str):
     """What the package did not make is refused at once, and the error says what is wanted and shows nothing of it."""
     with pytest.raises(InvalidArgumentError, match="client that the package supabase made") as caught:
         call(WRONG[name]())

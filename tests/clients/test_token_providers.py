@@ -34,7 +34,7 @@ async def hanging() -> str:
     ("provider", "words"),
     [(broken, "token provider broken raised RuntimeError"), (hanging, "token provider did not return within 0.05 s")],
 )
-async def test_subscribe_fails_with_what_the_token_provider_did(
+async def test_subscribe_fails_with_the_error_of_the_token_provider(
     api: ClientApi, server: LocalServer, provider: Any, words: str
 ):
     """A provider that raises or hangs before it ever gave a token is the cause of the timeout of `subscribe`."""
@@ -134,7 +134,7 @@ async def test_an_iterator_over_changes_raises_their_refusal(
     assert warnings(caplog) == []
 
 
-async def test_an_iterator_over_more_than_changes_goes_on_after_the_refusal(api: ClientApi, server: LocalServer):
+async def test_an_iterator_over_more_than_changes_continues_after_the_refusal(api: ClientApi, server: LocalServer):
     """The refusal is raised once to an iterator that waits for broadcasts too, and one of broadcasts never sees it."""
     async with api.client(server) as client:
         room, both = await refused(server, client, changes("nope"), broadcast())

@@ -58,7 +58,7 @@ def test_a_sync_client_that_is_collected_ends_and_warns():
             left += type(seen.get(timeout=10)).__name__ == "PresenceLeave"
 
 
-def test_what_is_in_use_keeps_its_sync_client():
+def test_objects_in_use_keep_their_sync_client():
     """A channel, an iterator or a handler keeps the client open from which it came; a closed one warns of nothing."""
     with LocalServer() as server:
         heard = threading.Event()

@@ -46,7 +46,7 @@ def follow(events: Stream[Any], held: Rows) -> None:
                 held[event.key] = event.row
 
 
-def test_an_async_fetch_belongs_to_the_other_door(server: LocalServer) -> None:
+def test_an_async_fetch_is_refused_by_the_sync_client(server: LocalServer) -> None:
     """The I/O thread runs no code of the user: a coroutine function is refused, a coroutine fails the fetch."""
 
     async def fetch() -> list[Any]:
@@ -71,7 +71,7 @@ def test_an_async_fetch_belongs_to_the_other_door(server: LocalServer) -> None:
 
 
 def test_any_thread_may_read(server: LocalServer) -> None:
-    """Threads that look, iterate and copy while rows come and go see whole rows, and in the end all of them (R46)."""
+    """Threads that look, iterate and copy while rows come and go see whole rows, and in the end all of them."""
     over, errors = threading.Event(), list[BaseException]()
     table: Rows = {}
     held: Rows = {}
