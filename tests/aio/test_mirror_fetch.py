@@ -205,6 +205,22 @@ async def test_plain_fetches_of_rows_that_hang_occupy_few_threads() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_plain_fetch_whose_thread_cannot_start_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not count as a running one, which the next would wait for."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    calls = FetchCalls("fetch", lambda: [7], lambda given: given, on_thread_only=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            await calls.result()
+    async with asyncio.timeout(5):
+        assert await calls.result() == [7]
+
+
+@pytest.mark.anyio
 async def test_a_plain_fetch_that_hangs_occupies_one_thread() -> None:
     """It cannot be stopped: the next attempt waits for it, and closing does not."""
     server, gate, calls = VirtualServer(), threading.Event(), 0

@@ -163,7 +163,11 @@ class FetchCalls(Generic[T]):
             except RuntimeError:
                 return  # the loop was closed meanwhile
 
-        threading.Thread(target=work, name=f"supawire-{self.what}", daemon=True).start()
+        try:
+            threading.Thread(target=work, name=f"supawire-{self.what}", daemon=True).start()
+        except RuntimeError:  # the system has no more threads
+            self._busy.discard(busy)
+            raise
         result, error = await asyncio.shield(busy)
         if error is not None:
             raise (
