@@ -71,7 +71,7 @@ async def in_the_async_door(client: AsyncClient) -> None:
         assert_type(user, User)
     assert_type(client.mirror("t", key="id", fetch=rows, fetch_row=fetched_one), AsyncMirror[dict[str, Any]])
     assert_type(users.incomplete, frozenset[Any])
-    client.mirror("users", key="id", fetch=rows, fetch_row=rows)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    client.mirror("users", key="id", fetch=rows, fetch_row=rows)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.mirror("users", key="id")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     client.mirror("users", key=1, fetch=rows)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     client.mirror("users", key="id", fetch=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
