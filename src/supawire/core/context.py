@@ -127,12 +127,12 @@ class Context:
         join_ref: str | None = None,
         ticket: Ticket | None = None,
         timeout: float | None = None,
-        firm: bool = False,
+        counts_queue_time: bool = False,
     ) -> str:
         """Send a request, record it as a pending push, and return its ref."""
         ref = self.next_ref()
         self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
-        self.expect(ref, event, topic, ticket, timeout, now, firm=firm)
+        self.expect(ref, event, topic, ticket, timeout, now, counts_queue_time=counts_queue_time)
         if event == frames.HEARTBEAT:
             self.notify_heartbeat(Heartbeat("sent"))
         return ref
@@ -146,10 +146,13 @@ class Context:
         timeout: float | None,
         now: Instant,
         *,
-        firm: bool = False,
+        counts_queue_time: bool = False,
     ) -> None:
-        """Record the last transmitted frame as a pending push. `firm`: time behind unanswered joins counts as well."""
-        self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, firm), timeout)
+        """Record the last transmitted frame as a pending push.
+
+        counts_queue_time: time behind unanswered joins counts for the timeout as well.
+        """
+        self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, counts_queue_time), timeout)
 
     def send_heartbeat(self, now: Instant) -> None:
         """Send a heartbeat and schedule the next one."""

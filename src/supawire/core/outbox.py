@@ -165,4 +165,12 @@ class ChannelOutbox:
         context.transmit(data, binary=binary)
         context.messages.spend(now.mono)
         if ticket is not None:
-            context.expect(ref, frames.BROADCAST, self._topic, ticket, timeout, now, firm=not message.ignore_queue_time)
+            context.expect(
+                ref,
+                frames.BROADCAST,
+                self._topic,
+                ticket,
+                timeout,
+                now,
+                counts_queue_time=not message.ignore_queue_time,
+            )

@@ -71,13 +71,13 @@ class Receiver:
     def __init__(
         self,
         context: Context,
-        link: ConnectionMachine,
+        connection: ConnectionMachine,
         joins: JoinQueue[Membership],
         channels: Mapping[str, CoreChannel],
     ) -> None:
         self._context = context
         self._counts = context.counts
-        self._connection = link
+        self._connection = connection
         self._joins = joins
         self._channels = channels
         self._members: dict[str, Membership] = {}

@@ -6,8 +6,8 @@ deadline. `Tickets` are the pending calls and `Replies` the pushes that wait for
 The server answers the joins of a connection one at a time, and a refused join blocks it for seconds. Therefore the
 deadlines of pushes run on *socket time*: the monotonic clock minus the time in which a join was unanswered. Freezing
 and thawing change one number; no deadline is rewritten. Two kinds of deadlines use the monotonic clock itself
-(`firm`): those that a caller set explicitly, and those of heartbeats sent while no join was unanswered, because the
-server answers a heartbeat before it processes the next join.
+(`counts_queue_time`): those that a caller set explicitly, and those of heartbeats sent while no join was unanswered,
+because the server answers a heartbeat before it processes the next join.
 """
 
 import heapq
@@ -182,7 +182,7 @@ class Pending(Struct):
     sequence: int
     """Position among the frames of this socket, used to tell whether it was written when the connection was lost."""
     sent_at: float
-    firm: bool = False
+    counts_queue_time: bool = False
     """Whether the deadline keeps running while a join is unanswered."""
 
     @property
@@ -206,12 +206,12 @@ class Pending(Struct):
 class Replies:
     """Pending pushes by ref, with deadlines in socket time or on the monotonic clock."""
 
-    __slots__ = ("_firm", "_frozen_at", "_pending", "_shift", "_timers", "late")
+    __slots__ = ("_frozen_at", "_monotonic", "_pending", "_shift", "_timers", "late")
 
     def __init__(self) -> None:
         self._pending: dict[str, Pending] = {}
         self._timers: Timers[str] = Timers()
-        self._firm: Timers[str] = Timers()
+        self._monotonic: Timers[str] = Timers()
         self._shift = 0.0
         self._frozen_at: float | None = None
         self.late: int = 0
@@ -220,11 +220,11 @@ class Replies:
         """Add a push that waits `timeout` seconds for its reply, None for as long as the connection lasts."""
         self._pending[ref] = pending
         if pending.event == frames.HEARTBEAT and self._frozen_at is None:
-            pending.firm = True
+            pending.counts_queue_time = True
         if timeout is None:
             return
-        if pending.firm:
-            self._firm.set(ref, pending.sent_at + timeout)
+        if pending.counts_queue_time:
+            self._monotonic.set(ref, pending.sent_at + timeout)
         else:
             self._timers.set(ref, self._socket_time(pending.sent_at) + timeout)
 
@@ -248,7 +248,7 @@ class Replies:
         """Remove and return all pushes, because the connection was lost."""
         lost = list(self._pending.values())
         self._pending.clear()
-        self._timers, self._firm = Timers(), Timers()
+        self._timers, self._monotonic = Timers(), Timers()
         self._frozen_at = None
         return lost
 
@@ -269,16 +269,16 @@ class Replies:
         Deadlines are compared on the monotonic clock, exactly as in `next`. In socket time, rounding could make a
         deadline pass for the shell but not here.
         """
-        while (deadline := self._firm.next) is not None and deadline <= mono:  # `clear` may be called in between
-            yield self._pending.pop(self._firm.pop())
+        while (deadline := self._monotonic.next) is not None and deadline <= mono:  # `clear` may be called in between
+            yield self._pending.pop(self._monotonic.pop())
         while (deadline := self._next_running) is not None and deadline <= mono:
             yield self._pending.pop(self._timers.pop())
 
     @property
     def next(self) -> float | None:
         """The earliest deadline on the monotonic clock. Deadlines in socket time do not count while that is stopped."""
-        firm, running = self._firm.next, self._next_running
-        return running if firm is None else firm if running is None else min(firm, running)
+        fixed, running = self._monotonic.next, self._next_running
+        return running if fixed is None else fixed if running is None else min(fixed, running)
 
     @property
     def _next_running(self) -> float | None:
@@ -289,10 +289,10 @@ class Replies:
     @property
     def heap_size(self) -> int:
         """Number of entries in the heaps, including replaced and cancelled ones."""
-        return self._timers.heap_size + self._firm.heap_size
+        return self._timers.heap_size + self._monotonic.heap_size
 
     def _cancel(self, ref: str, pending: Pending) -> None:
-        (self._firm if pending.firm else self._timers).cancel(ref)
+        (self._monotonic if pending.counts_queue_time else self._timers).cancel(ref)
 
     def _socket_time(self, mono: float) -> float:
         return (self._frozen_at if self._frozen_at is not None else mono) - self._shift

@@ -1,4 +1,4 @@
-"""Fetches of single rows for a mirror: rows of which a change has not told all values.
+"""Fetches of single rows for a mirror: rows whose values a change did not fully contain.
 
 Why a fetched row is correct: the fetch begins after the incomplete change was received, so its answer includes that
 change. It may also include changes of this row that have not been received yet, and nothing tells which. Therefore the

@@ -54,9 +54,9 @@ class HttpBroadcasts:
 
     __slots__ = ("_connection", "_context", "_refresh")
 
-    def __init__(self, context: Context, link: ConnectionMachine, refresh: TokenRefresh) -> None:
+    def __init__(self, context: Context, connection: ConnectionMachine, refresh: TokenRefresh) -> None:
         self._context = context
-        self._connection = link
+        self._connection = connection
         self._refresh = refresh
 
     def open(self) -> Ticket:
@@ -264,7 +264,9 @@ class Session:
         if self.state is not ConnectionState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
         ticket = self._context.tickets.create(TicketKind.PING)
-        self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, firm=not ignore_queue_time)
+        self._context.push(
+            frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, counts_queue_time=not ignore_queue_time
+        )
         return ticket
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
@@ -362,15 +364,15 @@ class Session:
         """
         return self._get(topic).broadcast(message, now)
 
-    def track(self, topic: str, wish: bytes | None, timeout: float | None, now: Instant) -> Ticket:
+    def track(self, topic: str, payload: bytes | None, timeout: float | None, now: Instant) -> Ticket:
         """Track this presence payload (JSON); None to untrack.
 
         Raises: InvalidArgumentError, PayloadTooLargeError: more keys or bytes than the limits allow.
         """
         channel = self._get(topic)
-        channel.check_presence(wish)
+        channel.check_presence(payload)
         ticket = self._context.tickets.create(TicketKind.TRACK)
-        channel.track(wish, ticket, timeout, now)
+        channel.track(payload, ticket, timeout, now)
         return ticket
 
     def set_channel_token(self, topic: str, token: Secret | None, now: Instant) -> None:
@@ -450,7 +452,7 @@ class Session:
 
     def connection_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """Close the channels and fail all pending calls: the connection has ended permanently."""
-        unheard = not self._openers  # otherwise the caller of open() gets the error
+        unreported = not self._openers  # otherwise the caller of open() gets the error
         self._joins.lost(now, now)
         for channel in list(self._channels.values()):
             channel.membership.handle(CloseChannel(error), now)
@@ -458,7 +460,7 @@ class Session:
         self._context.tokens.drop_request()
         self._context.timers.clear()
         self._context.effects.append(Ended(None, error))
-        if error is not None and unheard:
+        if error is not None and unreported:
             self._context.report(ClientEnded(error))
         self._settle_closers()
 

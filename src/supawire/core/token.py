@@ -133,6 +133,6 @@ def on_wire(token: Secret | None) -> str | None:
     return None if token is None or token.reveal().startswith("sb_") else token.reveal()
 
 
-def must_drop_token(told: Secret | None, newest: Secret | None) -> bool:
+def must_drop_token(sent: Secret | None, newest: Secret | None) -> bool:
     """Return whether the server has a token that must be dropped and that no other token can replace."""
-    return on_wire(told) is not None and on_wire(newest) is None
+    return on_wire(sent) is not None and on_wire(newest) is None

@@ -22,12 +22,12 @@ class TokenRefresh:
     def __init__(
         self,
         context: Context,
-        link: ConnectionMachine,
+        connection: ConnectionMachine,
         joins: JoinQueue[Membership],
         channels: Mapping[str, CoreChannel],
     ) -> None:
         self._context = context
-        self._connection = link
+        self._connection = connection
         self._joins = joins
         self._channels = channels
         self._waiting: tuple[Ticket, ...] = ()
