@@ -194,7 +194,7 @@ async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: 
     assert await client.publish("room", "typing", {}) == BY_ITSELF
     http.answer(404)
     error = await refused(client.publish("room", "ink", b"raw"))
-    assert (error.status, "takes no bytes" in str(error)) == (404, True)
+    assert (error.status, "does not accept bytes" in str(error)) == (404, True)
     assert await client.publish("room", "ink", b"raw") == BY_ITSELF
 
 

@@ -172,7 +172,7 @@ async def test_waiting_for_an_event_has_a_time_limit(api: ClientApi, server: Loc
         await room.broadcast("a", 2)
         assert (await heard.get()).payload == 2
         await heard.close()
-        with pytest.raises(ClosedError, match="iteration is over"):
+        with pytest.raises(ClosedError, match="iteration has ended"):
             await heard.get()
         assert await heard.next() == END
 
@@ -525,7 +525,7 @@ async def test_the_repr_of_listeners_names_their_selectors(api: ClientApi, serve
         await stream.close()
         assert repr(stream.inner).endswith(f"Stream of {wanted}, closed>")
         made = await room.on(changes("users"), added)
-        assert repr(made.inner).startswith("<Subscription of test_what_listens")
+        assert repr(made.inner).startswith("<Subscription of test_the_repr_of_listeners")
         assert repr(made.inner).endswith("added to changes('users') on 'room'>")
         every = await client.listen()
         assert "Stream of status() and gaps() of the client, 0 waiting" in repr(every.inner)

@@ -245,7 +245,7 @@ class Buffer:
     async def wait(self) -> None:
         """Wait for an event or for `wake`. Raises `StateError` if another consumer already waits."""
         if self._waiter is not None:
-            raise StateError("another task waits on this iterator already", hint="Give each task its own listen().")
+            raise StateError("another task already waits for this iterator", hint="Give each task its own listen().")
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter

@@ -73,7 +73,7 @@ class ClientOpener(Generic[C]):
             if name.startswith("_"):
                 raise AttributeError(name)
             self._misused = True
-            message = f"{self._call}() gives a client that is not open yet, and it has no attribute {name!r}"
+            message = f"{self._call}() returns a client that is not open yet, which has no attribute {name!r}"
             raise NoAttributeError(message, hint=_hint(self._call))
 
         def __enter__(self) -> Any:

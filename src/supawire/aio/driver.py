@@ -314,7 +314,7 @@ class Driver:
             async with asyncio.timeout(timeout):
                 await self.sockets.flush(generation, sequence)
         except TimeoutError as error:
-            raise OperationTimeout("the network did not take the frame in time; it may still be sent") from error
+            raise OperationTimeout("the frame was not written to the network in time; it may still be sent") from error
 
     # --- opening and closing
 

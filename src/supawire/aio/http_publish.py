@@ -109,7 +109,7 @@ def _read(message: object, limit: int | None) -> HttpMessage:
 
             near = get_close_matches(str(key), _KEYS, n=1)
             raise InvalidArgumentError(
-                f"{key!r} is none of {', '.join(_KEYS)}" + (f"; did you mean {near[0]!r}?" if near else "")
+                f"unknown key {key!r}; expected {', '.join(_KEYS)}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
     if missing := [key for key in _NEEDED if key not in given]:
         raise InvalidArgumentError(f"{' and '.join(missing)} is missing")
@@ -259,7 +259,7 @@ class HttpSender:
         """Wait for the limit on messages per second, which is shared with the WebSocket."""
         while (ready_at := self._http_broadcasts.ready_at(now := self._now(), messages)) > now:
             if deadline is not None and ready_at >= deadline:
-                raise RateLimitedError("the limit on messages per second holds it beyond its timeout", topic=topic)
+                raise RateLimitedError("the limit on messages per second delays it beyond its timeout", topic=topic)
             await asyncio.sleep(ready_at - now)
         self._http_broadcasts.spend(now, messages)
 
@@ -375,7 +375,7 @@ class Publisher:
 
     async def _settle(self, ticket: Ticket, work: Work) -> None:
         await asyncio.sleep(0)  # an eager task would otherwise run before its caller waits
-        outcome: Any = HttpError("the HTTP request was given up; it may have arrived", maybe_sent=True)
+        outcome: Any = HttpError("the HTTP request was cancelled; it may have arrived", maybe_sent=True)
         try:
             outcome = await work()
         except RealtimeError as error:
@@ -427,7 +427,7 @@ class Publisher:
             async with asyncio.timeout_at(deadline):
                 await lock.acquire()
         except TimeoutError:
-            text = "earlier broadcasts of the channel held it beyond its timeout; it was not sent"
+            text = "earlier broadcasts of the channel delayed it beyond its timeout; it was not sent"
             raise OperationTimeout(text, topic=topic) from None
         try:
             return await self._one(order.message, order.token, deadline)
@@ -443,7 +443,7 @@ class Publisher:
 
 def _too_old(status: int, body: str | None = None) -> HttpError:
     return HttpError(
-        "this server takes no bytes by HTTP: it has no route for a single message",
+        "this server does not accept bytes by HTTP: it has no route for a single message",
         status=status,
         body=body,
         hint="It is older than Realtime 2.97, or the URL is not the project's. Send JSON, or bytes on a channel.",

@@ -118,17 +118,17 @@ def read_mirror_options(
     selector = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
     if ANY in (table, selector.schema):
         raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
-    check_takes("fetch", fetch, 0, "a function without arguments that gives the rows")
+    check_takes("fetch", fetch, 0, "a function without arguments that returns the rows")
     if fetch_row is not None:
-        check_takes("fetch_row", fetch_row, 1, "a function of the key, a dict, that gives the row or None")
+        check_takes("fetch_row", fetch_row, 1, "a function of the key, a dict, that returns the row or None")
     columns = check_key(key)
     checked_model = check_model(model)
     text = selector.filter if selector.filter and selector.filter.strip() else None
     if check_bool("narrow", narrow) and text is None:
-        raise InvalidArgumentError("narrow=True asks for what filter= or where= fits, and neither is given")
+        raise InvalidArgumentError("narrow=True needs filter= or where=, and neither is given")
     if not isinstance(backoff, Backoff) or (backoff.max_attempts, backoff.max_elapsed) != (None, None):
         raise InvalidArgumentError(
-            f"backoff must be a Backoff without an end, not {backoff!r}: a mirror tries as long as it is open",
+            f"backoff must be a Backoff without an end, not {backoff!r}: a mirror retries as long as it is open",
             hint="ready(timeout=…) says how long you wait.",
         )
     columns_of = KeyColumns(columns)
@@ -526,7 +526,9 @@ class AsyncMirror(Mapping[Any, R]):
 
     def _timeout_error(self) -> OperationTimeout:
         because = f": {self.error.message}" if self.error is not None else ""
-        return OperationTimeout(f"the mirror is not live in time, but {self.state}{because}", topic=self._core.name)
+        return OperationTimeout(
+            f"the mirror was not live within the timeout; it is {self.state}{because}", topic=self._core.name
+        )
 
     def _check(self) -> None:
         self._driver.check_loop()

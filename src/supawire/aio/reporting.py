@@ -129,7 +129,9 @@ class Reports:
             case GapReported(gap):
                 self._log_gap(gap)
             case ClockJumped(seconds):
-                self.log("connection").info("the clocks moved apart by %.0f s: the machine slept, or was set", seconds)
+                self.log("connection").info(
+                    "the clocks moved apart by %.0f s: the machine slept, or its clock was set", seconds
+                )
             case TokenFailed(error):
                 self.error(error, "token")
             case ClientEnded(error):

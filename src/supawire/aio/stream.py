@@ -134,7 +134,7 @@ class AsyncStream(Generic[E_co]):
 
 def ended() -> ClosedError:
     """Return the error that `get` raises when the iteration is over."""
-    return ClosedError("the iteration is over: the channel was left, or the client or the iterator closed")
+    return ClosedError("the iteration has ended: the channel was left, or the client or the iterator was closed")
 
 
 def late() -> OperationTimeout:

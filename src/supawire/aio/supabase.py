@@ -125,8 +125,8 @@ class Account:
         """Return the options with the session's token, and the endpoint. Raises InvalidArgumentError."""
         if "token" in options:
             raise InvalidArgumentError(
-                f"{self._call} takes no token: it is that of the session of the supabase client",
-                hint="connect(url, key, token=...) takes one of your own.",
+                f"{self._call} has no option token: the token is that of the session of the supabase client",
+                hint="To set your own token use connect(url, key, token=...).",
             )
         ask: TokenProvider = self.ask_async if self.waits else self.ask
         chosen = ClientOptions(token=ask, **options)
@@ -207,5 +207,5 @@ def _wrong(client: object, call: str) -> InvalidArgumentError:
     kind = type(client).__qualname__
     hint = "Without that package: connect(url, key), and token= for the user's token."
     if hasattr(client, "__await__"):
-        hint = "acreate_client(url, key) is to be awaited first."
-    return InvalidArgumentError(f"{call} wants a client that the package supabase made, not a {kind}", hint=hint)
+        hint = "Await acreate_client(url, key) first."
+    return InvalidArgumentError(f"{call} needs a client of the package supabase, not a {kind}", hint=hint)

@@ -196,7 +196,9 @@ class ThreadBuffer:
         waiter = OneShotLock()
         with self._lock:
             if self._waiter is not None:
-                raise StateError("another thread waits on this iterator", hint="Give each thread its own listen().")
+                raise StateError(
+                    "another thread already waits for this iterator", hint="Give each thread its own listen()."
+                )
             self._waiter = waiter
         try:
             if len(self._inner) or self.wakeup_pending:  # it arrived since the caller last checked

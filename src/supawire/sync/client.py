@@ -424,7 +424,7 @@ def from_supabase(client: Supabase, *, close_on_sign_out: bool = False, **option
     account = Account(client, "from_supabase", close_on_sign_out)
     if account.waits:
         raise InvalidArgumentError(
-            "from_supabase wants a sync client of the package supabase, and this one is async",
+            "from_supabase needs a sync client of the package supabase, and this one is async",
             hint="In its event loop: async with from_supabase_async(client) as realtime. Or create_client(url, key).",
         )
     chosen, endpoint = account.read(options)
