@@ -305,7 +305,7 @@ class RecordingTransport:
         number = self.attempts
         if self._refusals:
             raise self._refusals.popleft()
-        inner = _connect_to_nobody() if self._inner is None else await self._inner.open(request)
+        inner = _connect_without_server() if self._inner is None else await self._inner.open(request)
         version = frames.V1 if f"vsn={frames.V1}" in request.endpoint.socket_url else frames.V2
         connection = RecordingConnection(self, self._answers, inner, version, number, alone=self._inner is None)
         self._open.append(connection)
@@ -489,7 +489,7 @@ class _SilentPeer(MemoryPeer):
         del item
 
 
-def _connect_to_nobody() -> MemoryConnection:
+def _connect_without_server() -> MemoryConnection:
     connection = MemoryConnection()
     connection.peer = _SilentPeer(connection)
     return connection
