@@ -1,5 +1,5 @@
--- What a project of Supabase begins with, and a database of your own does not: the roles of clients may use every table
--- that the owner makes in `public`, and row level security is what keeps rows apart. Only for a cluster of ours.
+-- The default privileges of a Supabase project: the roles of clients may use every table that the owner creates in
+-- `public`, so only row level security restricts rows. Only for embedded clusters.
 grant all on all tables in schema public to anon, authenticated, service_role;
 grant all on all routines in schema public to anon, authenticated, service_role;
 grant all on all sequences in schema public to anon, authenticated, service_role;

@@ -1,10 +1,10 @@
--- What the local server wants of a database: roles, the schema `realtime`, publications (protocol §6.3, §6.4, §7.4, §11.1).
+-- What the local server needs in a database: roles, the schema `realtime`, publications. See docs/protocol.md.
 --
--- Written so that it may run again at any time. What other people made is left alone: `prepare` in schema.py does not
--- run this where a schema `realtime` stands that is not ours.
+-- It can be run repeatedly. Existing objects are not changed: `prepare` in preflight.py does not run it when there is a
+-- schema `realtime` that this library did not create.
 
--- Roles. Nobody logs in as one of them: the server takes on the role that a token names. Roles belong to the whole
--- cluster, so another database's preparation may make them at the same moment.
+-- Roles. They cannot log in: the server switches to the role of a token. Roles belong to the whole cluster, so the
+-- preparation of another database may create them at the same time.
 
 do $$
 declare
@@ -19,12 +19,12 @@ begin
         null;
       end;
     end if;
-    -- the server may only take on a role that its own is a member of
+    -- the server can switch only to roles of which its own role is a member
     if not pg_has_role(current_user, role, 'member') then
       execute format('grant %I to current_user', role);
     end if;
   end loop;
-  -- only a superuser may give this right
+  -- only a superuser can grant this
   if (select rolsuper from pg_roles where rolname = current_user) then
     alter role service_role bypassrls;
   end if;
@@ -33,7 +33,7 @@ $$;
 
 grant usage on schema public to anon, authenticated, service_role;
 
--- Messages: what the database functions have sent, one partition a day.
+-- Messages sent by the database functions, with one partition for each day.
 
 create schema if not exists realtime;
 comment on schema realtime is 'supawire';
@@ -58,7 +58,7 @@ create index if not exists messages_replay on realtime.messages (topic, inserted
 alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages to anon, authenticated, service_role;
 
--- Partitions from yesterday to the day after tomorrow; those that ended three days ago go.
+-- Create partitions from yesterday to the day after tomorrow; drop those that ended three days ago.
 create or replace function realtime.keep_partitions() returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -87,13 +87,13 @@ revoke execute on function realtime.keep_partitions() from public;
 
 select realtime.keep_partitions();
 
--- The topic that a policy on realtime.messages is asked about.
+-- The topic for which a policy on realtime.messages is evaluated.
 create or replace function realtime.topic() returns text
 language sql stable as $$
   select nullif(current_setting('realtime.topic', true), '')
 $$;
 
--- Sending. Whatever goes wrong is a warning: the transaction that sends goes on.
+-- Sending. Errors become warnings, so the transaction that sends continues.
 
 create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true)
 returns void language plpgsql as $$
@@ -132,7 +132,7 @@ create or replace function realtime.broadcast_changes(
 returns void language plpgsql as $$
 begin
   if level <> 'ROW' then
-    raise exception 'realtime.broadcast_changes wants a trigger for each row, not for each %', lower(level);
+    raise exception 'realtime.broadcast_changes needs a trigger for each row, not for each %', lower(level);
   end if;
   perform realtime.send(
     jsonb_build_object(
@@ -145,7 +145,7 @@ $$;
 grant execute on all functions in schema realtime to anon, authenticated, service_role;
 revoke execute on function realtime.keep_partitions() from anon, authenticated, service_role;
 
--- Who asks, for policies: the claims of the token. A project may have its own.
+-- The claims of the token, for policies. A project may have its own functions.
 
 create schema if not exists auth;
 grant usage on schema auth to anon, authenticated, service_role;
@@ -169,7 +169,7 @@ begin
 end
 $$;
 
--- What is told: the tables that somebody adds, and the messages.
+-- Publications: one for the tables that users add, and one for the messages.
 
 do $$
 begin

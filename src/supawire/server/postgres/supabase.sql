@@ -1,6 +1,6 @@
--- What a project of Supabase has besides Realtime, so that its migrations run: roles, the schemas `extensions`, `auth` and
--- `storage` with the tables that migrations refer to, and stand-ins for functions of two extensions. Only for a cluster of
--- ours. Written so that it may run again at any time.
+-- What a Supabase project has besides Realtime, so that its migrations run: roles, the schemas `extensions`, `auth` and
+-- `storage` with the tables that migrations refer to, and replacements for functions of two extensions. Only for embedded
+-- clusters. It can be run repeatedly.
 
 do $$
 declare
@@ -18,7 +18,7 @@ begin
       end;
     end if;
   end loop;
-  -- roles belong to the whole cluster, and two databases may be prepared at one moment
+  -- roles belong to the whole cluster, and two databases may be prepared at the same time
   perform pg_advisory_xact_lock(7320118);
   grant anon, authenticated, service_role to authenticator;
 end
@@ -33,8 +33,8 @@ begin
 end
 $$;
 
--- Of uuid-ossp and pgcrypto, which the wheel does not have. crypt() answers in its own format, which no other program
--- knows; crypt(password, stored) = stored holds, as with the real one.
+-- Functions of uuid-ossp and pgcrypto, which the wheel does not contain. crypt() returns a format of its own, which other
+-- programs cannot read; crypt(password, stored) = stored is true, as with the real one.
 
 create or replace function extensions.uuid_generate_v4() returns uuid
 language sql volatile parallel safe as 'select gen_random_uuid()';
@@ -110,7 +110,7 @@ declare
   head constant text := substring(salt from '^\$supawire\$[0-9a-f]{24}\$');
 begin
   if head is null then
-    raise exception 'crypt() of the local server knows only salts that gen_salt() has made here';
+    raise exception 'crypt() of the local server accepts only salts that gen_salt() created here';
   end if;
   return head || encode(sha256(convert_to(head || password, 'UTF8')), 'hex');
 end
@@ -118,7 +118,7 @@ $$;
 
 grant execute on all functions in schema extensions to public;
 
--- Who there is. auth.jwt(), auth.uid(), auth.role() and auth.email() are made with what Realtime needs.
+-- Users. schema.sql creates auth.jwt(), auth.uid(), auth.role() and auth.email().
 
 create table if not exists auth.users (
   instance_id uuid,
@@ -191,7 +191,7 @@ alter table auth.sessions enable row level security;
 grant all on auth.users, auth.identities, auth.sessions to supabase_auth_admin, dashboard_user;
 grant usage on schema auth to supabase_auth_admin, dashboard_user;
 
--- Files: the tables that policies and seeds speak of. Nothing serves files.
+-- Files: the tables that policies and seeds refer to. No service delivers files.
 
 create schema if not exists storage;
 grant usage on schema storage to anon, authenticated, service_role, supabase_storage_admin;
