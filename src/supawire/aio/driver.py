@@ -163,7 +163,7 @@ class Driver:
         self._warned_at = -WARNING_INTERVAL
         self.error: RealtimeError | None = None
         """Why the client ended, unless it was `close()`."""
-        self.draining = False
+        self.draining: bool = False
         """Whether new calls are refused, see `drain`."""
         self.finalizer: weakref.finalize[..., Any] | None = None
         """Closes the client if the user's object is garbage-collected while it is open."""
