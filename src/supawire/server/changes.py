@@ -120,7 +120,7 @@ class Changes:
             self._subscribed(channel, answer)
 
     def interrupted(self) -> None:
-        """Notify every subscribed channel that changes are lost until `relisted`."""
+        """Notify every subscribed channel that changes are lost until `resubscribed`."""
         for channel in list(self._rooms.database_channels.values()):
             if channel.subscribed:
                 channel.subscribed = False

@@ -194,7 +194,7 @@ class Hub:
         self._changes.deliver(deliveries)
 
     def changes_interrupted(self, now: Instant) -> None:
-        """Notify channels that row changes are being lost; each is notified again when it is `relisted`."""
+        """Notify channels that row changes are being lost; each is notified again when it is `resubscribed`."""
         self.at(now)
         self._changes.interrupted()
 

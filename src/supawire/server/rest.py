@@ -215,7 +215,7 @@ def _type(request: RestRequest) -> str:
 
 
 def _parse(request: RestRequest) -> Any:
-    """Return the decoded body, an error response, or `UNREAD` for another content type."""
+    """Return the decoded body, an error response, or `NOT_PARSED` for another content type."""
     if _type(request) != "application/json":
         return NOT_PARSED
     if not request.body:
