@@ -137,7 +137,7 @@ async def test_a_row_that_came_incomplete_is_fetched_alone(scene: Scene) -> None
         except asyncio.CancelledError:
             cancelled.append(key.pop("id"))
             raise
-        return table.rows.get(key["id"])
+        return table.rows.get(key.pop("id"))  # the function may change its argument
 
     table.put(1, v=0)
     users = scene.mirror(fetch_row=fetch_row)

@@ -437,7 +437,7 @@ class AsyncMirror(Mapping[Any, R]):
                 self._fetcher.abandon(generation)
             case FetchRow(number, key):
                 assert self._row_fetcher is not None
-                self._row_fetcher.begin(number, dict(key))
+                self._row_fetcher.begin(number, key)
             case AbandonRow(number):
                 assert self._row_fetcher is not None
                 self._row_fetcher.abandon(number)

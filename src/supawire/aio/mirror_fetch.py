@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from supawire.aio.callbacks import Exits, UserCall, describe_callable, is_async, is_closed_from_outside
@@ -140,6 +141,10 @@ class FetchCalls(Generic[T]):
         if inspect.isawaitable(result):
             result = await result
         return self._read(*arguments, [row async for row in result] if hasattr(result, "__aiter__") else result)
+
+    def _call(self, arguments: tuple[Any, ...]) -> Any:
+        """Call the function with copies, which it may change."""
+        return self._function(*map(copy, arguments))
 
     async def _on_thread(self, *arguments: Any) -> Any:
         while len(self._busy) >= self._at_once:
