@@ -135,7 +135,7 @@ class FetchCalls(Generic[T]):
     async def result(self, *arguments: Any) -> T:
         """Return what was fetched. Raises what the function raises, and `RowError` if it did not return rows."""
         plain = not is_async(self._function)
-        result: Any = await self._on_thread(*arguments) if plain else self._function(*arguments)
+        result: Any = await self._on_thread(*arguments) if plain else self._call(arguments)
         if isinstance(result, _Read):
             return cast("T", result.result)
         if inspect.isawaitable(result):
@@ -160,7 +160,7 @@ class FetchCalls(Generic[T]):
         def work() -> None:
             result, error = None, None
             try:
-                result = self._gather(arguments, self._function(*arguments))
+                result = self._gather(arguments, self._call(arguments))
             except BaseException as raised:  # noqa: BLE001  raised where it is awaited
                 error = raised
             try:
