@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_topic_has_one_channel():
-    """Asked again with equal options or none, in either spelling, it is the same channel; else it raises."""
+    """Asked again with equal options or none, in either spelling, it is the same channel; else it raises (R21)."""
     async with connected() as (client, _):
         room = client.channel("room:lobby", ack=True)
         assert client.channel("realtime:room:lobby", ack=True) is room
@@ -35,7 +35,7 @@ async def test_a_topic_has_one_channel():
 
 
 async def test_subscribe_returns_when_joined():
-    """`subscribe` joins with the channel's options and returns when the server has said ok."""
+    """`subscribe` joins with the channel's options and returns when the server has said ok (R23)."""
     async with connected() as (client, server):
         room = client.channel("room", private=True, echo=True, ack=True, presence_key="me")
         await room.subscribe()
@@ -46,7 +46,7 @@ async def test_subscribe_returns_when_joined():
 
 
 async def test_subscribe_raises_a_permanent_refusal():
-    """A fatal refusal raises at once with the server's reason, and the channel has failed with it."""
+    """A fatal refusal raises at once with the server's reason, and the channel has failed with it (R23, R29)."""
     async with connected() as (client, server):
         server.answers["phx_join"] = server.refuse("Unauthorized: You do not have permissions to read from this topic")
         room = client.channel("room", private=True)
@@ -57,7 +57,7 @@ async def test_subscribe_raises_a_permanent_refusal():
 
 
 async def test_subscribe_waits_through_refusals_that_may_pass():
-    """A refusal that may pass is tried again until the server says ok."""
+    """A refusal that may pass is tried again until the server says ok (R29)."""
     async with connected() as (client, server):
         join = server.answers["phx_join"]
         server.answers["phx_join"] = server.refuse("RealtimeRestarting: Realtime is restarting, please standby")
@@ -68,7 +68,7 @@ async def test_subscribe_waits_through_refusals_that_may_pass():
 
 
 async def test_subscribe_has_a_timeout_that_withdraws_the_join():
-    """A join that is not answered in time raises OperationTimeout, and the channel is left again."""
+    """A join that is not answered in time raises OperationTimeout, and the channel is left again (R20, R23)."""
     async with connected() as (client, server):
         join, server.answers["phx_join"] = server.answers["phx_join"], None
         room = client.channel("room")
@@ -83,7 +83,7 @@ async def test_subscribe_has_a_timeout_that_withdraws_the_join():
 
 
 async def test_a_cancelled_subscribe_withdraws_the_join():
-    """Cancelling `subscribe` before the join leaves the channel again, and it can be tried anew."""
+    """Cancelling `subscribe` before the join leaves the channel again, and it can be tried anew (R20)."""
     async with connected() as (client, server):
         join, server.answers["phx_join"] = server.answers["phx_join"], None
         room = client.channel("room")
@@ -98,7 +98,7 @@ async def test_a_cancelled_subscribe_withdraws_the_join():
 
 
 async def test_unsubscribe_and_subscribe_any_number_of_times():
-    """A channel can leave and join again, and its handlers stay."""
+    """A channel can leave and join again, and its handlers stay (R20)."""
     heard: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
@@ -115,7 +115,7 @@ async def test_unsubscribe_and_subscribe_any_number_of_times():
 
 
 async def test_unsubscribe_is_bounded():
-    """A leave that the server does not answer ends with its timeout."""
+    """A leave that the server does not answer ends with its timeout (R24)."""
     async with connected() as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -134,7 +134,7 @@ async def test_async_with_joins_and_leaves():
 
 
 async def test_ready_is_the_second_level():
-    """`wait="ready"` and `ready` return after the server's word that changes are live, not with the join."""
+    """`wait="ready"` and `ready` return after the server's word that changes are live, not with the join (R18)."""
     async with connected() as (client, server):
         server.answers["phx_join"] = lambda frame: server.reply(
             frame, response={"postgres_changes": [{"id": 7, **frame.payload["config"]["postgres_changes"][0]}]}
@@ -154,7 +154,7 @@ async def test_ready_is_the_second_level():
 
 
 async def test_ready_raises_if_changes_can_never_be_live():
-    """When the server says that a binding will never work, `ready` raises that, and the channel stays joined."""
+    """When the server says that a binding will never work, `ready` raises that, and the channel stays joined (R19)."""
     text = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given "
     text += "connect parameters"
     async with connected(on_error=lambda error: None) as (client, server):
@@ -200,7 +200,7 @@ async def test_a_timeout_of_ready_leaves_the_channel_joined():
 
 
 async def test_a_removed_channel_is_gone():
-    """`remove_channel` leaves, ends the object, and the topic can be had anew at once."""
+    """`remove_channel` leaves, ends the object, and the topic can be had anew at once (R24)."""
     async with connected() as (client, server):
         old = client.channel("room")
         await old.subscribe()
@@ -270,7 +270,7 @@ async def test_all_channels_can_be_removed():
 
 
 async def test_the_channel_limit_counts_wanted_channels():
-    """More wanted channels than the limit raise RateLimitedError; one that was left makes room."""
+    """More wanted channels than the limit raise RateLimitedError; one that was left makes room (R35)."""
     async with connected(limits=Limits(channels=2)) as (client, _):
         one, two, three = (client.channel(name) for name in ("one", "two", "three"))
         await one.subscribe()
@@ -282,7 +282,7 @@ async def test_the_channel_limit_counts_wanted_channels():
 
 
 async def test_a_thousand_cycles_leave_nothing_behind():
-    """Joining and leaving many times leaves tasks, registrations and channels as they were."""
+    """Joining and leaving many times leaves tasks, registrations and channels as they were (R24)."""
     async with driven(limits=Limits.off()) as (client, _, driver):
         before = len(asyncio.all_tasks())
         for _number in range(300):
@@ -298,7 +298,7 @@ async def test_a_thousand_cycles_leave_nothing_behind():
 
 
 async def test_status_and_gaps_are_events():
-    """`status()` tells of a channel's moves, `gaps()` of time without connection, `client.listen` of all."""
+    """`status()` tells of a channel's moves, `gaps()` of time without connection, `client.listen` of all (R44)."""
     async with connected() as (client, server):
         room = client.channel("room")
         room.on(broadcast(), print)
@@ -317,7 +317,7 @@ async def test_status_and_gaps_are_events():
 
 
 async def test_late_changes_rejoin_once():
-    """Changes added after the join make one new join for all of them, which tells of the gap, and all deliver."""
+    """Changes added after the join make one new join for all of them, which tells of the gap, and all deliver (R17)."""
     async with connected() as (client, server):
         room = client.channel("db")
         early: list[Any] = []

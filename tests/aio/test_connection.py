@@ -46,7 +46,7 @@ def token_of(frame: Any) -> str | None:
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1006, 1011, 1012, 1013, 4000])
 async def test_the_client_reconnects_after_every_end_but_its_own(code: int | None):
-    """However the connection ends, the client connects and joins again, and listeners go on."""
+    """However the connection ends, the client connects and joins again, and listeners go on (R7, R15)."""
     heard: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
@@ -80,7 +80,7 @@ async def test_ping_measures_a_round_trip():
 
 
 async def test_a_missing_heartbeat_reply_ends_the_connection():
-    """A server that answers no heartbeat is left within interval and timeout, and connected to anew."""
+    """A server that answers no heartbeat is left within interval and timeout, and connected to anew (R4)."""
     async with connected(heartbeat=0.03, timeout=0.05) as (_, server):
         server.answers["heartbeat"] = None
         await server.connected(2)
@@ -103,7 +103,7 @@ async def test_reconnect_does_not_wait_for_the_backoff():
 
 
 async def test_a_401_is_retried_once_with_a_new_token():
-    """A refused token is fetched anew and tried once; refused again, it ends the client."""
+    """A refused token is fetched anew and tried once; refused again, it ends the client (R26, R30)."""
     asked: list[int] = []
 
     async def provider() -> str:
@@ -123,7 +123,7 @@ async def test_a_401_is_retried_once_with_a_new_token():
 
 
 async def test_a_403_ends_the_client():
-    """A refusal for good while reconnecting closes the client with it, in every waiter and in `on_error`."""
+    """A refusal for good while reconnecting closes the client with it, in every waiter and in `on_error` (R30)."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
@@ -151,7 +151,7 @@ async def test_an_idle_client_disconnects_and_comes_back():
 
 
 async def test_a_backoff_that_raises_is_replaced():
-    """A backoff function that raises is reported, and the default takes its place."""
+    """A backoff function that raises is reported, and the default takes its place (R1)."""
     errors: list[Exception] = []
 
     def backoff(attempt: int) -> float:
@@ -177,7 +177,7 @@ def plain(token: str) -> Callable[[], str]:
 
 @pytest.mark.parametrize("kind", ["text", "plain", "async", "lambda of a coroutine"])
 async def test_the_token_is_in_the_first_join(kind: str):
-    """A token, from whatever source, stands in the first join frame."""
+    """A token, from whatever source, stands in the first join frame (R25, R29)."""
     token = jwt("user")
 
     async def provider() -> str:
@@ -212,7 +212,7 @@ async def test_a_plain_provider_runs_on_a_thread():
 
 
 async def test_a_hanging_provider_has_a_deadline():
-    """A provider that never answers is reported as late, and the client goes on with what it has."""
+    """A provider that never answers is reported as late, and the client goes on with what it has (R27)."""
     errors: list[Exception] = []
 
     async def provider() -> str:
@@ -226,7 +226,7 @@ async def test_a_hanging_provider_has_a_deadline():
 
 @pytest.mark.parametrize("bad", [5, "two words", "", b"bytes"])
 async def test_a_provider_that_returns_no_token_is_reported(bad: Any):
-    """What is no token is an AuthError in `on_error` that does not show it."""
+    """What is no token is an AuthError in `on_error` that does not show it (R27, R48)."""
     errors: list[Exception] = []
     async with connected(token=lambda: bad, on_error=errors.append) as (client, _):
         assert client.state is ConnectionState.OPEN
@@ -235,7 +235,7 @@ async def test_a_provider_that_returns_no_token_is_reported(bad: Any):
 
 
 async def test_set_auth_reaches_joined_channels_once():
-    """A new token is pushed to each joined channel, not to one with its own, and not when unchanged."""
+    """A new token is pushed to each joined channel, not to one with its own, and not when unchanged (R25)."""
     async with connected(token=jwt("one")) as (client, server):
         for name in ("a", "b"):
             await client.channel(name).subscribe()
@@ -258,7 +258,7 @@ async def test_set_auth_reaches_joined_channels_once():
 
 
 async def test_a_new_token_revives_a_failed_channel():
-    """A channel that was refused with the old token joins with the new one by itself."""
+    """A channel that was refused with the old token joins with the new one by itself (R29)."""
     async with connected(token=jwt("bad")) as (client, server):
         join = server.answers["phx_join"]
         server.answers["phx_join"] = server.refuse("Unauthorized: You do not have permissions to read")
@@ -312,7 +312,7 @@ async def test_a_refused_track_raises():
 
 
 async def test_the_presence_limit_is_kept():
-    """The sixth change in the window waits on our side and raises RateLimitedError when its time is over."""
+    """The sixth change in the window waits on our side and raises RateLimitedError when its time is over (R35)."""
     async with connected(limits=Limits(presence_calls=2)) as (client, server):
         room = client.channel("room", presence_key="me")
         await room.subscribe()
@@ -324,7 +324,7 @@ async def test_the_presence_limit_is_kept():
 
 
 async def test_tracked_state_is_sent_again_after_a_rejoin():
-    """What was tracked is tracked again on the next connection, until untracked."""
+    """What was tracked is tracked again on the next connection, until untracked (R45)."""
     async with connected() as (client, server):
         room = client.channel("room", presence_key="me")
         await room.subscribe()
@@ -339,7 +339,7 @@ async def test_tracked_state_is_sent_again_after_a_rejoin():
 
 
 async def test_a_reconnect_is_one_warning_and_one_info(caplog: pytest.LogCaptureFixture):
-    """Normal operation logs nothing above DEBUG; a lost connection one WARNING, and one INFO when it is back."""
+    """Normal operation logs nothing above DEBUG; a lost connection one WARNING, and one INFO when it is back (R48)."""
     caplog.set_level(logging.DEBUG)
     async with connected() as (client, server):
         room = client.channel("room")
@@ -360,7 +360,7 @@ def _shown(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 async def test_a_gap_without_a_listener_is_a_warning(caplog: pytest.LogCaptureFixture):
-    """When events may be missing and nobody listens to gaps, the log says so once, with what was listened to."""
+    """When events may be missing and nobody listens to gaps, the log says so once, with what was listened to (R44)."""
     async with connected() as (client, server):
         room = client.channel("room")
         room.on(broadcast(), print)
@@ -374,7 +374,7 @@ async def test_a_gap_without_a_listener_is_a_warning(caplog: pytest.LogCaptureFi
 
 
 async def test_no_log_contains_a_secret_or_a_payload(caplog: pytest.LogCaptureFixture):
-    """A whole session at DEBUG names no key, no token and no payload."""
+    """A whole session at DEBUG names no key, no token and no payload (R48)."""
     caplog.set_level(logging.DEBUG)
     token = jwt("user")
     async with connected(token=token) as (client, server):
@@ -404,7 +404,7 @@ async def test_a_logger_of_ones_own(caplog: pytest.LogCaptureFixture):
 
 
 async def test_on_frame_sees_frames_without_tokens():
-    """The tap sees every frame of both directions, and never a token or the key."""
+    """The tap sees every frame of both directions, and never a token or the key (R48)."""
     token = jwt("user")
     seen: list[tuple[str, bytes, bool]] = []
     async with connected(token=token, on_frame=lambda *frame: seen.append(frame)) as (client, server):
@@ -421,7 +421,7 @@ async def test_on_frame_sees_frames_without_tokens():
 
 
 async def test_an_on_frame_that_raises_is_survived():
-    """A tap that raises is reported and ends nothing."""
+    """A tap that raises is reported and ends nothing (R1)."""
     errors: list[Exception] = []
 
     def tap(direction: str, data: bytes, binary: bool) -> None:

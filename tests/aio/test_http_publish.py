@@ -54,7 +54,7 @@ async def joined(
 @pytest.mark.anyio
 @pytest.mark.parametrize("topic", ["room", "realtime:room"])
 async def test_one_message_needs_no_channel(server: LocalServer, topic: str):
-    """A published message reaches those who have joined its topic, given with `realtime:` or without."""
+    """A published message reaches those who have joined its topic, given with `realtime:` or without (R34)."""
     async with joined(server, "room") as (_, heard), connect_async(server.url, server.anon_key) as sender:
         assert await sender.publish(topic, "typing", {"user": "alice"}) == BY_ITSELF
         message = await anext(heard)
@@ -84,7 +84,7 @@ async def test_names_of_dots_arrive(server: LocalServer, names: tuple[str, str])
     "data", [b"\x00\xff", bytearray(b"ab"), memoryview(b"cd"), b""], ids=["bytes", "bytearray", "memoryview", "empty"]
 )
 async def test_bytes_arrive_as_bytes(server: LocalServer, data: Any):
-    """Bytes of any kind arrive as they are."""
+    """Bytes of any kind arrive as they are (R34)."""
     async with joined(server, "bytes") as (client, heard):
         assert await client.publish("bytes", "ink", data) == BY_ITSELF
         assert (await anext(heard)).payload == bytes(data)
@@ -265,7 +265,7 @@ async def answer_batches_only(wire: Wire) -> None:
 
 @pytest.mark.anyio
 async def test_an_old_server_gets_batches():
-    """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not."""
+    """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not (R34)."""
     async with (
         Misbehaver(answer_batches_only) as http,
         serving() as socket,
@@ -344,7 +344,7 @@ def test_a_wrong_http_client_is_refused():
 
 @scenario()
 async def test_partial_failures_have_the_outcome_of_each_message(client: AsyncClient, http: FakeHttp):
-    """The first failure ends `publish_many`, and the error has the outcome of each message."""
+    """The first failure ends `publish_many`, and the error has the outcome of each message (R31)."""
     json: dict[str, Any] = {"topic": "room", "event": "typing", "payload": {}}
     raw = {**json, "payload": b"raw"}
     http.answer(202)
@@ -389,7 +389,7 @@ async def test_the_limit_on_messages_counts_these_too(client: AsyncClient, http:
 
 @pytest.mark.anyio
 async def test_closing_the_client_ends_requests():
-    """Who waits for an HTTP answer when the client is closed gets `ClosedError`, and nothing goes on."""
+    """Who waits for an HTTP answer when the client is closed gets `ClosedError`, and nothing goes on (R31)."""
     http = FakeHttp()
     http.hold()
     async with connected(http=http) as (client, _):
@@ -463,7 +463,7 @@ class Broken:
 
 @pytest.mark.anyio
 async def test_a_broken_http_client_ends_nothing():
-    """What a client of the user's raises is an HttpError of that call; the client goes on."""
+    """What a client of the user's raises is an HttpError of that call; the client goes on (R1)."""
     async with connected(http=Broken()) as (client, _):
         error = await refused(client.publish("room", "typing", {}))
         assert (error.maybe_sent, type(error.__cause__)) == (True, ZeroDivisionError)
@@ -525,7 +525,7 @@ async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: 
 
 @scenario(offline="http")
 async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
-    """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried."""
+    """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried (R31, R40)."""
     http.answer(403, {"message": "Unauthorized"})
     error = await refused(client.channel("room", private=True).broadcast("typing", {}))
     assert (error.status, error.topic) == (403, "room")
@@ -534,7 +534,7 @@ async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
 
 @scenario()
 async def test_nothing_is_sent_by_http_without_offline_http(client: AsyncClient, http: FakeHttp):
-    """Without `offline="http"` a broadcast on a channel that is not joined raises, and no request is made."""
+    """Without `offline="http"` a broadcast on a channel that is not joined raises, and no request is made (R34)."""
     with pytest.raises(RealtimeError, match="not joined"):
         await client.channel("room").broadcast("typing", {})
     assert http.requests == []

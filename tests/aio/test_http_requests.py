@@ -82,7 +82,7 @@ async def test_a_new_style_key_is_its_own_authorization():
 
 @scenario()
 async def test_a_message_that_was_not_accepted_is_retried(client: AsyncClient, http: FakeHttp):
-    """429, 503 and a connection that cannot be made are tried again, with growing jittered waits."""
+    """429, 503 and a connection that cannot be made are tried again, with growing jittered waits (R34)."""
     http.answer(429)
     http.answer(503)
     http.fail()
@@ -137,7 +137,7 @@ async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp
 
 @scenario()
 async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http: FakeHttp):
-    """No answer within the timeout is OperationTimeout: nobody knows whether it arrived."""
+    """No answer within the timeout is OperationTimeout: nobody knows whether it arrived (R31)."""
     http.hold()
     began = now()
     with pytest.raises(OperationTimeout, match="may still have arrived") as caught:

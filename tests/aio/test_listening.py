@@ -37,7 +37,7 @@ def payloads(heard: list[Any]) -> list[Any]:
 
 
 async def test_a_handler_gets_the_events_of_its_selector():
-    """A plain handler is called with each event of its selector, wildcards with all, in order."""
+    """A plain handler is called with each event of its selector, wildcards with all, in order (R41)."""
     one: list[Any] = []
     every: list[Any] = []
     async with connected() as (client, server):
@@ -99,7 +99,7 @@ async def _append(heard: list[Any], event: Any) -> None:
     ids=["bound", "async partial", "partial", "async object", "async method", "lambda"],
 )
 async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
-    """Functions, partials, objects and bound methods work, async ones included, in order."""
+    """Functions, partials, objects and bound methods work, async ones included, in order (R37)."""
     heard: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
@@ -117,7 +117,7 @@ async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
     ids=["number", "text", "none", "two", "method"],
 )
 async def test_a_handler_that_cannot_be_called_with_one_event_raises(handler: Any):
-    """A handler that is not callable, or not with one argument, raises when it is registered, and is not kept."""
+    """A handler that is not callable, or not with one argument, raises when it is registered, and is not kept (R38)."""
     async with driven() as (client, _, driver):
         room = client.channel("room")
         with pytest.raises(InvalidArgumentError):
@@ -183,7 +183,7 @@ async def test_a_handler_registered_twice_is_called_twice():
 
 @pytest.mark.parametrize("kind", ["plain", "async", "thread"])
 async def test_a_handler_that_raises_affects_no_other_handler(kind: str):
-    """What a handler raises reaches `on_error` once with its traceback; the next events and handlers go on."""
+    """What a handler raises reaches `on_error` once with its traceback; the next events and handlers go on (R1)."""
     errors: list[Exception] = []
     heard: list[Any] = []
     other: list[Any] = []
@@ -218,7 +218,7 @@ async def test_a_handler_that_raises_affects_no_other_handler(kind: str):
 @pytest.mark.parametrize("raises", [asyncio.CancelledError, StopIteration, StopAsyncIteration])
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
 async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseException], is_async: bool):
-    """Even a CancelledError that comes out of a handler ends neither the reader nor the handler's task."""
+    """Even a CancelledError that comes out of a handler ends neither the reader nor the handler's task (R1)."""
     errors: list[Exception] = []
     heard: list[Any] = []
 
@@ -244,7 +244,7 @@ async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseExceptio
 
 
 async def test_a_handler_that_cancels_its_own_task_gets_the_next_event():
-    """An async handler that cancels the task it runs in is reported and called again."""
+    """An async handler that cancels the task it runs in is reported and called again (R1)."""
     heard: list[Any] = []
 
     async def handler(event: Any) -> None:
@@ -267,7 +267,7 @@ async def test_a_handler_that_cancels_its_own_task_gets_the_next_event():
 
 
 async def test_an_on_error_that_raises_is_survived():
-    """An error hook that raises is logged and ends nothing."""
+    """An error hook that raises is logged and ends nothing (R1)."""
 
     def hook(error: Exception) -> None:
         raise RuntimeError("no")
@@ -288,7 +288,7 @@ async def test_an_on_error_that_raises_is_survived():
 
 
 async def test_a_slow_async_handler_delays_no_other_handler():
-    """While an async handler waits, other channels receive and acks come."""
+    """While an async handler waits, other channels receive and acks come (R39)."""
     gate = asyncio.Event()
     slow: list[Any] = []
     quick: list[Any] = []
@@ -313,7 +313,7 @@ async def test_a_slow_async_handler_delays_no_other_handler():
 
 
 async def test_a_blocking_handler_on_the_thread_delays_no_other_handler():
-    """While a threaded handler blocks, other channels receive, acks come and heartbeats are answered."""
+    """While a threaded handler blocks, other channels receive, acks come and heartbeats are answered (R39)."""
     gate = threading.Event()
     blocked: list[Any] = []
     threads: set[str] = set()
@@ -343,7 +343,7 @@ async def test_a_blocking_handler_on_the_thread_delays_no_other_handler():
 
 
 async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error(monkeypatch: pytest.MonkeyPatch):
-    """An event that comes in the last moment calls nobody, and is reported nowhere."""
+    """An event that comes in the last moment calls nobody, and is reported nowhere (R46)."""
     errors: list[Exception] = []
     heard: list[Any] = []
 
@@ -362,7 +362,7 @@ async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error
 
 
 async def test_a_handler_that_never_returns_does_not_delay_close_forever():
-    """`close` waits for a blocked threaded handler for a bounded time, and then leaves it running."""
+    """`close` waits for a blocked threaded handler for a bounded time, and then leaves it running (R10)."""
     gate = threading.Event()
     async with driven(DriverSettings(shutdown_timeout=0.05)) as (client, server, _):
         room = client.channel("room")
@@ -376,7 +376,7 @@ async def test_a_handler_that_never_returns_does_not_delay_close_forever():
 
 
 async def test_an_async_handler_that_suppresses_its_cancellation_does_not_delay_close_forever():
-    """`close` waits for a handler that suppresses its cancellation for a bounded time only."""
+    """`close` waits for a handler that suppresses its cancellation for a bounded time only (R10)."""
     gate = asyncio.Event()
 
     async def handler(event: Any) -> None:
@@ -404,7 +404,7 @@ async def test_an_async_handler_that_suppresses_its_cancellation_does_not_delay_
     [("error", [0, 1, 2, 3]), ("drop_newest", [0, 1, 2, 3]), ("drop_oldest", [0, 7, 8, 9])],
 )
 async def test_events_waiting_for_a_handler_are_bounded(is_async: bool, overflow: Any, expected: list[int]):
-    """More events than `buffer` behind a handler follow the policy; "error" tells once per episode and stays."""
+    """More events than `buffer` behind a handler follow the policy; "error" tells once per episode and stays (R39)."""
     errors: list[Exception] = []
     heard: list[Any] = []
     gate: Any = asyncio.Event() if is_async else threading.Event()
@@ -547,7 +547,7 @@ async def _all(stream: Any) -> list[Any]:
 
 
 async def test_an_iterator_survives_reconnects():
-    """A lost connection does not end an iterator; events of the next join come to it."""
+    """A lost connection does not end an iterator; events of the next join come to it (R15)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast())
@@ -562,7 +562,7 @@ async def test_an_iterator_survives_reconnects():
 
 
 async def test_an_iterator_raises_why_it_cannot_go_on():
-    """A channel that is refused for good, and a client that gave up, raise their cause in the iterators."""
+    """A channel that is refused for good, and a client that gave up, raise their cause in the iterators (R3)."""
     async with connected(backoff=Backoff(initial=0, max_attempts=1)) as (client, server):
         room, other = client.channel("room"), client.channel("other")
         refused, lost = room.listen(broadcast()), other.listen(broadcast())
@@ -702,7 +702,7 @@ async def overflown(server: Server, room: Any, count: int = 10) -> None:
 
 
 async def test_overflow_error_raises_after_the_waiting_events():
-    """ "error": the iterator yields what it has, raises SlowConsumerError once, and goes on."""
+    """ "error": the iterator yields what it has, raises SlowConsumerError once, and goes on (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3)
@@ -722,7 +722,7 @@ async def test_overflow_error_raises_after_the_waiting_events():
     ("overflow", "kept"), [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2])], ids=["oldest", "newest"]
 )
 async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
-    """ "drop_oldest" and "drop_newest" keep the others and count what was dropped."""
+    """ "drop_oldest" and "drop_newest" keep the others and count what was dropped (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3, overflow=overflow)
@@ -733,7 +733,7 @@ async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
 
 
 async def test_overflow_latest_keeps_the_newest_per_key():
-    """ "latest" keeps one event per key in the order of the keys, and the newest keys when there are too many."""
+    """ "latest" keeps one event per key in the order of the keys, and the newest keys when there are too many (R39)."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
@@ -753,7 +753,7 @@ async def test_overflow_latest_keeps_the_newest_per_key():
 
 
 async def test_overflow_pause_stops_reading():
-    """ "pause": nothing is lost; reading stops while the buffer is full and goes on when it has room."""
+    """ "pause": nothing is lost; reading stops while the buffer is full and goes on when it has room (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
@@ -765,7 +765,7 @@ async def test_overflow_pause_stops_reading():
 
 
 async def test_a_pause_ends_with_the_first_request():
-    """While a request waits for its reply the socket is read in spite of "pause", which then is as "error"."""
+    """While a request waits for its reply the socket is read in spite of "pause", which then is as "error" (R39)."""
     async with driven() as (client, server, driver):
         room = client.channel("room", ack=True)
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
@@ -782,7 +782,7 @@ async def test_a_pause_ends_with_the_first_request():
 
 
 async def test_a_pause_ends_after_a_heartbeat_interval():
-    """Reading stops for at most one heartbeat interval, then the buffer overflows as with "error"."""
+    """Reading stops for at most one heartbeat interval, then the buffer overflows as with "error" (R39)."""
     async with driven(heartbeat=0.05) as (client, server, driver):
         server.answers["heartbeat"] = server.reply
         room = client.channel("room")
@@ -814,7 +814,7 @@ async def test_listen_without_a_selector_raises():
 
 
 async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
-    """A burst of a thousand frames passes through a buffer of two, since the consumer gets its turns."""
+    """A burst of a thousand frames passes through a buffer of two, since the consumer gets its turns (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=2)
@@ -832,7 +832,7 @@ async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
 
 
 async def test_unknown_and_odd_frames_are_ignored():
-    """Garbage, unknown events and frames of unknown topics are counted, and what follows is delivered."""
+    """Garbage, unknown events and frames of unknown topics are counted, and what follows is delivered (R40)."""
     heard: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")

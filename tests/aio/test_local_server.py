@@ -82,7 +82,7 @@ async def test_bytes_go_through(server: LocalServer):
 
 
 async def test_a_dropped_connection_comes_back(server: LocalServer):
-    """After a cut, refusals and a close code, the channel is joined again and receives."""
+    """After a cut, refusals and a close code, the channel is joined again and receives (R7, R15)."""
     async with client_of(server) as client:
         room = client.channel("back")
         heard = room.listen(broadcast())
@@ -98,7 +98,7 @@ async def test_a_dropped_connection_comes_back(server: LocalServer):
 
 
 async def test_a_wrong_key_raises_at_once(server: LocalServer):
-    """A key that the server does not take is refused at once, and the error does not show it."""
+    """A key that the server does not take is refused at once, and the error does not show it (R30, R48)."""
     with pytest.raises(ConnectError) as caught:
         await connect_async(server.url, "not-the-key")
     assert caught.value.status in (401, 403)
@@ -115,7 +115,7 @@ async def test_a_private_channel_needs_its_policy(server: LocalServer):
 
 
 async def test_garbage_on_a_real_socket_is_survived(server: LocalServer):
-    """Garbage of every kind leaves the client receiving, on this connection or the next."""
+    """Garbage of every kind leaves the client receiving, on this connection or the next (R40)."""
     async with client_of(server) as client:
         room = client.channel("garbage")
         heard = room.listen(broadcast())
@@ -129,7 +129,7 @@ async def test_garbage_on_a_real_socket_is_survived(server: LocalServer):
 
 
 async def test_a_big_message_passes(server: LocalServer):
-    """Three megabytes go out and come back."""
+    """Three megabytes go out and come back (R36)."""
     async with client_of(server) as client:
         room = client.channel("big", echo=True)
         heard = room.listen(broadcast())
@@ -139,7 +139,7 @@ async def test_a_big_message_passes(server: LocalServer):
 
 
 async def test_many_messages_keep_their_order(server: LocalServer):
-    """Thousands of broadcasts from one client arrive at another, all and in order."""
+    """Thousands of broadcasts from one client arrive at another, all and in order (R31)."""
     async with client_of(server) as one, client_of(server) as two:
         heard = two.channel("flood").listen(broadcast(), buffer=5000)
         await two.channel("flood").subscribe()
@@ -150,7 +150,7 @@ async def test_many_messages_keep_their_order(server: LocalServer):
 
 
 async def test_a_hundred_channels_on_one_connection(server: LocalServer):
-    """A hundred channels join together, within the pace of their limit, and all receive."""
+    """A hundred channels join together, within the pace of their limit, and all receive (R9)."""
     async with client_of(server) as client, client_of(server) as other:
         rooms = [client.channel(f"many:{number}") for number in range(100)]
         streams = [room.listen(broadcast()) for room in rooms]
@@ -172,7 +172,7 @@ async def test_close_ends_although_the_server_is_silent(server: LocalServer):
 
 
 async def test_open_and_close_leaves_no_socket(server: LocalServer):
-    """Many clients, closed in different states, leave no task, thread or file descriptor behind."""
+    """Many clients, closed in different states, leave no task, thread or file descriptor behind (R10)."""
 
     async def one(number: int) -> None:
         client = await client_of(server)
@@ -196,7 +196,7 @@ def _tasks() -> list[str]:
 
 
 async def test_the_iterator_reports_events_dropped_while_sending(server: LocalServer):
-    """Over a connection that is cut, every send reports success or a typed error, and success is true."""
+    """Over a connection that is cut, every send reports success or a typed error, and success is true (R32)."""
     received: list[int] = []
     async with client_of(server) as one, client_of(server, offline="wait") as two:
         room, mirror = two.channel("cut", ack=True), one.channel("cut")

@@ -16,7 +16,7 @@ from tests.aio.peer import until
 
 @scenario()
 async def test_rows_committed_around_a_fetch_are_in_the_mirror(scene: Scene) -> None:
-    """Rows that change before, during and after the fetch, on a slow wire, are as the table has them."""
+    """Rows that change before, during and after the fetch, on a slow wire, are as the table has them (R44)."""
     table = scene.table
     table.early = table.late = 1.0
     scene.server.lag(0.4)
@@ -41,7 +41,7 @@ async def test_rows_committed_around_a_fetch_are_in_the_mirror(scene: Scene) -> 
 
 @scenario()
 async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
-    """What was missed while the wire was cut is there when it is live again; until then the old copy is."""
+    """What was missed while the wire was cut is there when it is live again; until then the old copy is (R44)."""
     table, server = scene.table, scene.server
     table.put(1, v=1)
     async with scene.mirror() as users:
@@ -62,7 +62,7 @@ async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
 
 @scenario()
 async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
-    """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch."""
+    """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch (R19)."""
     async with scene.mirror() as users:
         scene.server.send_system(
             "mirror:public.users", "error", "Unable to connect to the project database", extension="postgres_changes"
@@ -147,7 +147,7 @@ async def test_a_narrow_mirror_receives_only_matching_changes(scene: Scene) -> N
 
 @scenario()
 async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
-    """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left."""
+    """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left (R10)."""
     scene.table.early = 1000.0
     users = scene.mirror(timeout=None)
     waiting = asyncio.create_task(users.ready(None))
@@ -162,7 +162,7 @@ async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
 
 @scenario()
 async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> None:
-    """Its channel is left, its listeners are gone, its topic is free again."""
+    """Its channel is left, its listeners are gone, its topic is free again (R24)."""
     async with scene.mirror() as one, scene.mirror() as two:
         assert {one._core.name, two._core.name} == {"mirror:public.users", "mirror:public.users:2"}
         assert dict(scene.client.channels) == {}
@@ -195,7 +195,7 @@ async def test_changes_that_the_server_refuses_raise(scene: Scene) -> None:
 
 @scenario()
 async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
-    """What the server will never make live, such as a table outside of the publication, raises in `ready`."""
+    """What the server will never make live, such as a table outside of the publication, raises in `ready` (R18)."""
     users = scene.mirror()
     text = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given"
     waiting = asyncio.create_task(users.ready())
@@ -209,7 +209,7 @@ async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
 
 @scenario(limits=Limits(channels=1))
 async def test_a_mirror_is_a_channel_of_the_connection(scene: Scene) -> None:
-    """It counts against the limit of channels, and one too many raises at once and leaves nothing."""
+    """It counts against the limit of channels, and one too many raises at once and leaves nothing (R35)."""
     async with scene.mirror() as users:
         with pytest.raises(RateLimitedError):
             scene.mirror()

@@ -23,7 +23,7 @@ TOO_LARGE = "Error 413: Payload Too Large"
 
 @scenario()
 async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
-    """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it."""
+    """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it (R1)."""
     scene.table.failing = 3
     scene.table.put(1, v=1)
     users = scene.mirror(backoff=Backoff(initial=60, maximum=60, jitter=0))
@@ -36,7 +36,7 @@ async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
 
 
 def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One record with the traceback, however its text differs, then a line now and then that counts."""
+    """One record with the traceback, however its text differs, then a line now and then that counts (R48)."""
     calls = 0
 
     async def fetch() -> list[Any]:
@@ -78,7 +78,7 @@ async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
 
 @scenario()
 async def test_a_fetch_that_cancels_itself_has_failed(scene: Scene) -> None:
-    """A CancelledError out of the user's code ends neither task nor mirror."""
+    """A CancelledError out of the user's code ends neither task nor mirror (R1)."""
     calls = iter([asyncio.CancelledError, None])
 
     async def fetch() -> list[Any]:

@@ -87,7 +87,7 @@ async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
 
 @scenario()
 async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
-    """More events than there is room for are merged into one that tells what they come to."""
+    """More events than there is room for are merged into one that tells what they come to (R39)."""
     table = scene.table
     for key in (1, 2, 3):
         table.put(key, v=1)

@@ -57,7 +57,7 @@ async def test_nothing_starts_before_it_is_opened():
 
 
 def test_another_event_loop_than_asyncios_is_an_error():
-    """Under trio `connect_async` raises a StateError that says what works there, and warns of nothing."""
+    """Under trio `connect_async` raises a StateError that says what works there, and warns of nothing (R46)."""
 
     async def main() -> None:
         await connect_async("http://127.0.0.1:1", "key")
@@ -94,7 +94,7 @@ async def test_wrong_options_raise_at_the_call(options: dict[str, Any]):
 
 
 async def test_a_permanent_refusal_raises_at_once():
-    """A 403 is not tried again: opening raises it with the server's words, and leaves nothing."""
+    """A 403 is not tried again: opening raises it with the server's words, and leaves nothing (R30)."""
     transport = MemoryTransport()
     transport.refuse(403, '{"error": "TenantNotFound: no such tenant"}')
     with pytest.raises(ConnectError, match="TenantNotFound") as caught:
@@ -105,7 +105,7 @@ async def test_a_permanent_refusal_raises_at_once():
 
 
 async def test_a_failure_that_may_pass_is_tried_again():
-    """Refused connections and 503 are tried again until one succeeds."""
+    """Refused connections and 503 are tried again until one succeeds (R7, R30)."""
     async with serving() as server:
         server.transport.refuse()
         server.transport.refuse(503)
@@ -124,7 +124,7 @@ async def test_opening_has_a_time_limit():
 
 
 async def test_attempts_can_be_limited():
-    """With `max_attempts` the last failure ends the opening as ReconnectExhaustedError."""
+    """With `max_attempts` the last failure ends the opening as ReconnectExhaustedError (R3)."""
     transport = MemoryTransport()
     transport.refuse(times=9)
     with pytest.raises(ReconnectExhaustedError):
@@ -147,7 +147,7 @@ async def test_a_cancelled_opening_leaves_nothing():
 
 @pytest.mark.parametrize("turns", range(1, 12))
 async def test_an_opening_may_be_cancelled_at_any_moment(turns: int):
-    """After however many turns of the loop it is cancelled, no task of the client is left."""
+    """After however many turns of the loop it is cancelled, no task of the client is left (R2)."""
     async with serving() as server:
         opening = asyncio.ensure_future(connect_async(URL, KEY, transport=server.transport)._open())
         for _ in range(turns):
@@ -160,7 +160,7 @@ async def test_an_opening_may_be_cancelled_at_any_moment(turns: int):
 
 
 async def test_close_is_idempotent_and_final():
-    """After `close` every call raises ClosedError, closing again returns, and nothing of ours is left."""
+    """After `close` every call raises ClosedError, closing again returns, and nothing of ours is left (R10, R11)."""
     async with connected() as (client, _):
         room = client.channel("room")
         await room.subscribe()
@@ -204,7 +204,7 @@ async def test_close_leaves_the_channels_and_sends_a_close_frame():
 
 
 async def test_who_waits_gets_closed_error():
-    """Closing settles every call that waits with ClosedError."""
+    """Closing settles every call that waits with ClosedError (R10)."""
     async with connected() as (client, server):
         server.answers["phx_join"] = server.answers["heartbeat"] = None
         waiting: list[asyncio.Task[Any]] = [
@@ -218,7 +218,7 @@ async def test_who_waits_gets_closed_error():
 
 
 async def test_close_while_connecting_and_while_backing_off():
-    """`close` works in every state of the link, at once."""
+    """`close` works in every state of the link, at once (R10)."""
     async with connected(backoff=lambda attempt: 60.0) as (client, server):
         assert server.peer is not None
         server.peer.drop()
@@ -262,7 +262,7 @@ async def test_a_cancelled_close_is_gone_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_an_async_handler_may_close_the_client():
-    """`close()` in an async handler returns in the handler when the rest has ended, and does not cancel it."""
+    """`close()` in an async handler returns in the handler when the rest has ended, and does not cancel it (R10)."""
     after: list[set[str]] = []
     async with connected() as (client, server):
         room = client.channel("room")
@@ -294,7 +294,7 @@ async def test_a_plain_handler_may_start_the_close():
 
 
 async def test_a_failing_transport_is_reported_and_retried():
-    """A transport that raises something odd is reported and survived; the client still connects."""
+    """A transport that raises something odd is reported and survived; the client still connects (R2)."""
     errors: list[Exception] = []
 
     class OddError(Exception):
@@ -319,7 +319,7 @@ async def test_a_failing_transport_is_reported_and_retried():
 @pytest.mark.parametrize("bug", [TypeError, AttributeError, AssertionError, KeyError, ImportError, ValueError])
 @pytest.mark.parametrize("when", ["opening", "reading"])
 async def test_a_bug_on_opening_ends_the_client_with_its_cause(bug: type[Exception], when: str):
-    """An error that only a wrong program raises is not tried again: it is the cause that waiters get at once."""
+    """An error that only a wrong program raises is not tried again: it is the cause that waiters get at once (R2)."""
 
     class Wrong(MemoryTransport):
         async def open(self, request: Any, /) -> Any:
@@ -365,7 +365,7 @@ async def test_a_request_that_cannot_be_served_is_refused_at_once():
 
 
 async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.MonkeyPatch):
-    """When a part of the client fails, waiters, iterators and `wait_closed` raise that cause."""
+    """When a part of the client fails, waiters, iterators and `wait_closed` raise that cause (R2)."""
     async with driven() as (client, server, driver):
         room = client.channel("room")
         await room.subscribe()
@@ -405,7 +405,7 @@ async def test_the_end_of_the_loop_ends_the_client():
 
 
 async def test_a_client_belongs_to_one_loop():
-    """Used from another event loop or from no loop at all, a client says so."""
+    """Used from another event loop or from no loop at all, a client says so (R46)."""
     async with connected() as (client, _):
         room = client.channel("room")
 
@@ -419,7 +419,7 @@ async def test_a_client_belongs_to_one_loop():
 
 
 async def test_many_clients_leave_nothing():
-    """Opening and closing fifty clients leaves as many tasks and threads as before."""
+    """Opening and closing fifty clients leaves as many tasks and threads as before (R10)."""
     before = len(asyncio.all_tasks()), threading.active_count()
     for _ in range(50):
         async with connected() as (client, _server):
@@ -430,7 +430,7 @@ async def test_many_clients_leave_nothing():
 
 
 async def test_a_token_that_cannot_be_had_does_not_hang_the_opening():
-    """A provider that raises before the first connection is reported, and the client connects without a token."""
+    """A provider that raises before the first connection is reported, and the client connects without a token (R27)."""
     errors: list[Exception] = []
 
     def provider() -> str:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_broadcast_returns_when_it_is_written():
-    """Without ack it returns when the frame is handed over, and nothing is left behind."""
+    """Without ack it returns when the frame is handed over, and nothing is left behind (R31, R33)."""
     async with driven() as (client, server, driver):
         room = client.channel("room")
         await room.subscribe()
@@ -42,7 +42,7 @@ async def test_a_broadcast_returns_when_it_is_written():
 
 @pytest.mark.parametrize("payload", [{}, [], "text", 0, None, True, {"n": 12345678901234567890}, b"\x00\xff", b""])
 async def test_any_json_value_or_bytes_can_be_sent(payload: Any):
-    """Every JSON value and bytes arrive as they were given."""
+    """Every JSON value and bytes arrive as they were given (R40)."""
     async with connected() as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -75,7 +75,7 @@ async def test_a_payload_that_is_not_json_raises_at_once():
 
 
 async def test_with_ack_the_server_has_confirmed():
-    """With ack it returns after the server's reply."""
+    """With ack it returns after the server's reply (R31)."""
     async with connected() as (client, server):
         server.answers["broadcast"] = None
         room = client.channel("room", ack=True)
@@ -89,7 +89,7 @@ async def test_with_ack_the_server_has_confirmed():
 
 
 async def test_a_refused_broadcast_raises():
-    """An error reply raises PushError with the reason, a string as well as an object."""
+    """An error reply raises PushError with the reason, a string as well as an object (R31, R40)."""
     async with connected() as (client, server):
         server.answers["broadcast"] = lambda frame: server.reply(frame, "error", "payload_size_exceeded")
         room = client.channel("room", ack=True)
@@ -99,7 +99,7 @@ async def test_a_refused_broadcast_raises():
 
 
 async def test_an_ack_that_does_not_come_is_a_timeout():
-    """A missing ack raises OperationTimeout after the call's timeout."""
+    """A missing ack raises OperationTimeout after the call's timeout (R31)."""
     async with connected() as (client, server):
         server.answers["broadcast"] = None
         room = client.channel("room", ack=True)
@@ -110,7 +110,7 @@ async def test_an_ack_that_does_not_come_is_a_timeout():
 
 
 async def test_the_error_of_a_lost_connection_has_maybe_sent():
-    """An ack that the end of the connection cut off raises ConnectionLostError with `maybe_sent`."""
+    """An ack that the end of the connection cut off raises ConnectionLostError with `maybe_sent` (R31)."""
     async with connected() as (client, server):
         server.answers["broadcast"] = None
         room = client.channel("room", ack=True)
@@ -125,7 +125,7 @@ async def test_the_error_of_a_lost_connection_has_maybe_sent():
 
 
 async def test_a_full_network_delays_the_caller():
-    """When the network takes nothing, `broadcast` waits for its frame; one that was never taken says so."""
+    """When the network takes nothing, `broadcast` waits for its frame; one that was never taken says so (R31)."""
     async with connected(capacity=3) as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -150,7 +150,7 @@ async def test_a_full_network_delays_the_caller():
 
 
 async def test_not_joined_raises_by_default():
-    """With offline="raise" a broadcast of a channel that is not joined raises StateError with the reason."""
+    """With offline="raise" a broadcast of a channel that is not joined raises StateError with the reason (R31, R32)."""
     async with connected() as (client, server):
         room = client.channel("room")
         with pytest.raises(StateError, match="not joined"):
@@ -164,7 +164,7 @@ async def test_not_joined_raises_by_default():
 
 
 async def test_offline_wait_sends_after_the_join():
-    """With offline="wait" the call returns when it was sent after the join, or raises when its time is over."""
+    """With offline="wait" the call returns when it was sent after the join, or raises when its time is over (R32)."""
     async with connected(offline="wait") as (client, server):
         room = client.channel("room")
         with pytest.raises(OperationTimeout, match="not sent"):
@@ -179,7 +179,7 @@ async def test_offline_wait_sends_after_the_join():
 
 
 async def test_a_waiting_broadcast_can_be_cancelled():
-    """Cancelling a broadcast that waits for the join takes it back: it is never sent."""
+    """Cancelling a broadcast that waits for the join takes it back: it is never sent (R32)."""
     async with connected(offline="wait") as (client, server):
         room = client.channel("room")
         sending = asyncio.create_task(room.broadcast("e", "cancelled"))
@@ -194,7 +194,7 @@ async def test_a_waiting_broadcast_can_be_cancelled():
 
 
 async def test_offline_queue_returns_at_once():
-    """With offline="queue" the call returns a AsyncQueuedSent; sent in order after the join, each once."""
+    """With offline="queue" the call returns a AsyncQueuedSent; sent in order after the join, each once (R32)."""
     async with connected(offline="queue") as (client, server):
         room = client.channel("room")
         queued = [await room.broadcast("e", number) for number in range(5)]
@@ -210,7 +210,7 @@ async def test_offline_queue_returns_at_once():
 
 
 async def test_a_queued_failure_reaches_on_error_and_wait():
-    """A queued broadcast that expires fails its `wait`, and `on_error` hears of it without anybody waiting."""
+    """A queued broadcast that expires fails its `wait`, and `on_error` hears of it without anybody waiting (R32)."""
     errors: list[Exception] = []
     async with connected(offline="queue", on_error=errors.append) as (client, _):
         room = client.channel("room")
@@ -223,7 +223,7 @@ async def test_a_queued_failure_reaches_on_error_and_wait():
 
 
 async def test_the_queue_is_bounded():
-    """A full queue refuses the next broadcast instead of growing."""
+    """A full queue refuses the next broadcast instead of growing (R32)."""
     async with connected(offline="queue", queue_size=2, on_error=lambda error: None) as (client, _):
         room = client.channel("room")
         await room.broadcast("e", 1)
@@ -233,7 +233,7 @@ async def test_the_queue_is_bounded():
 
 
 async def test_sizes_raise_at_once():
-    """A payload over the limit raises PayloadTooLargeError before anything is sent."""
+    """A payload over the limit raises PayloadTooLargeError before anything is sent (R36)."""
     async with connected(limits=Limits(payload_bytes=100)) as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -244,7 +244,7 @@ async def test_sizes_raise_at_once():
 
 
 async def test_pacing_delays_then_raises():
-    """A limit on messages delays a broadcast up to its timeout, then RateLimitedError says which limit."""
+    """A limit on messages delays a broadcast up to its timeout, then RateLimitedError says which limit (R35)."""
     async with connected(limits=Limits(messages_per_second=2)) as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -265,7 +265,7 @@ async def test_ack_needs_a_channel_with_ack():
 
 
 async def test_a_closed_client_refuses_to_send():
-    """After `close` a broadcast raises ClosedError."""
+    """After `close` a broadcast raises ClosedError (R10, R31)."""
     async with connected() as (client, _):
         room = client.channel("room")
         await room.subscribe()

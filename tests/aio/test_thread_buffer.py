@@ -50,7 +50,7 @@ def take_all(kept: ThreadBuffer, until: Any) -> list[Any]:
 @pytest.mark.parametrize("inner", [Buffer, DropNewest, DropOldest], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("limit", [1, 2, 100, 1000])
 async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], limit: int):
-    """However fast events come, a consumer on a thread that takes them at once gets all, in order."""
+    """However fast events come, a consumer on a thread that takes them at once gets all, in order (R39)."""
     kept, reading = thread_buffer(inner(limit))
     count = COUNT if limit > 2 else 500
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, count - 1))
@@ -65,7 +65,7 @@ async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], li
 
 
 async def test_a_slow_consumer_gets_its_policy_after_the_grace_period():
-    """After the grace period a full buffer overflows, and reading is not paused again."""
+    """After the grace period a full buffer overflows, and reading is not paused again (R39)."""
     kept, reading = thread_buffer(Buffer(10), longest=0.01)
     for number in range(10):
         assert kept.put(number)
@@ -164,7 +164,7 @@ class SlowLock:
 
 @pytest.mark.parametrize("timeout", [None, 600.0])
 def test_no_wait_on_a_lock_is_long(timeout: float | None):
-    """A Ctrl-C just before a wait is handled when the wait ends, so each wait on the lock is short."""
+    """A Ctrl-C just before a wait is handled when the wait ends, so each wait on the lock is short (R46)."""
     lock: Any = SlowLock(5)
     assert acquire_in_steps(lock, timeout)
     assert len(lock.timeouts) == 5 and all(0 < waited <= MAX_LOCK_WAIT for waited in lock.timeouts)

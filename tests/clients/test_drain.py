@@ -35,7 +35,7 @@ async def test_drain_finishes_pending_sends(api: ClientApi, server: LocalServer)
 
 
 async def test_queued_sends_go_out_over_a_reconnect(api: ClientApi, server: LocalServer):
-    """What waits in the queue for a lost connection is sent by the next one before the end."""
+    """What waits in the queue for a lost connection is sent by the next one before the end (R31, R32)."""
     async with api.client(server, offline="queue") as client:
         room = await client.channel("room")
         await room.subscribe()

@@ -56,7 +56,7 @@ WANTED: Final[tuple[tuple[Where, set[int]], ...]] = (
 
 
 async def test_rows_come_as_expressions_want_them(api: ClientApi, server: LocalServer):
-    """Each of many filters, with every type of value, lets through exactly the rows that fit it."""
+    """Each of many filters, with every type of value, lets through exactly the rows that fit it (R43)."""
     async with api.client(server) as client:
         room = await client.channel("db")
         heard = [await room.listen(changes("orders", where=where)) for where, _ in WANTED]
@@ -70,7 +70,7 @@ async def test_rows_come_as_expressions_want_them(api: ClientApi, server: LocalS
 
 
 async def test_the_key_decides_about_a_delete(api: ClientApi, server: LocalServer):
-    """A DELETE is judged by its old row, of which only the key is there."""
+    """A DELETE is judged by its old row, of which only the key is there (R43)."""
     async with api.client(server) as client:
         room = await client.channel("db")
         by_key = await room.listen(changes("orders", event="DELETE", where=col("id") >= 2))
@@ -84,7 +84,7 @@ async def test_the_key_decides_about_a_delete(api: ClientApi, server: LocalServe
 
 
 async def test_a_wrong_filter_raises_before_anything_is_sent(api: ClientApi, server: LocalServer):
-    """An expression that cannot be sent raises where it is written; the channel is as it was."""
+    """An expression that cannot be sent raises where it is written; the channel is as it was (R43)."""
     async with api.client(server) as client:
         room = await client.channel("db")
         with pytest.raises(InvalidArgumentError, match="an empty list never matches"):

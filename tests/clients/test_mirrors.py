@@ -216,7 +216,7 @@ async def test_a_fetch_of_a_row_that_fails_fetches_all_rows(api: ClientApi, smal
 
 
 async def test_a_slow_iterator_gets_one_resynced(api: ClientApi, server: LocalServer):
-    """More changes than have room are one event, and who applies what he is told has the copy."""
+    """More changes than have room are one event, and who applies what he is told has the copy (R39)."""
     table: Rows = {}
     async with api.client(server) as client, await mirror_of(client, table) as users:
         events = await users.listen(buffer=3)

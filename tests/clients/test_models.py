@@ -57,7 +57,7 @@ BOB: dict[str, Any] = {"id": 2, "name": "bob"}
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
 async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalServer, model: Any):
-    """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers."""
+    """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers (R42)."""
     handled: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("db", echo=True)
@@ -83,7 +83,7 @@ async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalS
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
 async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, model: Any):
-    """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts."""
+    """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts (R42)."""
     handled: list[Any] = []
     threaded: list[Any] = []
 

@@ -58,7 +58,7 @@ def pushes(server: LocalServer, event: str) -> int:
 
 
 async def test_messages_reach_iterators_and_handlers(api: ClientApi, server: LocalServer):
-    """A broadcast reaches every iterator and handler whose selector it fits, in order."""
+    """A broadcast reaches every iterator and handler whose selector it fits, in order (R41)."""
     heard: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
@@ -85,7 +85,7 @@ async def test_bytes_are_payloads_too(api: ClientApi, server: LocalServer):
 
 
 async def test_rows_are_typed(api: ClientApi, server: LocalServer):
-    """An inserted row arrives as an `Insert` whose values are exact."""
+    """An inserted row arrives as an `Insert` whose values are exact (R42)."""
     async with api.client(server) as client:
         table = await (await client.channel("db")).listen(changes("users", event="INSERT"))
         reading = asyncio.ensure_future(table.next())
@@ -143,7 +143,7 @@ async def test_closing_ends_iterators_after_their_waiting_events(api: ClientApi,
 
 
 async def test_an_iterator_raises_why_its_channel_failed(api: ClientApi, server: LocalServer):
-    """When a channel is refused for good, its iterators raise that; so does `subscribe`, and `error` says it."""
+    """When a channel is refused for good, its iterators raise that; so does `subscribe`, and `error` says it (R23)."""
     server.reject_join("room", "Unauthorized: You do not have permissions to read from this Channel topic: room")
     async with api.client(server) as client:
         room = await client.channel("room", private=True)
@@ -235,7 +235,7 @@ async def test_closing_an_iterator_withdraws_the_join_that_it_began(api: ClientA
 
 
 async def test_a_slow_consumer_gets_an_error_and_continues(api: ClientApi, server: LocalServer):
-    """More events than the buffer holds: what fits is read, then SlowConsumerError, and then new events again."""
+    """More events than the buffer holds: what fits is read, then SlowConsumerError, and then new events again (R39)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast(), buffer=3)
@@ -292,7 +292,7 @@ async def test_on_is_a_decorator(api: ClientApi, server: LocalServer):
 
 
 async def test_async_handlers_run_in_order(api: ClientApi, server: LocalServer):
-    """An async handler is called with one event after another, also when it waits in between."""
+    """An async handler is called with one event after another, also when it waits in between (R37)."""
     heard: list[Any] = []
 
     async def handler(event: Any) -> None:
@@ -312,7 +312,7 @@ async def test_async_handlers_run_in_order(api: ClientApi, server: LocalServer):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
 async def test_exceptions_of_handlers_reach_on_error(api: ClientApi, server: LocalServer, is_async: bool):
-    """A handler that raises is told to `on_error`, once each time, and gets the next event."""
+    """A handler that raises is told to `on_error`, once each time, and gets the next event (R1)."""
     errors: list[Exception] = []
     calls: list[Any] = []
 
@@ -337,7 +337,7 @@ async def test_exceptions_of_handlers_reach_on_error(api: ClientApi, server: Loc
 
 
 async def test_wrong_listeners_raise_at_once(api: ClientApi, server: LocalServer):
-    """What cannot be called with one event, is no selector, or no policy, is refused where it is registered."""
+    """What cannot be called with one event, is no selector, or no policy, is refused where it is registered (R38)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         for wrong in (
@@ -359,7 +359,7 @@ async def test_wrong_listeners_raise_at_once(api: ClientApi, server: LocalServer
 
 
 async def test_asking_again_gives_the_same_channel(api: ClientApi, server: LocalServer):
-    """The same topic and options give the same object, other options raise, a removed one is gone."""
+    """The same topic and options give the same object, other options raise, a removed one is gone (R21, R24)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         assert (await client.channel("realtime:room")).inner is room.inner
@@ -388,7 +388,7 @@ async def test_only_a_channel_can_be_removed(api: ClientApi, server: LocalServer
 
 
 async def test_a_channel_is_a_context_manager(api: ClientApi, server: LocalServer):
-    """Entering joins, leaving leaves, and it works again."""
+    """Entering joins, leaving leaves, and it works again (R20)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         for _ in range(2):
@@ -399,7 +399,7 @@ async def test_a_channel_is_a_context_manager(api: ClientApi, server: LocalServe
 
 
 async def test_ready_is_more_than_joined(api: ClientApi, server: LocalServer):
-    """`subscribe(wait="ready")` returns when changes are live, and a row written then is delivered."""
+    """`subscribe(wait="ready")` returns when changes are live, and a row written then is delivered (R18)."""
     async with api.client(server) as client:
         room = await client.channel("db")
         table = await room.listen(changes("users"))
@@ -424,7 +424,7 @@ async def test_ready_counts_a_listener_that_came_late(api: ClientApi, server: Lo
 
 
 async def test_a_join_that_gets_no_answer_times_out(api: ClientApi, server: LocalServer):
-    """`subscribe(timeout=...)` raises OperationTimeout and withdraws the wish; later it works."""
+    """`subscribe(timeout=...)` raises OperationTimeout and withdraws the wish; later it works (R20, R22)."""
     server.drop_reply("phx_join", times=1)
     async with api.client(server) as client:
         room = await client.channel("room")
@@ -435,7 +435,7 @@ async def test_a_join_that_gets_no_answer_times_out(api: ClientApi, server: Loca
 
 
 async def test_a_lost_connection_is_restored_and_gaps_are_reported(api: ClientApi, server: LocalServer):
-    """After a drop the channel is joined again, events flow, and the time away is a Gap."""
+    """After a drop the channel is joined again, events flow, and the time away is a Gap (R7, R44)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         away, heard = await room.listen(gaps()), await room.listen(broadcast())
@@ -452,7 +452,7 @@ async def test_a_lost_connection_is_restored_and_gaps_are_reported(api: ClientAp
 
 
 async def test_a_permanent_refusal_raises_in_every_call(api: ClientApi, server: LocalServer):
-    """A refused reconnect ends the client: `wait_closed`, iterators, waiting and later calls raise it."""
+    """A refused reconnect ends the client: `wait_closed`, iterators, waiting and later calls raise it (R2, R30)."""
     errors: list[Exception] = []
     async with api.client(server, on_error=errors.append) as client:
         room = await client.channel("room")
@@ -477,7 +477,7 @@ async def test_a_permanent_refusal_raises_in_every_call(api: ClientApi, server: 
 
 
 async def test_opening_fails_with_the_reason(api: ClientApi, server: LocalServer):
-    """A refusal for good raises at once; one that may pass is tried again until `open_timeout`."""
+    """A refusal for good raises at once; one that may pass is tried again until `open_timeout` (R30)."""
     server.refuse_connections(status=403)
     with pytest.raises(ConnectError, match="403"):
         await api.open(server.url, server.anon_key)
@@ -579,7 +579,7 @@ QUIET = {"remove_channel", "remove_all_channels", "stats", "close", "wait_closed
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_after_close_every_call_has_an_answer(api: ClientApi, server: LocalServer, name: str):
-    """After `close` a call raises ClosedError, or is one of those that have nothing left to do."""
+    """After `close` a call raises ClosedError, or is one of those that have nothing left to do (R10, R11)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
@@ -593,7 +593,7 @@ async def test_after_close_every_call_has_an_answer(api: ClientApi, server: Loca
 
 
 async def test_who_waits_when_it_closes_gets_closed_error(api: ClientApi, server: LocalServer):
-    """Closing settles the calls that wait, and a `wait_closed` returns."""
+    """Closing settles the calls that wait, and a `wait_closed` returns (R10)."""
     server.drop_reply("phx_join")
     server.drop_reply("heartbeat")
     async with api.client(server) as client:
@@ -609,7 +609,7 @@ async def test_who_waits_when_it_closes_gets_closed_error(api: ClientApi, server
 
 
 async def test_a_confirmed_broadcast(api: ClientApi, server: LocalServer):
-    """With ack the call returns when the server has confirmed, and times out when it does not."""
+    """With ack the call returns when the server has confirmed, and times out when it does not (R31)."""
     async with api.client(server) as client:
         room = await client.channel("room", ack=True)
         await room.subscribe()
@@ -620,7 +620,7 @@ async def test_a_confirmed_broadcast(api: ClientApi, server: LocalServer):
 
 
 async def test_sending_while_not_joined(api: ClientApi, server: LocalServer):
-    """`offline` decides: raise, queue, wait, or HTTP; nothing is sent twice."""
+    """`offline` decides: raise, queue, wait, or HTTP; nothing is sent twice (R32, R34)."""
     async with api.client(server) as client:
         with pytest.raises(StateError, match="not joined"):
             await (await client.channel("room")).broadcast("a", 1)
@@ -645,7 +645,7 @@ async def test_sending_while_not_joined(api: ClientApi, server: LocalServer):
 
 
 async def test_queued_sends_fail_with_the_cause(api: ClientApi, server: LocalServer):
-    """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also at the end."""
+    """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also at the end (R31)."""
     errors: list[Exception] = []
     async with api.client(server, offline="queue", on_error=errors.append) as client:
         sent = await (await client.channel("room")).broadcast("a", 1)
@@ -656,7 +656,7 @@ async def test_queued_sends_fail_with_the_cause(api: ClientApi, server: LocalSer
 
 
 async def test_publishing_needs_no_channel(api: ClientApi, server: LocalServer):
-    """`publish` and `publish_many` send by HTTP to whoever listens."""
+    """`publish` and `publish_many` send by HTTP to whoever listens (R34)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
@@ -675,7 +675,7 @@ async def test_publishing_needs_no_channel(api: ClientApi, server: LocalServer):
 
 
 async def test_presence(api: ClientApi, server: LocalServer):
-    """Who comes, changes and goes is told, and the state is a snapshot of who is here."""
+    """Who comes, changes and goes is told, and the state is a snapshot of who is here (R45)."""
     async with api.client(server) as client, api.client(server) as other:
         room = await client.channel("room", presence_key="me")
         seen = await room.listen(presence())
@@ -700,7 +700,7 @@ async def test_presence(api: ClientApi, server: LocalServer):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
 async def test_a_token_provider_is_called(api: ClientApi, server: LocalServer, is_async: bool):
-    """A plain or async `token=` is called, and what it gives opens a private channel."""
+    """A plain or async `token=` is called, and what it gives opens a private channel (R25, R29)."""
     asked: list[datetime] = []
 
     def plain() -> str:
@@ -716,7 +716,7 @@ async def test_a_token_provider_is_called(api: ClientApi, server: LocalServer, i
 
 
 async def test_a_token_can_be_set(api: ClientApi, server: LocalServer):
-    """`set_auth` of the client or of one channel is what private channels join with, and a wrong one raises."""
+    """`set_auth` of the client or of one channel is what private channels join with, and a wrong one raises (R27)."""
     async with api.client(server) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(JoinError):

@@ -80,7 +80,7 @@ def public_interface(kind: type) -> dict[str, tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(("sync", "other"), TWINS, ids=lambda kind: kind.__name__)
 def test_both_clients_have_the_same_signatures(sync: type, other: type):
-    """Classes of both clients have the same names, signatures and overloads."""
+    """Classes of both clients have the same names, signatures and overloads (R46)."""
     assert public_interface(sync) == public_interface(other)
 
 

@@ -119,7 +119,7 @@ async def test_a_client_made_for_a_user_stands_for_that_user(
 async def test_the_session_is_read_before_each_connection(
     api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
-    """After a lost connection the channel joins with the session's token of then, events or not."""
+    """After a lost connection the channel joins with the session's token of then, events or not (R25)."""
     async with following(api, account, rejoin_backoff=lambda attempt: 0.0) as client:
         room = await client.channel("room", private=True)
         heard = await room.listen(broadcast())
@@ -155,7 +155,7 @@ async def test_a_lost_session_ends_the_client_when_wanted(api: ClientApi, server
 
 
 async def test_closing_unsubscribes_from_the_session(api: ClientApi, server: LocalServer, account: Supabase):
-    """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us."""
+    """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us (R10)."""
     async with following(api, account):
         assert len(account.auth.listeners) == 1
     assert account.auth.listeners == {}
@@ -187,7 +187,7 @@ async def test_an_event_after_the_end_is_ignored(api: ClientApi, server: LocalSe
 
 
 async def test_a_session_that_cannot_be_read_is_reported(api: ClientApi, server: LocalServer, account: Supabase):
-    """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too."""
+    """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too (R27)."""
     errors: list[Exception] = []
     async with following(api, account, on_error=errors.append) as client:
         account.auth.error = RuntimeError("no way to Auth")

@@ -39,6 +39,6 @@ def ours() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No test leaves a thread of a client behind."""
+    """No test leaves a thread of a client behind (R10)."""
     yield
     assert ours() == []

@@ -40,7 +40,7 @@ def child(act):
 
 
 def test_every_call_in_a_forked_child_raises_with_a_hint(server: LocalServer):
-    """In the child each call raises StateError at once, iterators too; `repr` and properties do not."""
+    """In the child each call raises StateError at once, iterators too; `repr` and properties do not (R46)."""
     source = (
         CHILD
         + """
@@ -70,7 +70,7 @@ with supawire.connect(URL, KEY) as client:
 
 
 def test_the_child_closes_the_socket_without_sending(server: LocalServer):
-    """The child has no connection to the server, closes and exits without a frame, and the parent's goes on."""
+    """The child has no connection to the server, closes and exits without a frame, and the parent's goes on (R46)."""
     source = (
         CHILD
         + """
@@ -99,7 +99,7 @@ with supawire.connect(URL, KEY) as client:
 
 
 def test_the_child_opens_a_client_of_its_own(server: LocalServer):
-    """After a fork the child connects by itself, and closes and exits as any program does."""
+    """After a fork the child connects by itself, and closes and exits as any program does (R46)."""
     source = (
         CHILD
         + """
@@ -124,7 +124,7 @@ client.close()
 
 
 def test_a_handler_may_fork(server: LocalServer):
-    """A child forked in a handler ends when the handler returns, and the parent's next event is handled."""
+    """A child forked in a handler ends when the handler returns, and the parent's next event is handled (R46)."""
     source = (
         CHILD
         + """
@@ -153,7 +153,7 @@ with supawire.connect(URL, KEY) as client:
 
 
 def test_prefork_workers_open_their_own(server: LocalServer):
-    """Workers of a forking pool, as Celery's, each open a client and send, while the parent has one open."""
+    """Workers of a forking pool, as Celery's, each open a client and send, while the parent has one open (R46)."""
     source = """
 import multiprocessing
 

@@ -44,7 +44,7 @@ class Notes:
 
 
 def test_all_user_code_of_a_client_has_one_thread(server: LocalServer):
-    """Plain handlers, async ones and `on_error` run on the dispatch thread of their client, in order."""
+    """Plain handlers, async ones and `on_error` run on the dispatch thread of their client, in order (R37)."""
     notes = Notes()
 
     def note(what: str) -> Callable[[Any], None]:
@@ -66,7 +66,7 @@ def test_all_user_code_of_a_client_has_one_thread(server: LocalServer):
 
 
 def test_events_reach_several_handlers_in_the_order_in_which_they_came(server: LocalServer):
-    """Two handlers of one client get their events interleaved as they came, not each its own in a row."""
+    """Two handlers of one client get their events interleaved as they came, not each its own in a row (R37)."""
     notes = Notes()
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
@@ -79,7 +79,7 @@ def test_events_reach_several_handlers_in_the_order_in_which_they_came(server: L
 
 
 def test_a_blocked_handler_delays_no_heartbeat_and_no_iterator(server: LocalServer):
-    """While a handler blocks, another channel's events are read, sends are confirmed and heartbeats answered."""
+    """While a handler blocks, another channel's events are read, sends are confirmed and heartbeats answered (R39)."""
     entered, leave, order = threading.Event(), threading.Event(), Notes()
 
     def blocking(event: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_blocked_handler_delays_no_heartbeat_and_no_iterator(server: LocalServ
 
 
 def test_handlers_may_call_everything(server: LocalServer):
-    """A handler broadcasts with ack, pings, joins another channel and reads its iterator, and goes on."""
+    """A handler broadcasts with ack, pings, joins another channel and reads its iterator, and goes on (R46)."""
     notes = Notes()
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
@@ -128,7 +128,7 @@ def test_handlers_may_call_everything(server: LocalServer):
 
 
 def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer):
-    """While one async handler awaits, plain ones and other async ones of the client are called."""
+    """While one async handler awaits, plain ones and other async ones of the client are called (R37, R39)."""
     notes = Notes()
 
     async def patient(event: Any) -> None:
@@ -156,7 +156,7 @@ def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer
 
 
 def test_an_async_handler_survives_its_own_cancellation(server: LocalServer):
-    """An async handler that cancels itself, or raises SystemExit, is told to `on_error` and called again."""
+    """An async handler that cancels itself, or raises SystemExit, is told to `on_error` and called again (R1)."""
     errors, notes = Notes(), Notes()
 
     async def handler(event: Any) -> None:
@@ -182,7 +182,7 @@ def test_an_async_handler_survives_its_own_cancellation(server: LocalServer):
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, SystemExit, StopIteration])
 def test_exceptions_of_plain_handlers_do_not_end_the_client(server: LocalServer, raised: type[BaseException]):
-    """Whatever a handler raises is told to `on_error` with its cause, and the handler gets the next event."""
+    """Whatever a handler raises is told to `on_error` with its cause, and the handler gets the next event (R1)."""
     errors, notes = Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -200,7 +200,7 @@ def test_exceptions_of_plain_handlers_do_not_end_the_client(server: LocalServer,
 
 
 def test_an_on_error_that_raises_is_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """An `on_error` that raises ends nothing: what it was told is logged, and it is called again."""
+    """An `on_error` that raises ends nothing: what it was told is logged, and it is called again (R1)."""
     errors = Notes()
 
     def on_error(error: Exception) -> None:
@@ -239,7 +239,7 @@ def closers(client: Client, notes: Notes) -> dict[str, Callable[[Any], Any]]:
 
 @pytest.mark.parametrize("how", ["plain", "async", "with", "twice"])
 def test_a_handler_may_close_the_client(server: LocalServer, how: str):
-    """`close()` in a handler returns when all but that handler's thread has ended, and does not cancel it."""
+    """`close()` in a handler returns when all but that handler's thread has ended, and does not cancel it (R10)."""
     notes = Notes()
     client = connect(server.url, server.anon_key)
     room = client.channel("room", echo=True)
@@ -255,7 +255,7 @@ def test_a_handler_may_close_the_client(server: LocalServer, how: str):
 
 
 def test_on_error_may_close_the_client(server: LocalServer):
-    """An `on_error` that closes its client ends it, and nothing is left."""
+    """An `on_error` that closes its client ends it, and nothing is left (R10)."""
     closed = threading.Event()
 
     def on_error(error: Exception) -> None:
@@ -272,7 +272,7 @@ def test_on_error_may_close_the_client(server: LocalServer):
 
 
 def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
-    """A handler that closes while other threads do keeps nobody waiting for the other."""
+    """A handler that closes while other threads do keeps nobody waiting for the other (R10)."""
     entered, resume, closed = threading.Event(), threading.Event(), Notes()
     client = connect(server.url, server.anon_key)
 
@@ -302,7 +302,7 @@ def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
 
 
 def test_closing_calls_no_more_handlers_and_reports_every_error(server: LocalServer):
-    """What waits behind a handler at `close` is dropped, but what `on_error` is owed is told before the end."""
+    """What waits behind a handler at `close` is dropped, but what `on_error` is owed is told before the end (R31)."""
     entered, resume, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -330,7 +330,7 @@ def test_closing_calls_no_more_handlers_and_reports_every_error(server: LocalSer
 
 
 def test_a_handler_that_does_not_return_is_left_running(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """`close` waits a bounded time for a handler that blocks, logs a warning, and returns."""
+    """`close` waits a bounded time for a handler that blocks, logs a warning, and returns (R10)."""
     entered, leave = threading.Event(), threading.Event()
 
     def handler(event: Any) -> None:
@@ -374,7 +374,7 @@ def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
 
 @pytest.mark.parametrize("overflow", ["error", "drop_newest", "drop_oldest"])
 def test_events_waiting_for_a_handler_are_bounded(server: LocalServer, overflow: Any):
-    """More events than `buffer` behind a blocked handler follow the policy; "error" is told once."""
+    """More events than `buffer` behind a blocked handler follow the policy; "error" is told once (R39)."""
     entered, resume, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -403,7 +403,7 @@ def test_events_waiting_for_a_handler_are_bounded(server: LocalServer, overflow:
 
 
 def test_the_state_of_presence_is_read_on_any_thread(server: LocalServer):
-    """`PresenceSync.state` is everyone who is here when it is first read, also after the client closed."""
+    """`PresenceSync.state` is everyone who is here when it is first read, also after the client closed (R45)."""
     kept, notes = Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -428,7 +428,7 @@ def test_the_state_of_presence_is_read_on_any_thread(server: LocalServer):
 
 
 def test_hooks_on_the_io_thread_may_not_block(server: LocalServer):
-    """`on_frame` runs on the I/O thread; a blocking call there raises StateError and does not wait for itself."""
+    """`on_frame` runs on the I/O thread; a blocking call there raises StateError and does not wait for itself (R46)."""
     notes = Notes()
 
     def on_frame(direction: str, data: bytes, binary: bool) -> None:
@@ -448,7 +448,7 @@ def test_hooks_on_the_io_thread_may_not_block(server: LocalServer):
 
 
 def test_an_exit_of_the_io_thread_ends_the_client(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """A SystemExit out of a transport on the I/O thread is the cause that iterators and `wait_closed` raise."""
+    """A SystemExit out of a transport on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
 
     class Exiting(WebSocketConnection):
         __slots__ = ()
@@ -495,7 +495,7 @@ def test_an_async_handler_is_not_for_another_thread(server: LocalServer):
 
 
 def test_without_on_error_it_is_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """What nobody waits for is logged when there is no `on_error`."""
+    """What nobody waits for is logged when there is no `on_error` (R48)."""
     done = threading.Event()
     with caplog.at_level(logging.ERROR), connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)

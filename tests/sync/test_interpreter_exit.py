@@ -15,14 +15,14 @@ room.subscribe()
 
 
 def test_an_unclosed_client_sends_a_close_frame_at_exit(server: LocalServer):
-    """A program that ends without `close` leaves its channels and exits with 0 and without a complaint."""
+    """A program that ends without `close` leaves its channels and exits with 0 and without a complaint (R46)."""
     with Program(server, OPEN) as program:
         assert program.end() == (0, [], "")
     assert [frame.event for frame in server.frames][-1] == "phx_leave"
 
 
 def test_a_forgotten_client_does_not_hide_how_the_program_ended(server: LocalServer):
-    """A program that ends by an exception has that exit code and traceback, with a client open or not."""
+    """A program that ends by an exception has that exit code and traceback, with a client open or not (R46)."""
     with Program(server, OPEN + "raise SystemExit(7)") as program:
         assert program.end() == (7, [], "")
     with Program(server, OPEN + "1 / 0") as program:
@@ -60,7 +60,7 @@ say('ready'); sys.stdin.readline()
     ids=["silent server", "blocked handler", "iterator", "opening"],
 )
 def test_the_exit_is_bounded(server: LocalServer, rest: str):
-    """Whatever the client is doing, the exit of the interpreter waits a bounded time, and says nothing."""
+    """Whatever the client is doing, the exit of the interpreter waits a bounded time, and says nothing (R46)."""
     with Program(server, OPEN + rest) as program:
         assert program.hear() == "ready"
         server.broadcast("room", "a", 1)
@@ -107,7 +107,7 @@ def test_a_reader_that_is_no_daemon_keeps_the_program_alive(server: LocalServer)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of Unix")
 @pytest.mark.parametrize("free", [0, 1, 2, 3, 4])
 def test_no_free_descriptors_are_a_connect_error(server: LocalServer, free: int):
-    """Where this process may open nothing more, `connect` raises ConnectError, and nothing is left."""
+    """Where this process may open nothing more, `connect` raises ConnectError, and nothing is left (R30)."""
     source = f"""
 import os, resource, aiohttp
 supawire.connect(URL, KEY).close()  # what is imported late is there

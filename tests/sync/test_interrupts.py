@@ -49,7 +49,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_ctrl_c_ends_a_blocked_call(server: LocalServer, name: str):
-    """KeyboardInterrupt is raised out of the call, the `with` block closes the client, and no thread is left."""
+    """KeyboardInterrupt is raised out of the call, the `with` block closes the client, and no thread is left (R46)."""
     silent, before, call = CALLS[name]
     if silent:
         server.drop_reply(silent)
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_a_blocked_call(server: LocalServer, name: str):
 
 @pytest.mark.parametrize("name", ITERATORS)
 def test_ctrl_c_ends_a_blocked_iterator(server: LocalServer, name: str):
-    """An iterator that waits for an event raises KeyboardInterrupt at once, and nothing is left."""
+    """An iterator that waits for an event raises KeyboardInterrupt at once, and nothing is left (R46)."""
     with Program(server, SCRIPT.format(before="", call=ITERATORS[name], module="thread_buffer")) as program:
         assert program.hear() == "blocked"
         program.interrupt()
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_a_blocked_iterator(server: LocalServer, name: str):
 
 
 def test_ctrl_c_ends_a_leave_that_a_deaf_server_does_not_answer(server: LocalServer):
-    """An `unsubscribe` without a time limit is interrupted, though the server says nothing more."""
+    """An `unsubscribe` without a time limit is interrupted, though the server says nothing more (R20, R46)."""
     source = """
         client = supawire.connect(URL, KEY)
         room = client.channel("room")
@@ -94,7 +94,7 @@ def test_ctrl_c_ends_a_leave_that_a_deaf_server_does_not_answer(server: LocalSer
 
 
 def test_ctrl_c_ends_connecting(server: LocalServer):
-    """An opening that would be tried for ever is ended between two attempts, and leaves no thread."""
+    """An opening that would be tried for ever is ended between two attempts, and leaves no thread (R46)."""
     server.refuse_connections(status=503)
     source = """
         import logging
@@ -123,7 +123,7 @@ async def listen_only(wire: Wire) -> None:
 
 @pytest.mark.anyio
 async def test_ctrl_c_ends_a_close_that_waits_for_the_server():
-    """A `close` that the server does not answer is interrupted, and then everything is gone at once."""
+    """A `close` that the server does not answer is interrupted, and then everything is gone at once (R10, R46)."""
     source = """
         client = supawire.connect(URL, KEY)
         announce("portal")
@@ -141,7 +141,7 @@ async def test_ctrl_c_ends_a_close_that_waits_for_the_server():
 
 
 def test_ctrl_c_withdraws_the_call(server: LocalServer):
-    """A join that was interrupted is not wanted any more, and the client goes on working."""
+    """A join that was interrupted is not wanted any more, and the client goes on working (R46)."""
     server.drop_reply("phx_join", times=1)
     source = """
         with supawire.connect(URL, KEY) as client:

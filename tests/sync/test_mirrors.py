@@ -71,7 +71,7 @@ def test_an_async_fetch_is_refused_by_the_sync_client(server: LocalServer) -> No
 
 
 def test_any_thread_may_read(server: LocalServer) -> None:
-    """Threads that look, iterate and copy while rows come and go see whole rows, and in the end all of them."""
+    """Threads that look, iterate and copy while rows come and go see whole rows, and in the end all of them (R46)."""
     over, errors = threading.Event(), list[BaseException]()
     table: Rows = {}
     held: Rows = {}

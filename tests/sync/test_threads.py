@@ -33,7 +33,7 @@ def in_threads(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
 
 
 def test_threads_share_a_client_and_lose_nothing(server: LocalServer):
-    """Sixteen threads send through one channel: each message arrives once, in its thread's order."""
+    """Sixteen threads send through one channel: each message arrives once, in its thread's order (R31, R46)."""
     with connect(server.url, server.anon_key) as client, connect(server.url, server.anon_key) as reader:
         room = client.channel("room")
         room.subscribe()
@@ -52,7 +52,7 @@ def test_threads_share_a_client_and_lose_nothing(server: LocalServer):
 
 
 def test_threads_share_a_client_for_everything(server: LocalServer):
-    """Sixteen threads make, join, use, leave and remove channels of one client at the same time."""
+    """Sixteen threads make, join, use, leave and remove channels of one client at the same time (R46)."""
     with connect(server.url, server.anon_key) as client:
 
         def live(number: int) -> list[Any]:
@@ -70,7 +70,7 @@ def test_threads_share_a_client_for_everything(server: LocalServer):
 
 
 def test_threads_that_ask_for_one_channel_get_one(server: LocalServer):
-    """Sixteen threads that ask for a topic and subscribe get the same object, joined once."""
+    """Sixteen threads that ask for a topic and subscribe get the same object, joined once (R21)."""
     with connect(server.url, server.anon_key) as client:
 
         def join(_: int) -> Any:
@@ -83,7 +83,7 @@ def test_threads_that_ask_for_one_channel_get_one(server: LocalServer):
 
 
 def test_closing_under_many_threads(server: LocalServer):
-    """Threads that send, wait and iterate while another closes all come to a definite end."""
+    """Threads that send, wait and iterate while another closes all come to a definite end (R10, R31)."""
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True, ack=True)
         room.subscribe()
@@ -153,7 +153,7 @@ def test_an_unreferenced_iterator_is_unregistered(server: LocalServer):
 
 @pytest.mark.anyio
 async def test_a_running_event_loop_does_not_matter(server: LocalServer):
-    """Inside a coroutine, as in a notebook, the sync client works, and the caller's event loop is not used."""
+    """Inside a coroutine, as in a notebook, the sync client works, and the caller's event loop is not used (R46)."""
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks()
     with connect(server.url, server.anon_key) as client:
@@ -166,7 +166,7 @@ async def test_a_running_event_loop_does_not_matter(server: LocalServer):
 
 
 def test_a_client_belongs_to_no_thread(server: LocalServer):
-    """A client opened in one thread is used by a second after the first has ended, and closed in a third."""
+    """A client opened in one thread is used by a second after the first has ended, and closed in a third (R46)."""
     with ThreadPoolExecutor(1) as first:
         client = first.submit(connect, server.url, server.anon_key).result()
     with ThreadPoolExecutor(1) as second:
@@ -177,7 +177,7 @@ def test_a_client_belongs_to_no_thread(server: LocalServer):
 
 
 def test_opening_and_closing_leaves_nothing(server: LocalServer):
-    """A hundred clients with handlers and iterators leave no thread and no open file behind."""
+    """A hundred clients with handlers and iterators leave no thread and no open file behind (R10)."""
 
     def cycle(number: int) -> None:
         with connect(server.url, server.anon_key) as client:
@@ -209,7 +209,7 @@ def test_an_opening_that_fails_leaves_nothing(server: LocalServer):
 
 
 def test_a_client_that_ends_by_itself_ends_its_threads(server: LocalServer):
-    """A client that the server has refused for good needs no `close` to let go of its threads."""
+    """A client that the server has refused for good needs no `close` to let go of its threads (R2)."""
     errors: list[Exception] = []
     client = connect(server.url, server.anon_key, backoff=lambda attempt: 0.0, on_error=errors.append)
     server.refuse_connections(status=403)
@@ -241,7 +241,7 @@ def test_time_limits_are_kept_by_every_wait(server: LocalServer):
 
 
 def test_no_token_and_no_key_is_shown(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """A session at DEBUG, with an error on the way, logs neither key nor token, nor do `repr` and tracebacks."""
+    """A session at DEBUG, with an error on the way, logs neither key nor token, nor do `repr` and tracebacks (R48)."""
     token = server.token("authenticated", 3600)
     with caplog.at_level(logging.DEBUG), connect(server.url, server.anon_key, token=token) as client:
         room = client.channel("room", private=True)
