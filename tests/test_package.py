@@ -14,7 +14,7 @@ HEAVY = ("aiohttp", "cyclopts", "jwt", "opentelemetry", "pytest", "rich")
 
 
 def test_importing_is_light():
-    """`import supawire` imports no package that is slow to import or belongs to an extra."""
+    """`import supawire` imports no package that is slow to import or belongs to an extra (R47)."""
     code = f"import sys, supawire; print(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
