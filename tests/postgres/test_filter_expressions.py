@@ -88,7 +88,7 @@ def answers(asked: Sql, wheres: Sequence[Where], kind: LiteralString, value: str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_filter_expressions_mean_the_same_in_postgresql(asked: Sql, kind: LiteralString):
-    """Each comparison, list and negation, with values of each type: PostgreSQL and the local server agree."""
+    """Each comparison, list and negation, with values of each type: PostgreSQL and the local server agree (R43)."""
     values = KINDS[kind]
 
     @given(values | st.none(), values, st.lists(values, min_size=1, max_size=3))
@@ -110,7 +110,7 @@ READ = {kind: values for kind, values in (KINDS | ALSO).items() if kind != "byte
 
 @pytest.mark.parametrize("kind", READ)
 def test_the_text_of_a_value_is_cast_to_that_value(asked: Sql, kind: LiteralString):
-    """PostgreSQL casts the text of a value in a filter to that value, alone and in a list."""
+    """PostgreSQL casts the text of a value in a filter to that value, alone and in a list (R43)."""
 
     @given(st.lists(READ[kind], min_size=1, max_size=3))
     @settings(max_examples=40)
@@ -125,7 +125,7 @@ def test_the_text_of_a_value_is_cast_to_that_value(asked: Sql, kind: LiteralStri
 @given(texts, texts)
 @settings(max_examples=300)
 def test_like_patterns_mean_the_same_in_postgresql(asked: Sql, value: str, pattern: str):
-    """Patterns with every special character: PostgreSQL and the local server agree."""
+    """Patterns with every special character: PostgreSQL and the local server agree (R43)."""
     try:
         wheres = [c.like(pattern), ~c.like(pattern), c.ilike(pattern)]
     except InvalidArgumentError:
@@ -156,7 +156,7 @@ PIECES: Final = [
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 @settings(max_examples=500)
 def test_refused_regular_expressions_are_invalid_in_postgresql(asked: Sql, pattern: str):
-    """A pattern that is refused without a query is also refused by PostgreSQL."""
+    """A pattern that is refused without a query is also refused by PostgreSQL (R43)."""
     try:
         check_condition(Condition("c", "match", pattern))
     except InvalidArgumentError:
@@ -165,7 +165,7 @@ def test_refused_regular_expressions_are_invalid_in_postgresql(asked: Sql, patte
 
 
 async def test_filter_expressions_select_rows_of_every_type(listeners: Listeners, sql: Sql):
-    """Rows inserted by SQL pass the same filters as rows of a server without a database, with every column type."""
+    """Rows inserted by SQL pass the same filters as those of a server without a database, with every type (R43)."""
     sql.execute(
         "create table orders (id int8 primary key, total numeric, at timestamptz, key uuid, note text, data bytea, "
         "done bool)"

@@ -65,9 +65,7 @@ def query(url: str, condition: LiteralString) -> Callable[[], list[dict[str, Any
 
 @pytest.mark.parametrize("where", [None, col("n") >= 10], ids=["all", "filtered"])
 def test_a_mirror_converges_to_its_table(database: str, where: Any) -> None:
-    """With two writers, large values, key updates, rollbacks and lost connections, the mirror equals the table at the
-    end.
-    """
+    """With two writers, large values, rollbacks and lost connections, the mirror ends as the table (R42, R44)."""
     errors: list[Exception] = []
     fetch = query(database, "true" if where is None else "n >= 10")
     with LocalServer(database=database) as server:

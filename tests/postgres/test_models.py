@@ -65,7 +65,7 @@ VALUES: dict[str, list[str]] = {
 
 
 def test_rows_have_the_values_that_psycopg_reads(channel: Channel, sql: Sql):
-    """Each value has the same type, digits, scale, instant and offset as psycopg reads from the table."""
+    """Each value has the same type, digits, scale, instant and offset as psycopg reads from the table (R42)."""
     cases = [(kind, text) for kind, texts in VALUES.items() for text in [*texts, None]]
     columns = ", ".join(f"c{number} {kind}" for number, (kind, _) in enumerate(cases))
     execute(sql, "create type mood as enum ('sad'); create domain price as numeric(10, 2)")
@@ -123,7 +123,7 @@ Post = make_dataclass("Post", [("id", int), ("title", str), ("body", str | None,
 
 
 def test_a_row_without_an_unchanged_large_value_makes_no_model(channel: Channel, sql: Sql):
-    """The unchanged TOASTed column is missing; under REPLICA IDENTITY FULL it is present."""
+    """The unchanged TOASTed column is missing; under REPLICA IDENTITY FULL it is present (R42)."""
     execute(
         sql,
         "create table posts (id int primary key, title text, body text)",
@@ -149,7 +149,7 @@ def test_a_row_without_an_unchanged_large_value_makes_no_model(channel: Channel,
 
 
 def test_a_truncated_row_makes_no_model(database: str, sql: Sql):
-    """Of a row that is too large the small values are sent, it is `truncated`, and no model is made."""
+    """Of a row that is too large the small values are sent, it is `truncated`, and no model is made (R42)."""
     execute(
         sql,
         "create table posts (id int primary key, title text, body text)",

@@ -51,9 +51,7 @@ def ids(events: list[Any]) -> list[int]:
 
 
 async def test_a_private_channel_receives_rows_as_messages(api: ClientApi, database: str):
-    """A member receives rows as messages, also those of the time offline, and loses access when it is no longer a
-    member.
-    """
+    """A member receives rows as messages, also those of the time offline, until its membership ends (R29, R44)."""
     async with LocalServer(database=database) as server:
         await asyncio.to_thread(server.sql, SCHEMA)
         tokens = iter([server.token(sub="ada"), server.token(sub="ada", n=2)])
@@ -88,9 +86,7 @@ async def test_a_private_channel_receives_rows_as_messages(api: ClientApi, datab
 
 
 async def test_missing_permissions_have_the_texts_of_the_server(api: ClientApi, database: str):
-    """A join without permission is refused; a member that can only read gets no reply, or an error where the server
-    sends one.
-    """
+    """A join without permission is refused; a reader that sends gets no reply, or the error of the server (R29)."""
     async with LocalServer(database=database) as server:
         await asyncio.to_thread(server.sql, SCHEMA)
         async with api.client(server, token=server.token(sub="eve")) as eve:

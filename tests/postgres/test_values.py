@@ -316,7 +316,7 @@ def test_a_type_of_a_user_may_have_any_name():
 
 @pytest.mark.slow
 def test_the_values_of_the_client_comparison_come_from_postgresql(listeners: Listeners, sql: Sql):
-    """Each value, inserted by SQL, is sent with the JSON and the type that the page of types shows."""
+    """Each value, inserted by SQL, is sent with the JSON and the type that the page of types shows (R42)."""
     columns = ", ".join(f'"{case.name}" {case.declared}' for case in CASES)
     marks = ", ".join(f"%s::{case.declared}" for case in CASES)
     sql.execute(cast("LiteralString", f"{SETUP}; create table every_type (id int primary key, {columns})"))
