@@ -250,7 +250,7 @@ def test_no_close_code_is_permanent(code: int | None):
 
 @pytest.mark.parametrize(("status", "text", "action"), HTTP)
 def test_every_http_status_has_its_action(status: int, text: str, action: Action):
-    """An HTTP refusal is an HttpError with status and body, and `retryable` tells whether a retry can help."""
+    """An HTTP refusal is an HttpError with status and body, and `retryable` tells whether a retry can help (R34)."""
     assert _server_errors.classify_http(status, text).action is action
     error = _server_errors.http_error(status, json.dumps({"message": text}))
     assert (type(error), error.status) == (_server_errors.HttpError, status)

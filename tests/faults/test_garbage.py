@@ -91,7 +91,7 @@ ODD: dict[str, bytes] = {
 
 @pytest.mark.parametrize("fault", UNREADABLE)
 async def test_invalid_text_frames_are_counted_and_dropped(fault: str):
-    """Text that cannot be decoded raises no error, ends nothing, and is counted."""
+    """Text that cannot be decoded raises no error, ends nothing, and is counted (R1)."""
     errors = Heard()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
         room, heard = await room_of(client)

@@ -47,7 +47,7 @@ class Equal:
 
 
 async def test_any_callable_may_be_a_handler():
-    """Callables that are not hashable, or equal to another one, are called once per registration."""
+    """Callables that are not hashable, or equal to another one, are called once per registration (R37)."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         one, other = Equal("same"), Equal("same")
@@ -61,7 +61,7 @@ async def test_any_callable_may_be_a_handler():
 
 
 async def test_the_error_of_a_handler_names_it():
-    """The error names the user's function, also if it was registered twice or is a partial."""
+    """The error names the user's function, also if it was registered twice or is a partial (R1)."""
     errors = Heard()
 
     def fails(_: Any) -> None:
@@ -92,7 +92,7 @@ def raises_everything(room: AsyncChannel, *, thread: bool) -> None:
 
 @pytest.mark.parametrize("thread", [False, True], ids=["inline", "thread"])
 async def test_handlers_that_raise_end_nothing(thread: bool):
-    """With a handler that raises on every event of every kind, further events arrive, and errors are reported."""
+    """With a handler that raises on every event of every kind, further events arrive, and errors are reported (R1)."""
     errors = Heard()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, on_error=errors) as client:
@@ -120,7 +120,7 @@ async def test_handlers_that_raise_end_nothing(thread: bool):
 
 @pytest.mark.parametrize("hook", ["on_error", "on_frame", "backoff", "rejoin_backoff", "token", "key"])
 async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCaptureFixture):
-    """Each hook may raise: the client reconnects, and further events arrive."""
+    """Each hook may raise: the client reconnects, and further events arrive (R1)."""
     caplog.set_level(logging.CRITICAL)
     calls = Heard()
 
@@ -153,7 +153,7 @@ async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCapture
 
 
 async def test_a_cancelled_handler_receives_the_next_event():
-    """CancelledError raised by a handler is reported, and the next event is handled."""
+    """CancelledError raised by a handler is reported, and the next event is handled (R1)."""
     errors, calls = Heard(), Heard()
 
     async def cancels(event: Any) -> None:
@@ -176,7 +176,7 @@ async def test_a_cancelled_handler_receives_the_next_event():
 
 
 async def test_a_handler_that_never_returns_delays_nothing_else():
-    """An async handler that never returns, and a plain one on the thread, delay no channel, ack or heartbeat."""
+    """An async handler that never returns, and a plain one on the thread, delay no channel, ack or heartbeat (R39)."""
     forever, block = asyncio.Event(), threading.Event()
 
     async def hangs(_: Any) -> None:
@@ -199,7 +199,7 @@ async def test_a_handler_that_never_returns_delays_nothing_else():
 
 
 async def test_a_blocking_handler_on_the_loop_is_named_in_the_log(caplog: pytest.LogCaptureFixture):
-    """A plain handler that blocks the event loop is logged as a warning, and no connection is lost."""
+    """A plain handler that blocks the event loop is logged as a warning, and no connection is lost (R39)."""
     async with Misbehaver() as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
         room, heard = await room_of(client)
         room.on(broadcast(), lambda _: time.sleep(0.25))  # longer than the deadline of a heartbeat
@@ -271,7 +271,7 @@ async def test_a_handler_may_leave_and_remove_its_channel():
 
 
 async def test_an_overflow_follows_its_policy():
-    """With 10,000 messages at once memory is bounded, each policy is followed, and heartbeats continue."""
+    """With 10,000 messages at once memory is bounded, each policy is followed, and heartbeats continue (R39)."""
     errors = Heard()
     async with Misbehaver() as server, client_of(server, heartbeat=0.05, on_error=errors) as client:
         room, heard = await room_of(client)
@@ -314,7 +314,7 @@ def _last_digit(event: Any) -> int:
 
 
 async def test_pausing_stops_the_socket_and_loses_nothing():
-    """With overflow="pause" a consumer that is slow at times receives all 5,000 messages, in order."""
+    """With overflow="pause" a consumer that is slow at times receives all 5,000 messages, in order (R39)."""
     async with Misbehaver() as server, client_of(server) as client:
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=50, overflow="pause")
@@ -333,7 +333,7 @@ async def test_pausing_stops_the_socket_and_loses_nothing():
 
 
 async def test_a_pause_does_not_block_acks_and_heartbeats():
-    """A paused consumer that never reads does not block them: it receives SlowConsumerError."""
+    """A paused consumer that never reads does not block them: it receives SlowConsumerError (R39)."""
     async with Misbehaver() as server, client_of(server, heartbeat=0.1, timeout=0.2) as client:
         room = client.channel("room", ack=True)
         stream = room.listen(broadcast(), buffer=5, overflow="pause")

@@ -256,7 +256,7 @@ async def test_each_subject_has_its_logger(caplog: pytest.LogCaptureFixture):
 
 
 async def test_stats_count_events():
-    """Each field of `stats()` has the documented meaning, through joins, drops, garbage and waits."""
+    """Each field of `stats()` has the documented meaning, through joins, drops, garbage and waits (R39)."""
     async with Misbehaver() as server, client_of(server, offline="queue", heartbeat=50) as client:
         fresh = client.stats()
         assert (fresh.state, fresh.connects, fresh.reconnects, fresh.joins) == (ConnectionState.OPEN, 1, 0, 0)

@@ -57,7 +57,7 @@ STATES: dict[str, Script] = {
     "state", [state if state == "iterating" else pytest.param(state, marks=pytest.mark.slow) for state in STATES]
 )
 async def test_ctrl_c_ends_the_program_in_every_state(state: str):
-    """Ctrl-C ends the process with KeyboardInterrupt and no other output, whatever is in progress."""
+    """Ctrl-C ends the process with KeyboardInterrupt and no other output, whatever is in progress (R46)."""
     async with Misbehaver(STATES[state]) as server:
 
         def answer(wire: Wire, frame: Any) -> None:
@@ -91,7 +91,7 @@ _ENDINGS = [
 
 @pytest.mark.parametrize(("ending", "code"), _ENDINGS)
 async def test_a_program_may_end_with_its_client_open(ending: str, code: int):
-    """An unclosed client neither delays the end of the process nor prints anything."""
+    """An unclosed client neither delays the end of the process nor prints anything (R46)."""
     async with Misbehaver() as server:
         program = await run(ending, server.url)
         _, said = await program.communicate()
@@ -101,7 +101,7 @@ async def test_a_program_may_end_with_its_client_open(ending: str, code: int):
 
 
 def test_event_loops_may_follow_each_other():
-    """Clients of consecutive event loops work each in theirs, and keep nothing of the previous one."""
+    """Clients of consecutive event loops work each in theirs, and keep nothing of the previous one (R46)."""
     heard: list[Any] = []
 
     async def once(server: LocalServer) -> None:
@@ -121,7 +121,7 @@ def test_event_loops_may_follow_each_other():
 
 
 async def test_two_event_loops_may_have_clients():
-    """A client in another thread's loop works, and each refuses calls from the other loop."""
+    """A client in another thread's loop works, and each refuses calls from the other loop (R46)."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
 

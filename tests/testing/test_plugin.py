@@ -210,7 +210,7 @@ def test_a_missing_extra_is_named(run: Run, fixture: str, absent: str, extra: st
 
 
 def test_unused_fixtures_import_nothing(run: Run):
-    """With the plugin loaded and unused, neither client nor server is imported, and there is no warning."""
+    """With the plugin loaded and unused, neither client nor server is imported, and there is no warning (R47)."""
     text = """
         import sys
 

@@ -184,7 +184,7 @@ def test_it_can_be_used_from_any_thread():
 
 
 async def test_invalid_arguments_are_refused():
-    """An unknown event or status, a wrong count and a payload that is not JSON raise at once."""
+    """An unknown event or status, a wrong count and a payload that is not JSON raise at once (R38)."""
     wire = RecordingTransport()
     with pytest.raises(InvalidArgumentError, match="did you mean 'phx_join'"):
         wire.answer("phx_joim")

@@ -193,7 +193,7 @@ async def test_reading_can_be_paused(rig: Rig):
 
 
 async def test_the_event_loop_runs_between_batches(rig: Rig):
-    """At most `max_batch` frames are passed in one iteration of the event loop, however many are queued."""
+    """At most `max_batch` frames are passed in one iteration of the event loop, however many are queued (R39)."""
     sink = Collector(max_batch=4)
     seen: list[int] = []
 

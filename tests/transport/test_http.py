@@ -155,7 +155,7 @@ async def test_a_redirect_is_returned():
 
 
 async def test_a_refused_connection_sends_nothing():
-    """When the connection cannot be opened, the error has `maybe_sent=False`."""
+    """When the connection cannot be opened, the error has `maybe_sent=False` (R34)."""
     async with peer() as it:
         url = it.url
     async with client() as http:
