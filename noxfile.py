@@ -69,7 +69,7 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, and the workflow files."""
+    """Check style, format, the workflow files and the configuration of pre-commit."""
     _install(session)
     _lint(session)
 
@@ -154,6 +154,7 @@ def _lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     workflows = sorted(str(path) for path in Path(".github/workflows").glob("*.yml"))
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("pre-commit", "validate-config")
 
 
 @nox.session(venv_backend="virtualenv", reuse_venv=True)
