@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -163,6 +163,20 @@ async def test_a_running_event_loop_does_not_matter(server: LocalServer):
         room.broadcast("a", 1)
         assert next(stream).payload == 1
         assert asyncio.get_running_loop() is loop and asyncio.all_tasks() == tasks
+
+
+def test_a_generator_of_messages_runs_in_the_thread_of_the_caller(server: LocalServer):
+    """`publish_many` reads it where it was called, so that it may block without stopping the client."""
+    threads: list[int] = []
+
+    def messages() -> Iterator[dict[str, Any]]:
+        for number in range(2):
+            threads.append(threading.get_ident())
+            yield {"topic": "room", "event": "a", "payload": {"n": number}}
+
+    with connect(server.url, server.anon_key) as client:
+        assert client.publish_many(messages()).accepted == 2
+    assert threads == [threading.get_ident()] * 2
 
 
 def test_a_client_belongs_to_no_thread(server: LocalServer):
