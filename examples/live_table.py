@@ -19,12 +19,22 @@ REST = os.environ.get("SUPAWIRE_REST", f"{URL}/rest/v1")
 def follow(table: str) -> None:
     """Print the changes of a table until Ctrl-C."""
 
-    def fetch() -> list[dict[str, Any]]:
-        request = Request(f"{REST}/{quote(table)}?select=*", headers={"apikey": KEY})  # noqa: S310  it is your URL
+    def get(query: str) -> list[dict[str, Any]]:
+        request = Request(f"{REST}/{quote(table)}?{query}", headers={"apikey": KEY})  # noqa: S310  it is your URL
         with urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.load(answer)
 
-    with connect(URL, KEY) as client, client.mirror(table, key="id", fetch=fetch, plain=True) as rows:
+    def fetch() -> list[dict[str, Any]]:
+        return get("select=*")
+
+    def fetch_row(key: dict[str, Any]) -> dict[str, Any] | None:
+        found = get(f"select=*&id=eq.{quote(str(key['id']))}")
+        return found[0] if found else None
+
+    with (
+        connect(URL, KEY) as client,
+        client.mirror(table, key="id", fetch=fetch, fetch_row=fetch_row, plain=True) as rows,
+    ):
         for event in rows.listen():
             match event:
                 case Resynced(reason=reason, changes=changes):

@@ -214,7 +214,7 @@ def rest(rows: list[dict[str, object]]) -> Generator[str]:
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            assert self.path == "/orders?select=*" and self.headers["apikey"]
+            assert self.path in ("/orders?select=*", "/orders?select=*&id=eq.2") and self.headers["apikey"]
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(rows).encode())
@@ -245,7 +245,10 @@ async def test_a_table_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch):
                 "changed {'state': 'paid'}",
                 "deleted 1",
             ]
-            rows[:] = [{"id": 2, "state": "paid"}, {"id": 3, "state": "open"}]
+            rows[:] = [{"id": 2, "state": "void"}]
+            server.emit("UPDATE", "orders", record={"id": 2}, errors="Error 413: Payload Too Large")
+            assert await line_of(program) == "changed {'state': 'void'}"
+            rows[:] = [{"id": 2, "state": "void"}, {"id": 3, "state": "open"}]
             server.drop_connections()
             assert await line_of(program) == "gap: connection_lost: 2 rows, 1 changes"
             program.send_signal(signal.SIGINT)

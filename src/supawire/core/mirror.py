@@ -400,9 +400,8 @@ class MirrorCore:
     def _follow(self, op: Put | Drop | Incomplete) -> None:
         """Apply a change to the copy that users see."""
         copy = self._copy
-        if copy is None or (
-            self._missed_changes and (isinstance(op, Incomplete) or (isinstance(op, Put) and op.unsent))
-        ):
+        is_whole = isinstance(op, Drop) or (isinstance(op, Put) and not op.unsent)
+        if copy is None or (self._missed_changes and not is_whole):
             return
         odd = self._check_types(op, copy) if isinstance(op, Put) and not self._types_checked else None
         result = op if isinstance(op, Incomplete) else copy.follow(op)

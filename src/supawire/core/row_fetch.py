@@ -141,11 +141,6 @@ class RowFetches:
                 latest = one.answered_at.mono + self._longest
                 one.due_at = max(one.due_at, min(now.mono + self._settle, latest))
 
-    @property
-    def is_settling(self) -> bool:
-        """Whether an answer waits for late changes."""
-        return any(one.state is _FetchState.SETTLING for one in self._fetches.values())
-
     def due(self, now: Instant) -> Iterator[Answer]:
         """Begin the fetches whose time has come, and remove and yield the answers that are settled."""
         for key, one in list(self._fetches.items()):
