@@ -153,7 +153,7 @@ def once(seen: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "said"),
+    ("tamper", "expected_patterns"),
     [
         (once(b"Hello, room", lambda it: []), [r"not arrived \(1\):\n  (Bob|Dashboard): broadcast chat .*Hello, room"]),
         (once(b"Hello, room", lambda it: [it, it]), [r"but not sent \(1\):\n  (Bob|Dashboard): broadcast chat"]),
@@ -171,14 +171,16 @@ def once(seen: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
     ],
     ids=["lost", "doubled", "altered", "lost bytes", "lost presence", "lost change", "lost digit"],
 )
-def test_a_broken_delivery_fails_the_tour(server: Serving, capsys: Capture, tamper: Tamper, said: list[str]):
+def test_a_broken_delivery_fails_the_tour(
+    server: Serving, capsys: Capture, tamper: Tamper, expected_patterns: list[str]
+):
     """One lost, doubled or altered frame gives exit code 1, and the result names the item and its receiver."""
     with Proxy(int(server.url.rpartition(":")[2]), tamper) as proxy:
         words = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
         assert run(words) == 1
     out = capsys.readouterr().out
     result = out[out.index("== Result ==") :]
-    for pattern in said:
+    for pattern in expected_patterns:
         assert re.search(pattern, result), result
     assert re.search(r"FAILED: \d+ of 26 arrived\.", result)
 

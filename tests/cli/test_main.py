@@ -46,7 +46,7 @@ def test_version_is_the_version_of_the_package():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected_text"),
     [
         (["srve"], '"serve"'),
         (["serve", "--prot", "1"], "--port"),
@@ -61,13 +61,15 @@ def test_version_is_the_version_of_the_package():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_one_line_on_stderr(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_command_line_is_one_line_on_stderr(
+    words: list[str], expected_text: str, capsys: pytest.CaptureFixture[str]
+):
     """Exit code 2, and the line says what is right; nothing on stdout."""
     assert run(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("supawire: ") and err.count("\n") == 1
-    assert said in err
+    assert expected_text in err
     assert "short" not in err
 
 

@@ -38,9 +38,9 @@ def open_socket(url: str, key: str) -> ClientConnection:
 
 
 def post(url: str, key: str, data: bytes) -> int:
-    asked = urllib.request.Request(url, data, {"Authorization": f"Bearer {key}"})
+    http_request = urllib.request.Request(url, data, {"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(asked) as answer:
+        with urllib.request.urlopen(http_request) as answer:
             return answer.status
     except HTTPError as error:
         with error:
@@ -197,7 +197,7 @@ def test_the_printed_python_client_receives_its_broadcast(serving: Start, tmp_pa
         client.kill()
 
 
-def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str, ...] = ()) -> ServeSettings:
+def make_settings(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str, ...] = ()) -> ServeSettings:
     return ServeSettings(host, 0, strict, SECRET, fixed=True, show_keys=False, env_file=None, allow_host=allow_host)
 
 
@@ -216,12 +216,12 @@ def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str
 )
 def test_the_development_route_needs_a_loopback_address(host: str, local: bool, url: str):
     """The URL is one that clients can use."""
-    assert wish(host).options().dev is local
+    assert make_settings(host).options().dev is local
     assert url_of(host, 4000) == url
     values = {"SUPAWIRE_URL": url, "SUPAWIRE_KEY": "", "SUPAWIRE_SERVICE_KEY": ""}
     console = make_console()
     with console.capture() as shown:
-        banner(console, wish(host), values)
+        banner(console, make_settings(host), values)
     assert url in shown.get()
     assert ("/dev/emit" in shown.get()) is local
     assert ("Other machines" in shown.get()) is not local
@@ -229,9 +229,9 @@ def test_the_development_route_needs_a_loopback_address(host: str, local: bool, 
 
 def test_allowed_host_names():
     """--allow-host and --host add the project of these names, and `0.0.0.0` adds none."""
-    usual = wish().options().tenants
-    assert wish("0.0.0.0").options().tenants == usual
-    named = wish("192.0.2.7", allow_host=("host.docker.internal", "realtime:4000"))
+    usual = make_settings().options().tenants
+    assert make_settings("0.0.0.0").options().tenants == usual
+    named = make_settings("192.0.2.7", allow_host=("host.docker.internal", "realtime:4000"))
     assert named.options().tenants - usual == {"192", "host", "realtime"}
 
 
@@ -249,8 +249,11 @@ def test_an_ipv6_address_works(serving: Start):
 
 def test_strict_applies_the_limits_of_a_self_hosted_server():
     """Without it the server answers at once."""
-    assert wish().options().timings.join_error == 0 and wish().options().limits.channels is None
-    assert wish(strict=True).options().timings.join_error == 5 and wish(strict=True).options().limits.channels == 100
+    assert make_settings().options().timings.join_error == 0 and make_settings().options().limits.channels is None
+    assert (
+        make_settings(strict=True).options().timings.join_error == 5
+        and make_settings(strict=True).options().limits.channels == 100
+    )
 
 
 def shown_in_terminal(**environment: str) -> str:

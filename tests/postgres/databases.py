@@ -32,7 +32,7 @@ grant usage on schema public to public;
 
 @contextmanager
 def database(cluster: Cluster, name: str, template: str = "template1") -> Generator[str]:
-    """The URL of a new database, which goes at the end of the block, whoever is still in it."""
+    """Provide the URL of a new database, which is dropped at the end of the block even if it is in use."""
     with psycopg.connect(cluster.url, autocommit=True) as admin:
         admin.execute(SQL("create database {} template {}").format(Identifier(name), Identifier(template)))
         try:

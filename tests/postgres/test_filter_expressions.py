@@ -58,7 +58,7 @@ IS: Final[dict[str, LiteralString]] = {
 
 
 @pytest.fixture(scope="module")
-def asked(cluster: Cluster) -> Iterator[Sql]:
+def plain_connection(cluster: Cluster) -> Iterator[Sql]:
     with psycopg.connect(cluster.url, autocommit=True) as connection:
         connection.execute("set timezone to 'UTC'")
         yield connection
@@ -77,17 +77,19 @@ def question(condition: Condition, kind: LiteralString) -> tuple[Composed, list[
     return SQL("not ({})" if condition.negated else "({})").format(words), given
 
 
-def answers(asked: Sql, wheres: Sequence[Where], kind: LiteralString, value: str | None) -> list[bool]:
+def answers(plain_connection: Sql, wheres: Sequence[Where], kind: LiteralString, value: str | None) -> list[bool]:
     """Return PostgreSQL's result for each query, with NULL as False."""
     parts = [question(parse(str(where))[0], kind) for where in wheres]
     columns = SQL(", ").join(SQL("coalesce({}, false)").format(text) for text, _ in parts)
-    row = asked.execute(SQL("select ") + columns, [each for _, given in parts for each in (value, *given)]).fetchone()
+    row = plain_connection.execute(
+        SQL("select ") + columns, [each for _, given in parts for each in (value, *given)]
+    ).fetchone()
     assert row is not None
     return list(row)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_filter_expressions_mean_the_same_in_postgresql(asked: Sql, kind: LiteralString):
+def test_filter_expressions_mean_the_same_in_postgresql(plain_connection: Sql, kind: LiteralString):
     """Each comparison, list and negation, with values of each type: PostgreSQL and the local server agree (R43)."""
     values = KINDS[kind]
 
@@ -100,7 +102,7 @@ def test_filter_expressions_mean_the_same_in_postgresql(asked: Sql, kind: Litera
         every = one + [~where for where in one]
         wire = to_wire(value)
         ours = [matches(where.conditions, {"c": value}, {"c": kind}) for where in every]
-        assert ours == answers(asked, every, kind, None if wire is None else text_of(wire))
+        assert ours == answers(plain_connection, every, kind, None if wire is None else text_of(wire))
 
     ask()
 
@@ -109,7 +111,7 @@ READ = {kind: values for kind, values in (KINDS | ALSO).items() if kind != "byte
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_the_text_of_a_value_is_cast_to_that_value(asked: Sql, kind: LiteralString):
+def test_the_text_of_a_value_is_cast_to_that_value(plain_connection: Sql, kind: LiteralString):
     """PostgreSQL casts the text of a value in a filter to that value, alone and in a list (R43)."""
 
     @given(st.lists(READ[kind], min_size=1, max_size=3))
@@ -117,24 +119,27 @@ def test_the_text_of_a_value_is_cast_to_that_value(asked: Sql, kind: LiteralStri
     def read(values: list[Any]) -> None:
         (alone,), (listed,) = parse(str(c == values[0])), parse(str(c.in_(values)))
         words = SQL("select (%s::text)::{0} = %s::{0}, (%s::text)::{0}[] = %s::{0}[]").format(SQL(kind))
-        assert asked.execute(words, [alone.value, values[0], listed.wire_value, values]).fetchone() == (True, True)
+        assert plain_connection.execute(words, [alone.value, values[0], listed.wire_value, values]).fetchone() == (
+            True,
+            True,
+        )
 
     read()
 
 
 @given(texts, texts)
 @settings(max_examples=300)
-def test_like_patterns_mean_the_same_in_postgresql(asked: Sql, value: str, pattern: str):
+def test_like_patterns_mean_the_same_in_postgresql(plain_connection: Sql, value: str, pattern: str):
     """Patterns with every special character: PostgreSQL and the local server agree (R43)."""
     try:
         wheres = [c.like(pattern), ~c.like(pattern), c.ilike(pattern)]
     except InvalidArgumentError:
         reached = re.sub(r"(?s)\\(.)|(_)|%", lambda found: found[1] or ("x" if found[2] else ""), pattern[:-1]) + "x"
         with pytest.raises(psycopg.errors.InvalidEscapeSequence):
-            asked.execute("select %s::text like %s", [reached, pattern])
+            plain_connection.execute("select %s::text like %s", [reached, pattern])
         return
     ours = [matches(where.conditions, {"c": value}, {"c": "text"}) for where in wheres]
-    assert ours == answers(asked, wheres, "text", value)
+    assert ours == answers(plain_connection, wheres, "text", value)
 
 
 PIECES: Final = [
@@ -155,13 +160,13 @@ PIECES: Final = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 @settings(max_examples=500)
-def test_refused_regular_expressions_are_invalid_in_postgresql(asked: Sql, pattern: str):
+def test_refused_regular_expressions_are_invalid_in_postgresql(plain_connection: Sql, pattern: str):
     """A pattern that is refused without a query is also refused by PostgreSQL (R43)."""
     try:
         check_condition(Condition("c", "match", pattern))
     except InvalidArgumentError:
         with pytest.raises(psycopg.errors.InvalidRegularExpression):
-            asked.execute("select 'x' ~ %s", [pattern])
+            plain_connection.execute("select 'x' ~ %s", [pattern])
 
 
 async def test_filter_expressions_select_rows_of_every_type(listeners: Listeners, sql: Sql):

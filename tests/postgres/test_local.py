@@ -211,7 +211,7 @@ def test_an_empty_database_is_prepared_on_request(bare: str):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected_text"),
     [
         (lambda url: url.replace("127.0.0.1:", "127.0.0.1:1"), "is the URL correct"),
         (lambda url: url.replace("postgres:", "postgres:wrong"), "Correct user and password"),
@@ -220,10 +220,10 @@ def test_an_empty_database_is_prepared_on_request(bare: str):
     ],
     ids=["port", "password", "user", "name"],
 )
-def test_an_unreachable_database_is_one_sentence_with_a_hint(database: str, spoil: Any, said: str):
+def test_an_unreachable_database_is_one_sentence_with_a_hint(database: str, spoil: Any, expected_text: str):
     """The password is not in it."""
     password = database.partition("//postgres:")[2].partition("@")[0]
-    with pytest.raises(ConnectError, match=said) as caught:
+    with pytest.raises(ConnectError, match=expected_text) as caught:
         LocalServer(database=spoil(database)).start()
     assert password not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -276,13 +276,13 @@ def test_unsuitable_settings_are_named():
         "max_wal_senders": ("0", "max_wal_senders"),
     }
     with Cluster() as cluster:
-        for name, (value, said) in settings.items():
+        for name, (value, expected_text) in settings.items():
             with psycopg.connect(cluster.url, autocommit=True) as admin:
                 admin.execute("alter system reset all")
                 admin.execute(SQL("alter system set {} = {}").format(Identifier(name), Literal(value)))
             cluster.down()
             cluster.up()
-            with pytest.raises(RealtimeError, match=said):
+            with pytest.raises(RealtimeError, match=expected_text):
                 LocalServer(database=cluster.url, prepare=True).start()
 
 

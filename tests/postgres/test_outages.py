@@ -36,9 +36,9 @@ def test_a_killed_stream_is_reopened_silently(brief: Listeners, sql: Sql, caplog
         run(sql, "insert into todos values (1)")
         listener.change()
         run(sql, KILL)
-        tries, told = insert_until_received(sql, listener, "todos", 2)
+        tries, received_id = insert_until_received(sql, listener, "todos", 2)
         assert tries > 1  # at least the one that was committed at once is lost
-        assert told > 2
+        assert received_id > 2
         assert listener.silent
     assert "changes of rows are lost, and clients are not informed" in caplog.text
     assert "changes of rows are sent again; " in caplog.text
@@ -56,8 +56,8 @@ def test_a_restart_of_the_database_is_silent():
             cluster.down()
             cluster.up()
             with psycopg.connect(cluster.url, autocommit=True) as sql:
-                _, told = insert_until_received(sql, listener, "todos", 1)
-                assert told >= 1
+                _, received_id = insert_until_received(sql, listener, "todos", 1)
+                assert received_id >= 1
                 assert listener.silent
                 with Listeners(server).listen(of("todos")) as newcomer:
                     run(sql, "insert into todos values (-1)")

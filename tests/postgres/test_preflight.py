@@ -65,24 +65,24 @@ def test_send_binary_stores_bytes(sql: Sql):
 @pytest.mark.parametrize("payload", ["[1]", "7", '"x"', "null"])
 def test_a_payload_that_is_not_an_object_is_a_warning(sql: Sql, payload: str):
     """Nothing is sent, and the transaction continues."""
-    said: list[str] = []
-    sql.add_notice_handler(lambda notice: said.append(f"{notice.severity} {notice.message_primary}"))
+    notices: list[str] = []
+    sql.add_notice_handler(lambda notice: notices.append(f"{notice.severity} {notice.message_primary}"))
     sql.execute("select realtime.send(%s::jsonb, 'ping', 'lab')", [payload])
-    assert len(said) == 1
-    assert said[0].startswith("WARNING WarnSendingBroadcastMessage: ")
+    assert len(notices) == 1
+    assert notices[0].startswith("WARNING WarnSendingBroadcastMessage: ")
     assert one(sql, "select count(*) from realtime.messages") == 0
 
 
 def test_a_missing_partition_is_a_warning(sql: Sql):
     """Nothing is sent. `keep_partitions` creates the partition, and drops those that ended three days ago."""
-    said: list[str | None] = []
-    sql.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    notices: list[str | None] = []
+    sql.add_notice_handler(lambda notice: notices.append(notice.message_primary))
     name = "messages_" + one(sql, "select to_char(now() at time zone 'utc', 'YYYY_MM_DD')")
     sql.execute(SQL("drop table realtime.{}").format(Identifier(name)))
     sql.execute("create table realtime.messages_2020_01_02 partition of realtime.messages "
                 "for values from ('2020-01-02') to ('2020-01-03')")  # fmt: skip
     sql.execute("select realtime.send('{}', 'ping', 'lab')")
-    assert "no partition" in str(said)
+    assert "no partition" in str(notices)
     sql.execute("select realtime.keep_partitions()")
     sql.execute("select realtime.send('{}', 'ping', 'lab')")
     assert one(sql, "select count(*) from realtime.messages") == 1

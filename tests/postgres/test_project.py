@@ -111,11 +111,11 @@ def test_migrations_and_seeds_run_in_order(project: Make, caplog: pytest.LogCapt
             ("profiles",)
         ]
         assert server.sql("select count(*) from auth.identities where email = 'ada@example.com'") == [(1,)]
-    told = [record.getMessage() for record in caplog.records]
-    assert any("20240101000000_first.sql, line 3: the extension pg_net is not available" in text for text in told)
-    assert sum("pg_net" in text for text in told) == 1
-    assert any("migrations/notes.sql is not run" in text for text in told)
-    assert any("db.major_version is 17" in text for text in told)
+    logged = [record.getMessage() for record in caplog.records]
+    assert any("20240101000000_first.sql, line 3: the extension pg_net is not available" in text for text in logged)
+    assert sum("pg_net" in text for text in logged) == 1
+    assert any("migrations/notes.sql is not run" in text for text in logged)
+    assert any("db.major_version is 17" in text for text in logged)
 
 
 @pytest.mark.parametrize(

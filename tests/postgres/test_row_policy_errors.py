@@ -38,8 +38,8 @@ def test_a_policy_that_raises_stops_all_changes(brief: Listeners, sql: Sql, capl
             wait_until_logged(caplog, "a row policy raised")
             (shown,) = brief.server._do(lambda hub, now: overview(hub, now).faults)  # in the inspector
             assert "a row policy raised for role authenticated" in shown
-        tries, told = insert_until_received(sql, sound, "plain", 100)
-        assert told >= 100
+        tries, received_id = insert_until_received(sql, sound, "plain", 100)
+        assert received_id >= 100
         assert tries >= 1
         assert sound.silent
     assert "with sub 'alice': invalid input syntax for type uuid" in caplog.text
@@ -54,8 +54,8 @@ def test_a_corrected_policy_lets_changes_through(brief: Listeners, sql: Sql, cap
         run(sql, f"insert into notes values (1, '{ADA}')")
         wait_until_logged(caplog, "a row policy raised")
         run(sql, "drop policy own on notes", "create policy own on notes using (true)")
-        _, told = insert_until_received(sql, sound, "plain", 1)
-        assert told >= 1
+        _, received_id = insert_until_received(sql, sound, "plain", 1)
+        assert received_id >= 1
         run(sql, f"insert into notes values (2, '{ADA}')")
         while cause.change()["record"]["id"] != 2:
             pass

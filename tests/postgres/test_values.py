@@ -244,17 +244,17 @@ async def test_json_with_too_many_digits_is_not_sent_to_postgresql():
     made = Writers(types)
     for text in ("[" + "1e131071," * 200 + "1]", "1e131071 " * 200, '"' * 200_001 + "1e999999"):
         row = CommittedChange(begin, "INSERT", relation, [text.encode()], None)
-        asked = FakeDatabase()
-        await row_data.compute_json(cast("Database", asked), types, made, [row])
-        assert asked.values == [] or text.startswith('"')
+        fake_database = FakeDatabase()
+        await row_data.compute_json(cast("Database", fake_database), types, made, [row])
+        assert fake_database.values == [] or text.startswith('"')
     row = CommittedChange(begin, "INSERT", relation, [b'["1e131071", "' + b"1e131071 " * 200 + b'"]'], None)
-    asked = FakeDatabase()
-    await row_data.compute_json(cast("Database", asked), types, made, [row])
-    assert len(asked.values) == 1
+    fake_database = FakeDatabase()
+    await row_data.compute_json(cast("Database", fake_database), types, made, [row])
+    assert len(fake_database.values) == 1
 
 
 class FakeDatabase:
-    """Keeps what it is asked to cast."""
+    """Stores the values that it should cast."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
