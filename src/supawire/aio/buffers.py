@@ -403,6 +403,11 @@ def kept_bytes(event: Any) -> int:
     return len(payload) if isinstance(payload, bytes) else 0
 
 
+def check_buffer(buffer: int, overflow: str) -> tuple[int, Overflow]:
+    """Check the arguments `buffer=` and `overflow=`, and return them. Raises `InvalidArgumentError`."""
+    return check_count("buffer", buffer), check_choice("overflow", overflow, OVERFLOW)
+
+
 def make_buffer(
     buffer: int,
     overflow: str,
@@ -411,8 +416,7 @@ def make_buffer(
     slow: Callable[[SlowConsumerError], None] | None = None,
 ) -> Buffer:
     """Return the buffer that `buffer=`, `overflow=` and `key=` describe. Raises `InvalidArgumentError`."""
-    limit = check_count("buffer", buffer)
-    policy = check_choice("overflow", overflow, OVERFLOW)
+    limit, policy = check_buffer(buffer, overflow)
     if policy == "latest":
         if key is None:
             raise InvalidArgumentError("overflow='latest' keeps the newest event per key(event); give key=")

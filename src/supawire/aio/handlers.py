@@ -12,7 +12,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final, cast
 
-from supawire.aio.buffers import Buffer, ReadPauses, make_buffer
+from supawire.aio.buffers import Buffer, ReadPauses, check_buffer, make_buffer
 from supawire.aio.callbacks import UserCall, describe_callable, dispose, is_async, is_closed_from_outside, is_unawaited
 from supawire.aio.handler_thread import HandlerThread
 from supawire.aio.reporting import Reports
@@ -293,16 +293,25 @@ class Handlers:
             raise InvalidArgumentError("thread=True is for plain handlers; an async handler blocks no other one")
         if thread or self._on_thread:
             return self._subscribe_on_thread(topic, selector, checked, buffer, overflow, runs_async=runs_async)
-        events = make_buffer(buffer, overflow, None, self._pauses.overflow_pause, self._report_slow)
+        check_buffer(buffer, overflow)
         add, now = self._registry.add, self._now()
         if runs_async:
+            events = self._make_buffer(buffer, overflow)
             runner = TaskRunner(self._tasks, self._reports, checked, events)
             return Subscription(add(topic, (selector,), runner.put, events, now, runner.cancel), checked)
         registered_before = self._registry.has_handler(topic, checked)
         deliver = partial(checked) if registered_before else checked  # registered twice, called twice
-        inline = add(topic, (selector,), deliver, None, now)  # only awaitables that it returns need a buffer
-        inline.make_runner = lambda: (ReturnedRunner(self._tasks, self._reports, checked, events), events)
+        inline = add(topic, (selector,), deliver, None, now)
+        inline.make_runner = partial(self._make_returned_runner, checked, buffer, overflow)
         return Subscription(inline, checked)
+
+    def _make_returned_runner(self, handler: Handler, buffer: int, overflow: str) -> tuple[ReturnedRunner, Buffer]:
+        """Create the buffer of a plain handler, which only awaitables that it returns need."""
+        events = self._make_buffer(buffer, overflow)
+        return ReturnedRunner(self._tasks, self._reports, handler, events), events
+
+    def _make_buffer(self, buffer: int, overflow: str) -> Buffer:
+        return make_buffer(buffer, overflow, None, self._pauses.overflow_pause, self._report_slow)
 
     def _subscribe_on_thread(
         self, topic: str, selector: Selector[Any], handler: Handler, buffer: int, overflow: str, *, runs_async: bool

@@ -89,6 +89,8 @@ def _text(event: Broadcast[Any]) -> Raw | bytes:
 
 _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
 _MAX_UNIONS: Final = 256
+_NO_BINDINGS: Final[frozenset[ChangesSelector[Any]]] = frozenset()
+"""Shared, since each `frozenset()` is an object of 216 bytes."""
 
 _Place = tuple[int, int]
 """Number of a listener and of one of its selectors; listeners are called in this order."""
@@ -127,7 +129,7 @@ class Index:
         self._bindings_by_id: dict[int, list[ChangesSelector[Any]]] = {}
         self._unions: dict[tuple[str, frozenset[int]], Listeners] = {}
         self._requested: tuple[ChangesSelector[Any], ...] = ()
-        self._covered: frozenset[ChangesSelector[Any]] = frozenset()
+        self._covered = _NO_BINDINGS
         self._missing: dict[ChangesSelector[Any], None] = {}
         """The bindings with listeners that are not in `_requested`."""
         self._built: dict[str, None] = {}
@@ -197,7 +199,7 @@ class Index:
     def lacks_binding(self, requested: tuple[ChangesSelector[Any], ...]) -> bool:
         """Return whether a listener's binding is missing in a join with the bindings `requested`."""
         if requested is not self._requested:
-            self._requested, self._covered = requested, frozenset(requested)
+            self._requested, self._covered = requested, frozenset(requested) if requested else _NO_BINDINGS
             self._missing = dict.fromkeys(binding for binding in self._binding_buckets if binding not in self._covered)
         return bool(self._missing)
 
