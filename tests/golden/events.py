@@ -1,4 +1,4 @@
-"""Events of our client as the ledger writes them: plain tuples, read when they arrive."""
+"""Convert events of the client to the tuples with which `expected.py` describes them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from supawire.events import (
     System,
 )
 
-from .ledger import UNREADABLE
+from .expected import UNREADABLE
 
 
 def state_of(state: PresenceState) -> dict[str, list[tuple[str, dict[str, Any]]]]:
@@ -25,8 +25,8 @@ def metas_of(metas: tuple[Presence, ...]) -> list[tuple[str, dict[str, Any]]]:
     return [(meta.ref, meta.payload) for meta in metas]
 
 
-def plain(event: Any) -> tuple[Any, ...]:
-    """An event as the ledger writes it."""
+def as_tuple(event: Any) -> tuple[Any, ...]:
+    """Return an event as a tuple; its payload is read now."""
     match event:
         case Broadcast():
             try:
@@ -45,5 +45,5 @@ def plain(event: Any) -> tuple[Any, ...]:
             record = getattr(event, "record", None)
             old = getattr(event, "old_record", None)
             columns = tuple((column.name, column.type) for column in event.columns)
-            where = (event.type, event.schema, event.table, columns)
-            return (*where, record, old, event.commit_timestamp, event.errors)
+            source = (event.type, event.schema, event.table, columns)
+            return (*source, record, old, event.commit_timestamp, event.errors)

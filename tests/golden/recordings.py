@@ -1,7 +1,7 @@
 """Traffic that was recorded between test clients and the real server (Supabase Realtime 2.129.8).
 
-One record a line in `frames/`: v1.jsonl holds wire version 1.0.0, v2.jsonl 2.0.0. Tokens are `<jwt>`. Frames that were
-very long are cut in the middle of a run of `a`, and rebuilt here to the length that is recorded.
+Each line of the files in `frames/` is a record: v1.jsonl has wire version 1.0.0, v2.jsonl has 2.0.0. Tokens are
+replaced by `<jwt>`. Very long frames were cut in the middle of a run of `a`; they are restored here to their length.
 """
 
 import json
@@ -15,21 +15,21 @@ VERSIONS: Final = ("1.0.0", "2.0.0")
 
 
 class Record(NamedTuple):
-    """One thing that happened on one connection."""
+    """A frame, a reply to an upgrade, or the end of one connection."""
 
     vsn: str
     scenario: str
     conn: str
     number: int
-    """Its place among the records of its scenario and version."""
+    """The position among the records of the scenario and version."""
     t: float
     sent: bool
-    """By the client."""
+    """Whether the client sent it."""
     kind: str
-    """`text`, `binary`, `http` (the answer to an upgrade, or to a request when there is a label) or `close`."""
+    """`text`, `binary`, `http` (the response to an upgrade, or to a request if there is a label) or `close`."""
     data: bytes
     length: int | None
-    """Of a frame that was cut."""
+    """The original length of a frame that was cut."""
     code: int | None
     status: int | None
     label: str | None
@@ -47,7 +47,7 @@ class Record(NamedTuple):
         return self.data.decode()
 
     def json(self) -> Any:
-        """Its plain JSON."""
+        """Return the frame as plain JSON."""
         return json.loads(self.data)
 
 
@@ -77,10 +77,10 @@ _REF: Final = {"1.0.0": re.compile(rb'"ref": ?"(\d+)"'), "2.0.0": re.compile(rb'
 _END_OF_RECEIVED: Final = {"1.0.0": b'"},"type":"broadcast"}}', "2.0.0": b'"},"type":"broadcast"}]'}
 
 
-def _rebuilt(records: list[Record]) -> list[Record]:
-    """Fill up what was cut. The end of a frame of 1.0.0 has its refs: the next ref, and that of the last join."""
+def _restored(records: list[Record]) -> list[Record]:
+    """Restore frames that were cut. In 1.0.0 a frame ends with its refs: the next ref, and that of the last join."""
     ref = join = 0
-    whole: list[Record] = []
+    restored: list[Record] = []
     for record in records:
         data = record.data
         if record.length is not None:
@@ -91,21 +91,21 @@ def _rebuilt(records: list[Record]) -> list[Record]:
         if record.sent and (found := _REF[record.vsn].search(data)):
             ref = int(found[1])
             join = ref if b"phx_join" in data else join
-        whole.append(record._replace(data=data))
-    return whole
+        restored.append(record._replace(data=data))
+    return restored
 
 
 @cache
 def scenarios(vsn: str) -> dict[str, list[Record]]:
-    """The records of one version by scenario, in order."""
+    """Return the records of one version by scenario, in order."""
     found: dict[str, list[Record]] = {}
     for line in file_of(vsn).read_text(encoding="utf-8").splitlines():
         parts = json.loads(line)
         records = found.setdefault(parts["scenario"], [])
         records.append(_record(vsn, len(records), parts))
-    return {name: _rebuilt(records) for name, records in found.items()}
+    return {name: _restored(records) for name, records in found.items()}
 
 
-def every() -> list[tuple[str, str]]:
-    """Version and name of each scenario."""
+def all_scenarios() -> list[tuple[str, str]]:
+    """Return version and name of each scenario."""
     return [(vsn, name) for vsn in VERSIONS for name in scenarios(vsn)]

@@ -1,4 +1,4 @@
-"""What a recorded frame of a client asks for, in the words of our API; or why our client never sends it."""
+"""Convert recorded frames of clients to calls of the API, or give the reason why the client never sends them."""
 
 import json
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from supawire.selectors import ChangesSelector, Selector, changes
 from .recordings import Record
 
 
-class NotOurs(Exception):
-    """Our client never sends such a frame."""
+class NeverSent(Exception):
+    """The client never sends such a frame."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Join:
     presence: bool
     bindings: tuple[Selector[Any], ...]
     config: dict[str, Any]
-    """As it was recorded."""
+    """The recorded config."""
 
 
 @dataclass(frozen=True)
 class Send:
-    """Broadcast."""
+    """Send a broadcast."""
 
     event: str
     payload: bytes
@@ -39,7 +39,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Track:
-    """Be present with this payload, None: not be present."""
+    """Track this payload; None ends the presence."""
 
     payload: bytes | None
 
@@ -51,14 +51,14 @@ class Leave:
 
 @dataclass(frozen=True)
 class Ping:
-    """A heartbeat."""
+    """Send a heartbeat."""
 
 
 Step = Join | Send | Track | Leave | Ping
 
 
-class Asked(NamedTuple):
-    """A step with where it belongs and the refs that it had."""
+class RecordedStep(NamedTuple):
+    """A step with its topic and its recorded refs."""
 
     topic: str
     ref: str
@@ -66,26 +66,26 @@ class Asked(NamedTuple):
     step: Step
 
 
-def asked(record: Record) -> Asked:
-    """The step of a recorded frame. Raises NotOurs, or what our API raises for the arguments."""
+def recorded_step(record: Record) -> RecordedStep:
+    """Return the step of a recorded frame. Raises: NeverSent, and the errors of the API for its arguments."""
     if record.kind == "binary":
         return _binary(record)
     try:
         frame = CODECS[record.vsn].plain(record.data)
     except RemoteProtocolError as error:
-        raise NotOurs("not a frame of this version") from error
+        raise NeverSent("not a frame of this version") from error
     value = record.json()
     refs = [value.get("ref"), value.get("join_ref")] if isinstance(value, dict) else [value[1], value[0]]
     if frame.ref is None or not all(ref is None or isinstance(ref, str) for ref in refs):
-        raise NotOurs("its refs are missing or no strings")
+        raise NeverSent("refs that are missing or not strings")
     topic = frame.topic if frame.topic == "phoenix" else check_topic(frame.topic)
     if topic != frame.topic:
-        raise NotOurs("a topic that does not begin with realtime:")
-    return Asked(topic, frame.ref, frame.join_ref, text_step(topic, frame.event, frame.payload))
+        raise NeverSent("a topic that does not begin with realtime:")
+    return RecordedStep(topic, frame.ref, frame.join_ref, text_step(topic, frame.event, frame.payload))
 
 
 def text_step(topic: str, event: str, payload: Any) -> Step:
-    """The step that a frame of either version asks for. Raises NotOurs."""
+    """Return the step of a frame of either version. Raises: NeverSent."""
     if (topic, event) == ("phoenix", "heartbeat") and payload == {}:
         return Ping()
     match event, payload:
@@ -100,16 +100,16 @@ def text_step(topic: str, event: str, payload: Any) -> Step:
         case "presence", {"type": "presence", "event": "untrack"}:
             return Track(None)
         case _:
-            raise NotOurs(f"{event} with such a payload")
+            raise NeverSent(f"{event} with such a payload")
 
 
 def plain_json(value: Any) -> bytes:
-    """JSON in one way of writing it, so that steps compare."""
+    """Encode JSON with sorted keys, so that equal steps have equal payloads."""
     return json.dumps(value, sort_keys=True).encode()
 
 
 def sent_step(data: bytes) -> Step:
-    """The step that a binary frame of ours asks for."""
+    """Return the step of a binary frame of the client."""
     unpacked = binary.unpack(binary.UP, data)
     event = unpacked.fields[3].decode()
     payload = plain_json(json.loads(unpacked.payload)) if unpacked.json else unpacked.payload
@@ -126,9 +126,9 @@ def _join(config: dict[str, Any]) -> Join:
         }:
             pass
         case _:
-            raise NotOurs("a join that leaves out what we always say, or with values of other types")
+            raise NeverSent("a join without members that the client always sends, or with values of other types")
     if key and not enabled:
-        raise NotOurs("a presence key in a join without presence; with a key our client asks for presence")
+        raise NeverSent("a presence key in a join without presence; with a key the client enables presence")
     replay = more.get("replay", {})
     since = replay.get("since")
     options = ChannelOptions(
@@ -145,47 +145,47 @@ def _join(config: dict[str, Any]) -> Join:
 
 def _binding(binding: Any) -> Selector[Any]:
     if not isinstance(binding, dict):
-        raise NotOurs("a binding that is no object")
+        raise NeverSent("a binding that is not an object")
     selector = changes(
         **{name: value for name, value in binding.items() if name != "table"}, table=binding.get("table", "*")
     )
     assert isinstance(selector, ChangesSelector)
-    if meaning([selector.binding()]) != meaning([binding]):
-        raise NotOurs(f"our client says {selector.binding()} instead")
+    if with_defaults([selector.binding()]) != with_defaults([binding]):
+        raise NeverSent(f"the client sends {selector.binding()} instead")
     return selector
 
 
-def _binary(record: Record) -> Asked:
+def _binary(record: Record) -> RecordedStep:
     try:
         unpacked = binary.unpack(binary.UP, record.data)
     except ValueError as error:
-        raise NotOurs("not a binary frame") from error
+        raise NeverSent("not a binary frame") from error
     if unpacked.layout is not binary.USER_PUSH:
-        raise NotOurs("a push of kind 0")
+        raise NeverSent("a push of kind 0")
     join_ref, ref, topic, _, metadata = (field.decode() for field in unpacked.fields)
-    if join_ref != "1":  # every channel of these recordings was joined as 1
-        raise NotOurs("a push with the wrong join_ref")
+    if join_ref != "1":  # the join of every channel of these recordings has the ref 1
+        raise NeverSent("a push with the wrong join_ref")
     if metadata:
-        raise NotOurs("a push with metadata, which the server throws away")
+        raise NeverSent("a push with metadata, which the server discards")
     try:
-        return Asked(topic, ref, join_ref, sent_step(record.data))
+        return RecordedStep(topic, ref, join_ref, sent_step(record.data))
     except ValueError as error:
-        raise NotOurs("a push that says JSON and is not") from error
+        raise NeverSent("a push that is marked as JSON but is not JSON") from error
 
 
 _DEFAULTS: Final[dict[str, Any]] = {"table": "*", "schema": "public", "event": "*"}
 
 
-def meaning(bindings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bindings with what the server takes for missing keys."""
+def with_defaults(bindings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the bindings with the server's defaults for missing keys."""
     return [_DEFAULTS | one if {"schema", "table"} & set(one) else one for one in bindings]
 
 
 def config_of(payload: dict[str, Any]) -> dict[str, Any]:
-    """The config of a join with what the server takes for missing keys, to compare two of them."""
+    """Return the config of a join with the server's defaults for missing keys, so that two can be compared."""
     config = payload["config"]
     return {
         **config,
         "presence": {"key": "", **config["presence"]},
-        "postgres_changes": meaning(config["postgres_changes"]),
+        "postgres_changes": with_defaults(config["postgres_changes"]),
     }
