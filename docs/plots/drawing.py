@@ -54,7 +54,7 @@ def svg(plot: Plot, metadata: str) -> str:
     text = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context():
-        mpl.rcdefaults()  # whoever draws has no look of their own
+        mpl.rcdefaults()  # without the user's own settings of matplotlib
         mpl.rcParams.update(_LOOK)
         _DRAWN_BY[plot.kind](plot).savefig(text, format="svg", metadata=nothing)
     head, opening, rest = text.getvalue().partition("<svg ")

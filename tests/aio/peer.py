@@ -96,7 +96,7 @@ class Server(Received):
             while True:
                 self.peer = await self.transport.accept()
                 self.connections += 1
-                self.tell()
+                self.notify()
                 peers.create_task(self._talk(self.peer))
 
     async def _talk(self, peer: MemoryPeer) -> None:
@@ -107,7 +107,7 @@ class Server(Received):
                 return
             frame = decode_frame(data, is_binary=is_binary)
             self.frames.append(frame)
-            self.tell()
+            self.notify()
             if self.deaf.is_set():
                 await asyncio.get_running_loop().create_future()
             answer = self.answers.get(frame.event)

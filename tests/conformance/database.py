@@ -1,8 +1,8 @@
-"""What stands in for the database where the local server has none.
+"""Emulates the database for a local server without one.
 
-The judge's scenarios run a dozen statements between two frames (its `scenarios.json`). At the memory level each of
-them is something that the server's owner can do: a row changed, a message was stored. Other statements are refused, so
-that a new one in the judge shows up as a difference and not as silence.
+The judge's scenarios (its `scenarios.json`) run a dozen statements between frames. Without a database each of them is
+replaced by a call of the server: a row changes, or a message is stored. Other statements are refused, so that a new one
+of the judge is reported as a difference.
 """
 
 import json
@@ -33,20 +33,20 @@ COLUMNS: Final = {"todos": TODOS, "secret_todos": TENANT | {"user_id": "uuid"}, 
 
 _TRUNCATE: Final = re.compile(r"truncate public\.(\w+)")
 _SETVAL: Final = re.compile(r"select setval\('public\.(\w+)_id_seq', (\d+), false\)")
-_FORGET: Final = re.compile(r"delete from realtime\.messages where .*")
+_DELETE_MESSAGES: Final = re.compile(r"delete from realtime\.messages where .*")
 _SEND: Final = re.compile(r"select realtime\.send\('(.*)'::jsonb, '([^']*)', '([^']*)', true\)")
 _SEND_BINARY: Final = re.compile(r"select realtime\.send_binary\('\\x([0-9a-f]*)'::bytea, '([^']*)', '([^']*)', true\)")
 
 
 def policy(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
-    """The policies of the judge's `setup.sql`: who is signed in reads `room-…` and `ro-…` and writes `room-…`."""
+    """The policies of the judge's `setup.sql`: authenticated users read `room-…` and `ro-…` and write `room-…`."""
     del extension
     readable = topic.startswith("room-") or (action == "read" and topic.startswith("ro-"))
     return claims.get("role") == "authenticated" and readable
 
 
 class Database:
-    """The rows that the scenarios know of, and what a statement makes the hub do."""
+    """The rows of the scenarios, and the statements that change them."""
 
     def __init__(self, hub: Hub, now: Callable[[], Instant]) -> None:
         self._hub = hub
@@ -56,7 +56,7 @@ class Database:
         self._patterns: Final[dict[re.Pattern[str], Callable[..., None]]] = {
             _TRUNCATE: lambda table: None,
             _SETVAL: self._setval,
-            _FORGET: lambda: None,
+            _DELETE_MESSAGES: lambda: None,
             _SEND: self._send,
             _SEND_BINARY: self._send_binary,
         }
@@ -72,7 +72,7 @@ class Database:
         }
 
     def run(self, text: str) -> None:
-        """Do these statements, one a line. Raises ValueError for one that is not known."""
+        """Run these statements, one per line. Raises ValueError for an unknown statement."""
         for line in text.split(";\n"):
             if statement := line.strip():
                 self._run(statement)
@@ -85,7 +85,7 @@ class Database:
             if found := pattern.fullmatch(statement):
                 do(*found.groups())
                 return
-        raise ValueError(f"nothing stands in for this statement: {statement}")
+        raise ValueError(f"unknown statement: {statement}")
 
     def _setval(self, table: str, number: str) -> None:
         self._next[table] = int(number)

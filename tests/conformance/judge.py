@@ -1,8 +1,8 @@
-"""Runs the judge, several scenarios at a time, each group against a server process of its own.
+"""Runs the judge on several groups of scenarios concurrently, each with a separate server process.
 
-The judge is `replay.py` of a folder beside this repository; it plays what clients sent to the real server and compares
-the answers frame by frame. Its verdicts are kept in `verdicts.json` and shown in `docs/conformance.md`; `known.toml`
-has the reason of every scenario that is not played or not identical.
+The judge is `replay.py` in a folder next to this repository; it replays the frames that clients sent to the real server
+and compares the answers frame by frame. Its verdicts are recorded in `verdicts.json` and shown in
+`docs/conformance.md`; `known.toml` gives the reason for every scenario that is not played or not identical.
 """
 
 import json
@@ -22,7 +22,7 @@ SHARED: Final = ROOT.parent / "shared"
 REPLAY: Final = SHARED / "conformance" / "replay.py"
 FRAMES: Final = SHARED / "frames"
 SECRET: Final = "super-secret-jwt-token-with-at-least-32-characters-long"
-"""The judge's default; it is no secret of anybody."""
+"""The default of the judge, which is public."""
 
 
 class Group(NamedTuple):
@@ -41,7 +41,7 @@ GROUPS: Final = (
     Group(("private v2", "pg*v2")),
     Group(("server-sigterm",)),
 )
-"""Together each scenario once. The server stops in the last one, and the first one takes more than a minute."""
+"""Together they contain each scenario once. The server stops in the last group; the first takes more than a minute."""
 
 
 class Server(NamedTuple):
@@ -54,20 +54,20 @@ class Server(NamedTuple):
 
 @contextmanager
 def server(level: str) -> Generator[Server]:
-    """The judged server, in a process of its own."""
+    """Run the server in a separate process."""
     command = [sys.executable, "-m", "tests.conformance.server", level]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            said = json.loads(process.stdout.readline())
-            stand_in = ["--no-setup", "--sql-command", f"'{sys.executable}' '{HERE / 'sql.py'}' {said.get('sql')}"]
-            yield Server(process, said["port"], ["--sql", said["database"]] if "database" in said else stand_in)
+            ready = json.loads(process.stdout.readline())
+            emulated = ["--no-setup", "--sql-command", f"'{sys.executable}' '{HERE / 'sql.py'}' {ready.get('sql')}"]
+            yield Server(process, ready["port"], ["--sql", ready["database"]] if "database" in ready else emulated)
         finally:
             process.terminate()
 
 
 def play(level: str, group: Group) -> list[dict[str, Any]]:
-    """The judge's results for one group."""
+    """Return the judge's results for one group."""
     with TemporaryDirectory() as folder, server(level) as at:
         results = Path(folder) / "results.json"
         command = [
@@ -87,7 +87,7 @@ def play(level: str, group: Group) -> list[dict[str, Any]]:
 
 
 def play_all(level: str) -> list[dict[str, Any]]:
-    """The results of every scenario, in the order of their names."""
+    """Return the results of all scenarios, sorted by name."""
     with ThreadPoolExecutor(len(GROUPS)) as pool:
         results = [result for group in pool.map(partial(play, level), GROUPS) for result in group]
     names = [result["scenario"] for result in results]

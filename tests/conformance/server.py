@@ -1,7 +1,7 @@
-"""The server that is judged, strict, with the rights and rows of the judge's scenarios.
+"""Runs the server that the judge compares: strict, with the policies and rows of the judge's scenarios.
 
-`python -m tests.conformance.server LEVEL` prints one line of JSON and runs until SIGTERM: `port` is the server's. At
-the level `memory`, `sql` is a port that takes statements from `sql.py`; at `postgres`, `database` is a URL.
+`python -m tests.conformance.server LEVEL` prints one line of JSON and runs until SIGTERM: `port` is the port of the
+server. For `memory`, `sql` is a port that receives statements from `sql.py`; for `postgres`, `database` is the URL.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ STRICT: Final[dict[str, Any]] = {
 }
 
 
-async def _take_sql(database: Database, app: App, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _run_sql(database: Database, app: App, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     text = (await reader.read()).decode()
     try:
         database.run(text)
@@ -36,29 +36,29 @@ async def _take_sql(database: Database, app: App, reader: asyncio.StreamReader, 
 
 
 async def memory() -> None:
-    """Statements do what stands in for them; the policies are a function."""
+    """Run the server without a database: statements are emulated, and the policies are a function."""
     listening: asyncio.Future[App] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
         options = HubOptions(**STRICT, policy=policy)
         running = tasks.create_task(serve(options, port=0, on_ready=listening.set_result))
         app = await listening
         database = Database(app.hub, app.now)
-        sql = await asyncio.start_server(lambda r, w: _take_sql(database, app, r, w), "127.0.0.1", 0)
+        sql = await asyncio.start_server(lambda r, w: _run_sql(database, app, r, w), "127.0.0.1", 0)
         print(json.dumps({"port": app.port, "sql": sql.sockets[0].getsockname()[1]}), flush=True)
         await running
         sql.close()
 
 
 async def postgres() -> None:
-    """The judge runs its own SQL, tables and policies first."""
+    """Run the server with PostgreSQL, where the judge creates its tables and policies."""
     from supawire.server.postgres.backend import PostgresBackend
 
     level = PostgresBackend()
 
-    def say(app: App) -> None:
+    def report(app: App) -> None:
         print(json.dumps({"port": app.port, "database": level.url}), flush=True)
 
-    await serve(HubOptions(**STRICT, database=True), port=0, on_ready=say, level=level)
+    await serve(HubOptions(**STRICT, database=True), port=0, on_ready=report, level=level)
 
 
 if __name__ == "__main__":

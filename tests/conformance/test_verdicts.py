@@ -1,4 +1,4 @@
-"""The verdicts of the judge, the reasons beside them, and what stands in for a database."""
+"""The recorded verdicts of the judge, their reasons, and the emulated database."""
 
 import random
 from collections import Counter
@@ -16,8 +16,8 @@ NOW = Instant(1000.0, 1_764_000_000.0)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_whatever_is_not_identical_has_one_reason(level: str):
-    """Each scenario that differs or is not played stands in known.toml once, and nothing else stands there."""
+def test_every_difference_has_one_reason(level: str):
+    """known.toml has one reason for each scenario that differs or is not played, and no other reasons."""
     verdicts, reasons = load(level), known(level)
     assert unexplained(verdicts, reasons) == []
     assert unneeded(verdicts, reasons) == []
@@ -27,21 +27,21 @@ def test_whatever_is_not_identical_has_one_reason(level: str):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_recorded_scenario_has_a_verdict(level: str):
-    """All 83 scenarios of both wire versions are there, and most of them identical; 80 can be played at best."""
+    """All 83 scenarios of both wire versions have a verdict, and most are identical; at most 80 can be played."""
     verdicts = load(level)
     assert Counter(one.vsn for one in verdicts) == {"1.0.0": 45, "2.0.0": 37, "1.0.0 and 2.0.0": 1}
     assert sum(one.result == IDENTICAL for one in verdicts) >= LEAST[level]
 
 
 def test_a_reason_that_is_not_needed_is_found():
-    """The list of reasons cannot grow stale: one that explains nothing is named, and so is a difference without one."""
+    """A reason that applies to no verdict is reported, and so is a difference without a reason."""
     verdicts = [Verdict("a", "1.0.0", "differs", 3, ("x",)), Verdict("b", "1.0.0", IDENTICAL, 1, ())]
     assert unneeded(verdicts, [Known(("a", "b"), "differs", "why")]) == ["b"]
     assert unexplained(verdicts, [Known(("a",), "not playable", "why")]) == verdicts[:1]
 
 
 def test_a_verdict_that_changed_is_found():
-    """The same scenarios with another result, other differences, or one missing are told apart."""
+    """Another result, other differences and a missing scenario are each reported as a change."""
     one = Verdict("a", "1.0.0", IDENTICAL, 3, ())
     assert changed([one], [one]) == []
     assert changed([one], [one._replace(result="differs", differences=("x",))])
@@ -49,8 +49,8 @@ def test_a_verdict_that_changed_is_found():
     assert changed([one], []) and changed([], [one])
 
 
-def test_a_statement_that_nothing_stands_in_for_is_refused():
-    """SQL that the stand-in does not know raises, so that a new scenario of the judge cannot pass in silence."""
+def test_an_unknown_statement_is_refused():
+    """Unknown SQL raises an error, so that a new scenario of the judge cannot pass unnoticed."""
     database = Database(Hub(HubOptions(secret="s" * 32), random.Random(1)), lambda: NOW)
     database.run("truncate public.todos;\nselect setval('public.todos_id_seq', 5, false);\n")
     with pytest.raises(ValueError, match="drop table"):
@@ -69,5 +69,5 @@ def test_a_statement_that_nothing_stands_in_for_is_refused():
     ],
 )
 def test_the_policy_is_that_of_the_recorded_database(role: str, topic: str, action: str, *, allowed: bool):
-    """Rooms are read and written by who is signed in, `ro-…` only read, and nothing by anybody else."""
+    """Authenticated users may read and write `room-…` and read `ro-…`; all else is denied."""
     assert policy({"role": role}, topic, "broadcast", action) is allowed

@@ -1,4 +1,4 @@
-"""What the judge said, kept beside the code, and the reason of everything that is not identical."""
+"""The recorded verdicts of the judge, and the reasons for scenarios that are not identical."""
 
 import json
 import tomllib
@@ -15,7 +15,7 @@ IDENTICAL: Final = "identical"
 
 
 class Verdict(NamedTuple):
-    """The judge's word on one scenario of one wire version. Nothing in it depends on the time or on chance."""
+    """The judge's result for a scenario in one wire version. It is the same in every run."""
 
     scenario: str
     vsn: str
@@ -26,51 +26,51 @@ class Verdict(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Why scenarios are not identical."""
+    """The reason why some scenarios are not identical."""
 
     scenarios: tuple[str, ...]
     result: str
     reason: str
 
     def explains(self, verdict: Verdict) -> bool:
-        """Whether this is the reason of that verdict."""
+        """Return whether this reason applies to a verdict."""
         return verdict.result == self.result and any(fnmatchcase(verdict.scenario, one) for one in self.scenarios)
 
 
 def verdict_of(result: dict[str, Any]) -> Verdict:
-    """A verdict from the judge's results."""
+    """Create a verdict from a result of the judge."""
     scenario, _, version = result["scenario"].partition(" v")
     vsn = f"{version}.0.0" if version else "1.0.0 and 2.0.0"
     return Verdict(scenario, vsn, result["result"], result["frames"], tuple(result["differences"]))
 
 
 def load(level: str) -> list[Verdict]:
-    """The verdicts that are kept."""
-    kept: list[dict[str, Any]] = json.loads(VERDICTS.read_text(encoding="utf-8"))[level]
-    return [Verdict(**one)._replace(differences=tuple(one["differences"])) for one in kept]
+    """Return the recorded verdicts."""
+    recorded: list[dict[str, Any]] = json.loads(VERDICTS.read_text(encoding="utf-8"))[level]
+    return [Verdict(**one)._replace(differences=tuple(one["differences"])) for one in recorded]
 
 
 def save(level: str, verdicts: Iterable[Verdict]) -> None:
-    """Keep these."""
-    kept = json.loads(VERDICTS.read_text(encoding="utf-8")) if VERDICTS.exists() else {}
-    kept[level] = [one._asdict() for one in verdicts]
-    VERDICTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    """Record these verdicts."""
+    recorded = json.loads(VERDICTS.read_text(encoding="utf-8")) if VERDICTS.exists() else {}
+    recorded[level] = [one._asdict() for one in verdicts]
+    VERDICTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
 
 def known(level: str) -> list[Known]:
-    """The reasons that are given."""
+    """Return the reasons in known.toml."""
     rows = tomllib.loads(KNOWN.read_text(encoding="utf-8"))[level]
     return [Known(tuple(row["scenarios"]), row["result"], row["reason"]) for row in rows]
 
 
 def unexplained(verdicts: Iterable[Verdict], reasons: Iterable[Known]) -> list[Verdict]:
-    """What is not identical and has no reason."""
+    """Return the verdicts that are not identical and have no reason."""
     every = list(reasons)
     return [one for one in verdicts if one.result != IDENTICAL and not any(reason.explains(one) for reason in every)]
 
 
 def unneeded(verdicts: Iterable[Verdict], reasons: Iterable[Known]) -> list[str]:
-    """Patterns of the reasons that explain nothing."""
+    """Return the patterns of reasons that apply to no verdict."""
     every = list(verdicts)
     return [
         pattern
@@ -80,9 +80,9 @@ def unneeded(verdicts: Iterable[Verdict], reasons: Iterable[Known]) -> list[str]
     ]
 
 
-def changed(kept: Iterable[Verdict], now: Iterable[Verdict]) -> list[str]:
-    """What is said otherwise now, a line for each."""
-    before, after = ({(one.scenario, one.vsn): one for one in some} for some in (kept, now))
+def changed(recorded: Iterable[Verdict], now: Iterable[Verdict]) -> list[str]:
+    """Return a line for each verdict that differs from the recorded one."""
+    before, after = ({(one.scenario, one.vsn): one for one in some} for some in (recorded, now))
     return [
         f"{name} {vsn}: was {_shown(before.get((name, vsn)))}, is {_shown(after.get((name, vsn)))}"
         for name, vsn in sorted({*before, *after})
@@ -92,5 +92,5 @@ def changed(kept: Iterable[Verdict], now: Iterable[Verdict]) -> list[str]:
 
 def _shown(verdict: Verdict | None) -> str:
     if verdict is None:
-        return "not there"
+        return "missing"
     return "\n    ".join((f"{verdict.result}, {verdict.frames} frames", *verdict.differences))

@@ -1,7 +1,8 @@
 """Resources left by open/close cycles: `python -m tests.faults.leaks [cycles]` prints them.
 
-The server is a process of its own, so that what is measured is the client's. Each kind of cycle runs a while first, for
-what is made once; then tasks, threads, descriptors, objects and memory are taken before and after.
+The server runs in a separate process, so that only resources of the client are measured. Each kind of cycle runs some
+times before the measurement, because some objects are created only once; then tasks, threads, descriptors, objects and
+memory are counted before and after.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ class Load:
 
     @classmethod
     def now(cls) -> "Load":
-        """After collecting what nobody refers to."""
+        """Return the current resources, after garbage collection."""
         for _ in range(3):
             gc.collect()
         objects = len(gc.get_objects())
@@ -46,7 +47,7 @@ class Load:
         return cls(len(asyncio.all_tasks()), Held.now(), objects, int(figures["VmRSS"].split()[0]))
 
     def since(self, before: "Load") -> dict[str, int]:
-        """How much more it is than before."""
+        """Return the differences to an earlier measurement."""
         return {
             "tasks": self.tasks - before.tasks,
             "threads and files": len(self.held.since(before.held)),
@@ -66,7 +67,7 @@ async def full(opened: Opened) -> None:
 
 
 async def cut(opened: Opened) -> None:
-    """The same over a connection that is replaced."""
+    """Use the same over a connection that is replaced."""
     async with opened() as client:
         await _use(client)
         client.reconnect()
@@ -74,7 +75,7 @@ async def cut(opened: Opened) -> None:
 
 
 async def aborted(opened: Opened) -> None:
-    """Cancel the closing."""
+    """Cancel a call of `close`."""
     client: AsyncClient = await opened()
     await client.channel("room").subscribe()
     closing = asyncio.create_task(client.close())
@@ -85,7 +86,7 @@ async def aborted(opened: Opened) -> None:
 
 
 async def cancelled(opened: Opened) -> None:
-    """Cancel the opening."""
+    """Cancel the opening of a client."""
 
     async def enter() -> None:
         async with opened():
@@ -124,7 +125,7 @@ async def _use(client: AsyncClient) -> None:
     for number in range(5):
         await room.broadcast("x", number)
         await anext(stream)
-    room.listen(broadcast())  # nobody keeps it
+    room.listen(broadcast())  # no reference to the stream is kept
 
 
 async def refused(opened: Opened) -> None:
@@ -161,10 +162,12 @@ async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        unused_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
 
         def opened(*, nowhere: bool = False, **options: Any) -> Any:
-            return connect_async(nobody if nowhere else url, key, backoff=at_once, on_error=lambda _: None, **options)
+            return connect_async(
+                unused_url if nowhere else url, key, backoff=at_once, on_error=lambda _: None, **options
+            )
 
         for _ in range(WARM_UP):
             await CYCLES[kind](opened)
@@ -179,8 +182,8 @@ async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
 
 
 @contextmanager
-def server_apart() -> Generator[tuple[str, str]]:
-    """Run a local server in a separate process; its URL and key."""
+def separate_server() -> Generator[tuple[str, str]]:
+    """Run a local server in a separate process; yields its URL and key."""
     command = [sys.executable, "-m", "tests.faults.leaks", "serve"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -202,7 +205,7 @@ def serve() -> None:
 def main(count: int) -> None:
     """Print the resources left by each kind of cycle."""
     logging.disable(logging.WARNING)
-    with server_apart() as (url, key):
+    with separate_server() as (url, key):
         for kind in CYCLES:
             left = asyncio.run(measure(kind, count, url, key))
             print(f"{kind:10} {count} cycles: " + ", ".join(f"{name} {more:+}" for name, more in left.items()))

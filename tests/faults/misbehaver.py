@@ -61,7 +61,7 @@ class Wire:
         self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         self.body = await self._reader.readexactly(int(self.header("content-length") or "0"))
         self.server.heads.append(self.head)
-        self.server.tell()
+        self.server.notify()
         return self.head
 
     async def upgrade(self, *headers: str) -> None:
@@ -92,15 +92,15 @@ class Wire:
             kind, data = await self.read_frame()
             if kind == CLOSE:
                 self.close_code = int.from_bytes(data[:2]) if data else None
-                self.server.tell()
+                self.server.notify()
                 raise EOFError(f"closed with {self.close_code}")
             if kind == PONG:
                 self.pongs += 1
-                self.server.tell()
+                self.server.notify()
             elif kind in (TEXT, BINARY):
                 frame = decode_frame(data, is_binary=kind == BINARY)
                 self.server.frames.append(frame)
-                self.server.tell()
+                self.server.notify()
                 return frame
 
     async def read(self, count: int = -1) -> bytes:
@@ -130,7 +130,9 @@ class Wire:
         )
         self.write(bytes([0x80 | kind]) + length + raw)
 
-    def say(self, topic: str, event: str, payload: Any, *, join_ref: str | None = None, ref: str | None = None) -> None:
+    def push(
+        self, topic: str, event: str, payload: Any, *, join_ref: str | None = None, ref: str | None = None
+    ) -> None:
         """Send a Phoenix frame in the version that the client requested."""
         if "vsn=1.0.0" in self.head:
             self.send(json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref}))
@@ -140,12 +142,12 @@ class Wire:
     def reply(self, frame: Frame, status: str = "ok", response: Any = None) -> None:
         """Answer a request."""
         payload = {"status": status, "response": {} if response is None else response}
-        self.say(frame.topic, "phx_reply", payload, join_ref=frame.join_ref, ref=frame.ref)
+        self.push(frame.topic, "phx_reply", payload, join_ref=frame.join_ref, ref=frame.ref)
 
     def accept(self, frame: Frame) -> None:
         """Accept a join."""
-        asked = frame.payload["config"]["postgres_changes"]
-        self.reply(frame, response={"postgres_changes": [{"id": number, **one} for number, one in enumerate(asked)]})
+        requests = frame.payload["config"]["postgres_changes"]
+        self.reply(frame, response={"postgres_changes": [{"id": number, **one} for number, one in enumerate(requests)]})
 
     async def accept_join(self) -> None:
         """Read up to the first join and accept it; a heartbeat sent before the join is answered too."""
@@ -159,7 +161,7 @@ class Wire:
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send a broadcast of another client."""
-        self.say(f"realtime:{topic}", "broadcast", {"type": "broadcast", "event": event, "payload": payload})
+        self.push(f"realtime:{topic}", "broadcast", {"type": "broadcast", "event": event, "payload": payload})
 
     # --- the socket
 
@@ -174,7 +176,7 @@ class Wire:
         self.hang_up()
 
     def stop_reading(self) -> None:
-        """Read nothing more, so that the network buffers fill up."""
+        """Stop reading, so that the network buffers fill up."""
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         transport: Any = self._writer.transport
         transport.pause_reading()
@@ -199,7 +201,7 @@ class Received:
         """The frames received on all connections."""
         self._news = asyncio.Event()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake up the waiting tests."""
         self._news.set()
 
@@ -230,10 +232,10 @@ Answer = Callable[[Wire, Frame], object]
 async def behave(wire: Wire) -> None:
     """Accept the upgrade and answer each frame as `server.answers` defines."""
     await wire.upgrade()
-    await talk(wire)
+    await answer_frames(wire)
 
 
-async def talk(wire: Wire) -> None:
+async def answer_frames(wire: Wire) -> None:
     """Answer each frame as `server.answers` defines, on an open socket."""
     while True:
         try:
@@ -248,11 +250,11 @@ async def talk(wire: Wire) -> None:
 
 def _leave(wire: Wire, frame: Frame) -> None:
     wire.reply(frame)
-    wire.say(frame.topic, "phx_close", {}, join_ref=frame.join_ref, ref=frame.join_ref)
+    wire.push(frame.topic, "phx_close", {}, join_ref=frame.join_ref, ref=frame.join_ref)
 
 
 class Misbehaver(Received):
-    """Listens on 127.0.0.1, in the event loop of the test."""
+    """A server on 127.0.0.1, in the event loop of the test."""
 
     def __init__(self, *scripts: Script) -> None:
         super().__init__()
@@ -302,7 +304,7 @@ class Misbehaver(Received):
 
     async def listen(self) -> None:
         """Listen, at the same port as before."""
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port, limit=1 << 26, backlog=1000)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=1 << 26, backlog=1000)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def leave(self) -> None:
@@ -316,12 +318,12 @@ class Misbehaver(Received):
         await self.until(lambda: len(self.wires) >= count)
         return self.wires[count - 1]
 
-    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = len(self.wires)
         wire = Wire(self, number, reader, writer)
         self.wires.append(wire)
         self._tasks.add(asyncio.create_task(self._serve(wire, number)))
-        self.tell()
+        self.notify()
 
     async def _serve(self, wire: Wire, number: int) -> None:
         try:

@@ -88,7 +88,7 @@ async def handling(url: str, key: str) -> None:
         await forever()
 
 
-async def asking(url: str, key: str) -> None:
+async def waiting_for_token(url: str, key: str) -> None:
     """Wait for a token provider that blocks its thread."""
 
     def blocks() -> str:
@@ -149,7 +149,7 @@ async def dying(url: str, key: str) -> None:
 PROGRAMS: dict[str, Program] = {
     program.__name__: program
     for program in (
-        connecting, retrying, joining, iterating, sending, handling, asking, closing,
+        connecting, retrying, joining, iterating, sending, handling, waiting_for_token, closing,
         forgotten, leaving, raising, dying,
     )
 }  # fmt: skip

@@ -19,7 +19,7 @@ class Server(Protocol):
     def url(self) -> str: ...
 
 
-class Heard(list[Any]):
+class Collector(list[Any]):
     """A handler or hook that collects its arguments; `until` waits for a number of them."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Heard(list[Any]):
         self.append(event)
         self._news.set()
 
-    async def until(self, holds: Callable[["Heard"], bool] | int) -> Any:
+    async def until(self, holds: Callable[["Collector"], bool] | int) -> Any:
         """Wait for this number of items, or until the condition holds; return the newest."""
         while not (len(self) >= holds if isinstance(holds, int) else holds(self)):
             self._news.clear()
@@ -43,7 +43,7 @@ def at_once(attempt: int) -> float:
     return 0.0
 
 
-class Steps(Heard):
+class Steps(Collector):
     """A backoff that collects the numbers of the attempts, and waits briefly so that other tasks can run."""
 
     def __call__(self, attempt: int) -> float:
@@ -60,27 +60,27 @@ async def client_of(server: Server, key: str = KEY, **options: Any) -> AsyncGene
         yield client
 
 
-async def room_of(client: AsyncClient, topic: str = "room", **options: Any) -> tuple[AsyncChannel, Heard]:
+async def joined_channel(client: AsyncClient, topic: str = "room", **options: Any) -> tuple[AsyncChannel, Collector]:
     """Return a joined channel, and a list that collects its broadcasts."""
-    room, heard = client.channel(topic, **options), Heard()
-    room.on(broadcast(), heard)
+    room, received = client.channel(topic, **options), Collector()
+    room.on(broadcast(), received)
     await room.subscribe()
-    return room, heard
+    return room, received
 
 
-async def lives_on(server: Misbehaver, room: AsyncChannel, heard: Heard, joins: int) -> None:
+async def check_recovery(server: Misbehaver, room: AsyncChannel, received: Collector, joins: int) -> None:
     """Check that after a fault this many joins were sent, the channel is joined, and each event arrives once."""
     await server.got("phx_join", joins)
     await room.subscribe()
-    before = len(heard)
+    before = len(received)
     for number in range(3):
         server.wire.broadcast(room.topic, "after", {"number": number})
-    await heard.until(before + 3)
-    assert [message.payload for message in heard[before:]] == [{"number": number} for number in range(3)]
+    await received.until(before + 3)
+    assert [message.payload for message in received[before:]] == [{"number": number} for number in range(3)]
     assert len(server.of("phx_join")) == joins
 
 
-async def comes_to(client: AsyncClient, state: ConnectionState) -> None:
+async def wait_for_state(client: AsyncClient, state: ConnectionState) -> None:
     """Wait until the connection is in this state."""
     moves = client.listen()
     while client.state is not state:

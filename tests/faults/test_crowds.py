@@ -11,7 +11,7 @@ from supawire.core.requests import TimerKind
 from supawire.errors import ConnectionLostError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver
-from tests.faults.steps import KEY, client_of, comes_to, ours, room_of
+from tests.faults.steps import KEY, client_of, joined_channel, ours, wait_for_state
 
 pytestmark = pytest.mark.anyio
 
@@ -19,18 +19,18 @@ CROWD = 200
 
 
 async def test_two_hundred_clients_reconnect_after_a_drop():
-    """All reconnect and receive events, and leave no resources."""
+    """All clients reconnect, receive events, and leave no resources."""
     async with Misbehaver() as server, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client_of(server)) for _ in range(CROWD)]
-        rooms = [await room_of(client) for client in clients]
+        rooms = [await joined_channel(client) for client in clients]
         for wire in list(server.wires):
             wire.reset()
         await server.got("phx_join", 2 * CROWD)
         await asyncio.gather(*(room.subscribe() for room, _ in rooms))
         for wire in server.wires[CROWD:]:
             wire.broadcast("room", "hello", {})
-        for _, heard in rooms:
-            await heard.until(1)
+        for _, received in rooms:
+            await received.until(1)
         assert len(server.wires) == 2 * CROWD
         assert all(client.stats().reconnects == 1 for client in clients)
     assert ours() == set()
@@ -47,7 +47,7 @@ async def test_reconnects_of_many_clients_are_spread_over_time():
         delays: list[float] = []
         for client, wire in zip(clients, list(server.wires), strict=True):
             wire.reset()
-            await comes_to(client, ConnectionState.RETRYING)
+            await wait_for_state(client, ConnectionState.RETRYING)
             delays.append((client._driver.session.deadline(TimerKind.RECONNECT) or 0.0) - loop.time())
             await client.close()
         assert max(delays) - min(delays) > 1.0
@@ -69,10 +69,10 @@ async def test_rejoins_respect_the_rate_limit():
         assert len(server.of("phx_join")) == 260
 
 
-async def test_many_subscribes_and_unsubscribes_leave_nothing():
+async def test_many_subscribes_and_unsubscribes_leave_no_resources():
     """Channels that are joined and left, or created and removed, leave no task and no table entry."""
     async with Misbehaver() as server, client_of(server, limits=Limits.off()) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         await room.unsubscribe()
         tasks = len(asyncio.all_tasks())
         for number in range(200):
@@ -88,13 +88,13 @@ async def test_many_subscribes_and_unsubscribes_leave_nothing():
         assert client._driver.pending == 0 and not session._context.replies._pending
         await room.subscribe()
         server.wire.broadcast("room", "x", {})
-        await heard.until(1)
+        await received.until(1)
 
 
-async def test_sends_without_ack_leave_nothing_behind():
+async def test_sends_without_ack_leave_no_resources():
     """Five thousand sends leave no task, timer or table entry."""
     async with Misbehaver() as server, client_of(server, limits=Limits.off()) as client:
-        room, _ = await room_of(client)
+        room, _ = await joined_channel(client)
         tasks = len(asyncio.all_tasks())
         for number in range(5_000):
             await room.broadcast("x", number)

@@ -10,7 +10,7 @@ from supawire import Broadcast, changes, presence, status, system
 from supawire.errors import ConnectionLostError, RealtimeError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import BINARY, Misbehaver
-from tests.faults.steps import Heard, client_of, lives_on, room_of
+from tests.faults.steps import Collector, check_recovery, client_of, joined_channel
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +83,7 @@ ODD: dict[str, bytes] = {
     "a reply without anything": b'[null,"77","realtime:room","phx_reply",null]',
     "a reply that is a string": b'[null,"77","realtime:room","phx_reply","payload_size_exceeded"]',
     "a reply with an odd status": b'[null,"77","realtime:room","phx_reply",{"status":5,"response":NaN}]',
-    "a close of nobody": b'["no","no","realtime:room","phx_close",{}]',
+    "a close of an unknown join": b'["no","no","realtime:room","phx_close",{}]',
     "a close without refs": b'[null,null,"realtime:nobody","phx_close",{}]',
     "an error without a payload": b'["no","no","realtime:room","phx_error",null]',
 }
@@ -92,11 +92,11 @@ ODD: dict[str, bytes] = {
 @pytest.mark.parametrize("fault", UNREADABLE)
 async def test_invalid_text_frames_are_counted_and_dropped(fault: str):
     """Text that cannot be decoded raises no error, ends nothing, and is counted (R1)."""
-    errors = Heard()
+    errors = Collector()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         server.wire.send(UNREADABLE[fault])
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
         assert client.stats().garbage_frames == 1
         assert len(server.wires) == 1 and errors == []
 
@@ -104,31 +104,31 @@ async def test_invalid_text_frames_are_counted_and_dropped(fault: str):
 @pytest.mark.parametrize("fault", UNREADABLE_BINARY)
 async def test_invalid_binary_frames_are_counted_and_dropped(fault: str):
     """Truncated binary frames and those of an unknown kind raise no error and end nothing."""
-    errors = Heard()
+    errors = Collector()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         server.wire.send(UNREADABLE_BINARY[fault], BINARY)
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
         assert client.stats().garbage_frames == 1
         assert len(server.wires) == 1 and errors == []
 
 
 @pytest.mark.parametrize("fault", ODD)
-async def test_frames_of_unexpected_shape_end_nothing(fault: str):
+async def test_frames_of_unexpected_shape_end_no_channel(fault: str):
     """A frame of a shape that no server sends is processed as far as possible, with every kind of listener."""
-    errors, events = Heard(), Heard()
+    errors, events = Collector(), Collector()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
         room = client.channel("room")
         for selector in (changes("*"), presence(), system()):
             room.on(selector, events)
         await room.subscribe()
-        _, heard = await room_of(client)
+        _, received = await joined_channel(client)
         server.wire.send(ODD[fault])
         server.wire.broadcast("room", "after", 1)
-        await heard.until(lambda all_: any(message.event == "after" for message in all_))
+        await received.until(lambda all_: any(message.event == "after" for message in all_))
         for event in events:
             repr(event)
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
         assert len(server.wires) == 1 and errors == []
 
 
@@ -150,50 +150,50 @@ async def test_unusual_values_are_delivered_or_raise_on_access(fault: str):
     """A payload that Python cannot represent raises a typed error on access, and loses no other event."""
     text, expected = VALUES[fault]
     async with Misbehaver() as server, client_of(server) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         server.wire.send(f'[null,null,"realtime:room","broadcast",{{"event":"odd","payload":{text}}}]')
         server.wire.broadcast("room", "after", 1)
-        await heard.until(lambda all_: any(message.event == "after" for message in all_))
-        for message in heard[:-1]:
+        await received.until(lambda all_: any(message.event == "after" for message in all_))
+        for message in received[:-1]:
             repr(message)
             try:
                 assert message.payload == expected or expected is None
             except RealtimeError:
                 assert expected is None
         if expected is not None:
-            assert len(heard) == 2
-        await lives_on(server, room, heard, joins=1)
+            assert len(received) == 2
+        await check_recovery(server, room, received, joins=1)
         assert len(server.wires) == 1
 
 
 async def test_text_that_is_not_utf8_does_not_end_the_client():
     """The frame is dropped or the socket ends; the client continues either way."""
     async with Misbehaver() as server, client_of(server) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         server.wire.send(b'[null,null,"realtime:room","broadcast",{"event":"\xff\xfe","payload":1}]')
         server.wire.send(b'[null,null,"realtime:room","broadcast",{"event":"x","payload":"\xed\xa0\x80"}]')
         server.wire.broadcast("room", "after", 1)
-        await heard.until(lambda all_: any(message.event == "after" for message in all_))
-        for message in heard:
+        await received.until(lambda all_: any(message.event == "after" for message in all_))
+        for message in received:
             try:
                 repr(message)
                 assert isinstance(message, Broadcast)
                 assert message.payload is not None
             except RealtimeError:
                 continue
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
 
 
 async def test_large_frames_arrive():
     """Frames of 4.9 MB, the server's limit, and of 15 MB are delivered completely, as text and as binary."""
     async with Misbehaver() as server, client_of(server) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         for size in (4_900_000, 15_000_000):
             server.wire.broadcast("room", "big", "x" * size)
             server.wire.send(_binary("big", b"y" * size), BINARY)
-        await heard.until(4)
-        assert [len(message.payload) for message in heard] == [4_900_000, 4_900_000, 15_000_000, 15_000_000]
-        await lives_on(server, room, heard, joins=1)
+        await received.until(4)
+        assert [len(message.payload) for message in received] == [4_900_000, 4_900_000, 15_000_000, 15_000_000]
+        await check_recovery(server, room, received, joins=1)
 
 
 def _binary(event: str, payload: bytes) -> bytes:
@@ -204,25 +204,25 @@ def _binary(event: str, payload: bytes) -> bytes:
 async def test_a_frame_of_64_mb_ends_the_socket_not_the_client():
     """A frame above the limit is not read completely: the socket ends, and a new one is opened."""
     async with Misbehaver() as server, client_of(server) as client:
-        room, heard = await room_of(client)
-        moves = Heard()
+        room, received = await joined_channel(client)
+        moves = Collector()
         room.on(status(), moves)
         server.wire.send(b"x" * 64_000_000, BINARY)
         await moves.until(1)
         assert isinstance(moves[0].cause, ConnectionLostError)
-        await lives_on(server, room, heard, joins=2)
+        await check_recovery(server, room, received, joins=2)
 
 
-async def test_garbage_of_the_local_server_ends_nothing():
+async def test_garbage_of_the_local_server_ends_no_channel():
     """After a dozen invalid frames of the local server, in both versions, the client is joined."""
     for protocol in ("1.0.0", "2.0.0"):
         with LocalServer() as server:
             async with client_of(server, server.anon_key, protocol=protocol) as client:
-                _, heard = await room_of(client)
+                _, received = await joined_channel(client)
                 server.garbage()
                 await client.ping()
                 server.broadcast("room", "after", {})
-                await heard.until(1)
+                await received.until(1)
                 assert client.stats().garbage_frames >= 5
                 assert client.stats().connects == 1
 
@@ -230,15 +230,15 @@ async def test_garbage_of_the_local_server_ends_nothing():
 async def test_much_garbage_loses_no_event(caplog: pytest.LogCaptureFixture):
     """Ten thousand invalid frames between valid ones lose none of these, and cause one log message."""
     async with Misbehaver() as server, client_of(server) as client:
-        _, heard = await room_of(client)
+        _, received = await joined_channel(client)
         for number in range(10_000):
             server.wire.send(b"{")
             if number % 100 == 0:
                 server.wire.broadcast("room", "count", number)
                 await asyncio.sleep(0)
-        await heard.until(100)
+        await received.until(100)
         await client.ping()
         assert client.stats().garbage_frames == 10_000
-        assert [message.payload for message in heard] == list(range(0, 10_000, 100))
+        assert [message.payload for message in received] == list(range(0, 10_000, 100))
         warned = [line for line in caplog.records if line.levelname == "WARNING" and line.name == "supawire.wire"]
         assert len(warned) == 1

@@ -27,7 +27,7 @@ from supawire.errors import ClosedError, HandlerError, SlowConsumerError
 from supawire.server import LocalServer
 from tests.aio.peer import until
 from tests.faults.misbehaver import Misbehaver
-from tests.faults.steps import Heard, client_of, comes_to, lives_on, ours, room_of
+from tests.faults.steps import Collector, check_recovery, client_of, joined_channel, ours, wait_for_state
 
 pytestmark = pytest.mark.anyio
 
@@ -37,38 +37,38 @@ class Equal:
     """A callable that is equal to others and not hashable."""
 
     name: str
-    heard: list[Any] = field(default_factory=list[Any], compare=False)
+    received: list[Any] = field(default_factory=list[Any], compare=False)
 
     def __call__(self, event: Any) -> None:
-        self.heard.append(event)
+        self.received.append(event)
 
     def method(self, event: Any) -> None:
-        self.heard.append(event)
+        self.received.append(event)
 
 
 async def test_any_callable_may_be_a_handler():
     """Callables that are not hashable, or equal to another one, are called once per registration (R37)."""
     async with Misbehaver() as server, client_of(server) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         one, other = Equal("same"), Equal("same")
         assert one == other
         for handler in (one, other, one.method, one.method, partial(one), Equal.__call__.__get__(other)):
             room.on(broadcast("hello"), handler)
-        room.on(broadcast(), heard)
+        room.on(broadcast(), received)
         server.wire.broadcast("room", "hello", 1)
-        await heard.until(2)
-        assert (len(one.heard), len(other.heard)) == (4, 2)
+        await received.until(2)
+        assert (len(one.received), len(other.received)) == (4, 2)
 
 
 async def test_the_error_of_a_handler_names_it():
     """The error names the user's function, also if it was registered twice or is a partial (R1)."""
-    errors = Heard()
+    errors = Collector()
 
     def fails(_: Any) -> None:
         raise KeyError("mine")
 
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
-        room, _ = await room_of(client)
+        room, _ = await joined_channel(client)
         for handler in (fails, fails, partial(fails)):
             room.on(broadcast("hello"), handler)
         server.wire.broadcast("room", "hello", 1)
@@ -91,24 +91,24 @@ def raises_everything(room: AsyncChannel, *, thread: bool) -> None:
 
 
 @pytest.mark.parametrize("thread", [False, True], ids=["inline", "thread"])
-async def test_handlers_that_raise_end_nothing(thread: bool):
+async def test_handlers_that_raise_end_no_connection(thread: bool):
     """With a handler that raises on every event of every kind, further events arrive, and errors are reported (R1)."""
-    errors = Heard()
+    errors = Collector()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, on_error=errors) as client:
             room = client.channel("room", presence_key="me")
             raises_everything(room, thread=thread)
-            heard = Heard()
-            room.on(broadcast("after"), heard)
+            received = Collector()
+            room.on(broadcast("after"), received)
             await room.subscribe(wait="ready")
             await room.track({})
             server.emit("INSERT", "users", record={"id": 1})
             server.drop_connections(1011)
-            await comes_to(client, ConnectionState.RETRYING)
+            await wait_for_state(client, ConnectionState.RETRYING)
             await room.subscribe(wait="ready")
             for number in range(5):
                 server.broadcast("room", "after", {"n": number})
-            await heard.until(5)
+            await received.until(5)
             await errors.until(lambda all_: sum("Broadcast" in str(error) for error in all_) >= 10)
             assert client.state is ConnectionState.OPEN and room.state is ChannelState.JOINED
             assert all(isinstance(error, HandlerError) and isinstance(error.__cause__, KeyError) for error in errors)
@@ -119,10 +119,10 @@ async def test_handlers_that_raise_end_nothing(thread: bool):
 
 
 @pytest.mark.parametrize("hook", ["on_error", "on_frame", "backoff", "rejoin_backoff", "token", "key"])
-async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCaptureFixture):
+async def test_hooks_that_raise_end_no_connection(hook: str, caplog: pytest.LogCaptureFixture):
     """Each hook may raise: the client reconnects, and further events arrive (R1)."""
     caplog.set_level(logging.CRITICAL)
-    calls = Heard()
+    calls = Collector()
 
     def fails(argument: Any = None, *_: Any) -> Any:
         calls(argument)
@@ -134,19 +134,19 @@ async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCapture
 
     options: dict[str, Any] = {} if hook == "key" else {hook: fails}
     async with Misbehaver() as server, client_of(server, **options) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         room.on(broadcast("after"), lambda _: 1 / 0)
         kept = room.listen(broadcast(), overflow="latest", key=fails)
         if hook == "rejoin_backoff":
             join_ref = server.of("phx_join")[0].ref
-            server.wire.say("realtime:room", "phx_error", {}, join_ref=join_ref, ref=join_ref)
+            server.wire.push("realtime:room", "phx_error", {}, join_ref=join_ref, ref=join_ref)
         else:
             server.wire.reset()
         await server.got("phx_join", 2)
         await room.subscribe()
         for number in range(5):
             server.wire.broadcast("room", "after", number)
-        await heard.until(5)
+        await received.until(5)
         assert client.state is ConnectionState.OPEN
         assert calls
         kept.close()
@@ -154,7 +154,7 @@ async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCapture
 
 async def test_a_cancelled_handler_receives_the_next_event():
     """CancelledError raised by a handler is reported, and the next event is handled (R1)."""
-    errors, calls = Heard(), Heard()
+    errors, calls = Collector(), Collector()
 
     async def cancels(event: Any) -> None:
         calls(event)
@@ -164,15 +164,15 @@ async def test_a_cancelled_handler_receives_the_next_event():
         raise asyncio.CancelledError
 
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         room.on(broadcast(), cancels)
         room.on(broadcast(), cancels_inline)
         for number in range(3):
             server.wire.broadcast("room", "x", number)
         await calls.until(3)
-        await heard.until(3)
+        await received.until(3)
         await errors.until(6)
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
 
 
 async def test_a_handler_that_never_returns_delays_nothing_else():
@@ -183,14 +183,14 @@ async def test_a_handler_that_never_returns_delays_nothing_else():
         await forever.wait()
 
     async with Misbehaver() as server, client_of(server, heartbeat=0.05) as client:
-        slow, _ = await room_of(client, "slow", ack=True)
-        _, heard = await room_of(client, "quick")
+        slow, _ = await joined_channel(client, "slow", ack=True)
+        _, received = await joined_channel(client, "quick")
         slow.on(broadcast(), hangs)
         slow.on(broadcast(), lambda _: block.wait(), thread=True)
         for number in range(10):
             server.wire.broadcast("slow", "x", number)
         server.wire.broadcast("quick", "x", 1)
-        await heard.until(1)
+        await received.until(1)
         await server.got("heartbeat", 3)
         assert (await slow.broadcast("y", {})).acked
         assert not block.is_set()
@@ -201,11 +201,11 @@ async def test_a_handler_that_never_returns_delays_nothing_else():
 async def test_a_blocking_handler_on_the_loop_is_named_in_the_log(caplog: pytest.LogCaptureFixture):
     """A plain handler that blocks the event loop is logged as a warning, and no connection is lost (R39)."""
     async with Misbehaver() as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         room.on(broadcast(), lambda _: time.sleep(0.25))  # longer than the deadline of a heartbeat
         server.wire.broadcast("room", "x", 1)
         await server.got("heartbeat", 3)
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
         assert [line for line in caplog.records if "a handler is slow" in line.message]
 
 
@@ -213,7 +213,7 @@ async def test_a_blocking_handler_on_the_loop_is_named_in_the_log(caplog: pytest
 async def test_a_handler_may_close_the_client(kind: str):
     """`close()` called by a handler of any kind ends the client and leaves no resources."""
     async with Misbehaver() as server, client_of(server) as client:
-        room, _ = await room_of(client)
+        room, _ = await joined_channel(client)
         closing: list[Any] = []
         loop = asyncio.get_running_loop()
 
@@ -243,7 +243,7 @@ async def test_a_handler_may_leave_and_remove_its_channel():
     """A handler may unsubscribe, remove its channel or cancel itself during a batch."""
     async with Misbehaver() as server, client_of(server) as client:
         for act in ("unsubscribe", "remove", "cancel"):
-            room, heard = await room_of(client, act)
+            room, received = await joined_channel(client, act)
             kept: list[Any] = []
             subscriptions: list[Subscription] = []
 
@@ -262,19 +262,19 @@ async def test_a_handler_may_leave_and_remove_its_channel():
             for number in range(50):
                 server.wire.broadcast(act, "x", number)
             if act == "cancel":
-                await heard.until(50)
+                await received.until(50)
                 assert len(kept) == 1
             else:
-                await heard.until(1)
+                await received.until(1)
                 await kept[1]
         assert client.state is ConnectionState.OPEN
 
 
 async def test_an_overflow_follows_its_policy():
     """With 10,000 messages at once memory is bounded, each policy is followed, and heartbeats continue (R39)."""
-    errors = Heard()
+    errors = Collector()
     async with Misbehaver() as server, client_of(server, heartbeat=0.05, on_error=errors) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         forever = asyncio.Event()
         first = asyncio.Event()
 
@@ -291,8 +291,8 @@ async def test_an_overflow_follows_its_policy():
         }
         for number in range(10_000):
             server.wire.broadcast("room", "count", number)
-        await heard.until(10_000)
-        assert [message.payload for message in heard] == list(range(10_000))
+        await received.until(10_000)
+        assert [message.payload for message in received] == list(range(10_000))
         got: dict[str, list[int]] = {policy: [] for policy in streams}
         for policy, stream in streams.items():
             for _ in range(100 if policy != "latest" else 10):
@@ -313,7 +313,7 @@ def _last_digit(event: Any) -> int:
     return event.payload % 10
 
 
-async def test_pausing_stops_the_socket_and_loses_nothing():
+async def test_pausing_stops_the_socket_and_loses_no_message():
     """With overflow="pause" a consumer that is slow at times receives all 5,000 messages, in order (R39)."""
     async with Misbehaver() as server, client_of(server) as client:
         room = client.channel("room")

@@ -11,7 +11,17 @@ from supawire.core.requests import TimerKind
 from supawire.errors import AuthError, ClosedError, ConnectError, RealtimeError, ReconnectExhaustedError
 from supawire.options import Backoff
 from tests.faults.misbehaver import Misbehaver, Script, Wire, behave
-from tests.faults.steps import KEY, Heard, Steps, at_once, client_of, comes_to, lives_on, ours, room_of
+from tests.faults.steps import (
+    KEY,
+    Collector,
+    Steps,
+    at_once,
+    check_recovery,
+    client_of,
+    joined_channel,
+    ours,
+    wait_for_state,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -45,13 +55,13 @@ async def answers_half(wire: Wire) -> None:
     wire.hang_up()
 
 
-async def speaks_no_http(wire: Wire) -> None:
+async def answers_without_http(wire: Wire) -> None:
     await wire.request()
     wire.write(b"\x00\xff garbage\r\n\r\n\r\n")
     wire.hang_up()
 
 
-async def proves_nothing(wire: Wire) -> None:
+async def accepts_with_a_wrong_key(wire: Wire) -> None:
     await wire.request()
     wire.write(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -63,7 +73,7 @@ async def redirects(wire: Wire) -> None:
     await wire.refuse(302, b"", f"Location: http://127.0.0.1:{wire.server.port}/elsewhere")
 
 
-async def says_yes_as_a_page(wire: Wire) -> None:
+async def answers_with_a_page(wire: Wire) -> None:
     await wire.refuse(200, b"<html>welcome</html>", "Content-Type: text/html")
 
 
@@ -72,10 +82,10 @@ PASSING: dict[str, Script] = {
     "reset after the request": resets_after_the_request,
     "end of stream": hangs_up,
     "half an answer": answers_half,
-    "no HTTP": speaks_no_http,
-    "wrong proof": proves_nothing,
+    "no HTTP": answers_without_http,
+    "wrong proof": accepts_with_a_wrong_key,
     "redirect": redirects,
-    "a page": says_yes_as_a_page,
+    "a page": answers_with_a_page,
     "429": refused(429, b'{"error":"Too many connected users"}'),
     "429 without a body": refused(429),
     "500": refused(500, b'{"error":"Error connecting to Realtime"}'),
@@ -108,8 +118,8 @@ async def test_opening_is_retried_after_temporary_errors(fault: str):
     """Whatever fails in the first attempts, opening continues until one succeeds."""
     script = PASSING[fault]
     async with Misbehaver(script, script, behave) as server, client_of(server) as client:
-        room, heard = await room_of(client)
-        await lives_on(server, room, heard, joins=1)
+        room, received = await joined_channel(client)
+        await check_recovery(server, room, received, joins=1)
         assert len(server.wires) == 3
         assert client.stats().connects == 1
     assert ours() == set()
@@ -119,11 +129,11 @@ async def test_opening_is_retried_after_temporary_errors(fault: str):
 async def test_reconnecting_is_retried_after_temporary_errors(fault: str):
     """A client that lost its connection is connected and joined again, whatever fails meanwhile."""
     script = PASSING[fault]
-    errors = Heard()
+    errors = Collector()
     async with Misbehaver(behave, script, script, behave) as server, client_of(server, on_error=errors) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         server.wire.reset()
-        await lives_on(server, room, heard, joins=2)
+        await check_recovery(server, room, received, joins=2)
         assert len(server.wires) == 4
         assert client.stats().reconnects == 1
     assert errors == []
@@ -133,7 +143,7 @@ async def test_reconnecting_is_retried_after_temporary_errors(fault: str):
 async def test_a_permanent_refusal_ends_the_opening(fault: str):
     """It raises at the first attempt, with status and the server's text, and leaves no resources."""
     script, status, words = FINAL[fault]
-    unheard = Heard()
+    unheard = Collector()
     async with Misbehaver(script) as server:
         with pytest.raises(ConnectError, match=words) as caught:
             await connect_async(server.url, KEY, on_error=unheard)
@@ -149,9 +159,9 @@ async def test_a_permanent_refusal_ends_the_opening(fault: str):
 async def test_a_permanent_refusal_ends_the_client(fault: str):
     """When a connected client is permanently refused, every waiting caller receives the reason, once."""
     script, status, words = FINAL[fault]
-    errors = Heard()
+    errors = Collector()
     async with Misbehaver(behave, script) as server, client_of(server, on_error=errors) as client:
-        room, _ = await room_of(client, ack=True)
+        room, _ = await joined_channel(client, ack=True)
         server.answers["broadcast"] = None
         waiting: list[Any] = [client.wait_closed(), room.broadcast("a", {}), anext(room.listen(broadcast()))]
         tasks = [asyncio.ensure_future(one) for one in waiting]
@@ -171,10 +181,10 @@ async def test_a_permanent_refusal_ends_the_client(fault: str):
 
 
 async def test_a_refused_tcp_connection_is_retried():
-    """It is retried until `open_timeout`, then raised as ConnectError."""
+    """The connection is retried until `open_timeout`; then ConnectError is raised."""
     steps = Steps()
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound and not listening: refused, and nobody else gets the port
+        unused.bind(("127.0.0.1", 0))  # not listening: connections are refused; no other process gets the port
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(ConnectError, match="no connection within") as caught:
             await connect_async(url, KEY, open_timeout=0.1, backoff=steps)
@@ -188,22 +198,22 @@ async def test_a_long_outage_ends_with_a_reconnect():
     """A server that is unavailable for many attempts is reached again, and every attempt is counted."""
     steps = Steps()
     async with Misbehaver() as server, client_of(server, backoff=steps) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         await server.leave()
         server.wire.reset()
         await steps.until(20)
         assert client.state in (ConnectionState.RETRYING, ConnectionState.CONNECTING)
         await server.listen()
-        await lives_on(server, room, heard, joins=2)
+        await check_recovery(server, room, received, joins=2)
         assert steps == list(range(len(steps)))
 
 
 async def test_exhausted_attempts_end_every_waiter():
     """With `max_attempts` every waiter, iterator and later call receives ReconnectExhaustedError."""
-    errors = Heard()
+    errors = Collector()
     backoff = Backoff(initial=0, max_attempts=3)
     async with Misbehaver(behave, resets) as server, client_of(server, backoff=backoff, on_error=errors) as client:
-        room, _ = await room_of(client)
+        room, _ = await joined_channel(client)
         waiting: list[Any] = [client.wait_closed(), anext(room.listen(broadcast())), anext(client.listen())]
         tasks = [asyncio.ensure_future(one) for one in waiting]
         await asyncio.sleep(0)
@@ -222,10 +232,10 @@ async def test_exhausted_attempts_end_every_waiter():
 async def test_an_unanswered_upgrade_times_out():
     """The attempt ends after `timeout`, and the next one starts."""
 
-    async def silent(wire: Wire) -> None:
+    async def never_answers(wire: Wire) -> None:
         await wire.request()
 
-    async with Misbehaver(silent, silent, behave) as server, client_of(server, timeout=0.2) as client:
+    async with Misbehaver(never_answers, never_answers, behave) as server, client_of(server, timeout=0.2) as client:
         assert len(server.wires) == 3
         assert client.state is ConnectionState.OPEN
         with pytest.raises(EOFError):  # the attempts that were given up hold no socket
@@ -261,19 +271,19 @@ async def test_an_expired_token_is_refreshed_once():
 async def test_close_ends_every_stage_of_an_attempt():
     """`close` returns while an attempt hangs in TCP, in the upgrade or in the backoff, and leaves no resources."""
 
-    async def silent(wire: Wire) -> None:
+    async def never_answers(wire: Wire) -> None:
         await wire.request()
 
     for scripts, state in (
-        ((behave, silent), ConnectionState.CONNECTING),
+        ((behave, never_answers), ConnectionState.CONNECTING),
         ((behave, resets), ConnectionState.RETRYING),
     ):
         async with Misbehaver(*scripts) as server:
             client = await connect_async(server.url, KEY, backoff=lambda attempt: 60.0 if attempt else 0.0)
-            room, _ = await room_of(client)
+            room, _ = await joined_channel(client)
             server.wire.reset()
             await server.connected(2)
-            await comes_to(client, state)
+            await wait_for_state(client, state)
             await client.close()
             assert ours() == set()
             with pytest.raises(ClosedError):
@@ -286,7 +296,7 @@ async def test_retry_after_is_respected():
     async with Misbehaver(behave, later, behave) as server, client_of(server, max_retry_after=7200) as client:
         server.wire.reset()
         await server.connected(2)
-        await comes_to(client, ConnectionState.RETRYING)
+        await wait_for_state(client, ConnectionState.RETRYING)
         at = client._driver.session.deadline(TimerKind.RECONNECT)
         assert at is not None and at > client._driver.now().mono + 3000
         client.reconnect()
@@ -295,7 +305,7 @@ async def test_retry_after_is_respected():
 
 async def test_a_refused_token_is_an_error_of_the_server():
     """When the provider works, the error is the server's, not an AuthError."""
-    errors = Heard()
+    errors = Collector()
     async with Misbehaver(refused(401, b'{"error":"Failed to validate JWT signature"}')) as server:
         with pytest.raises(ConnectError):
             await connect_async(server.url, KEY, token=lambda: "token", on_error=errors)

@@ -10,7 +10,7 @@ from supawire.core.frames import Frame
 from supawire.errors import JoinDeniedError, JoinError, OperationTimeout, RealtimeError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver, Wire
-from tests.faults.steps import Heard, Steps, at_once, client_of, lives_on, room_of
+from tests.faults.steps import Collector, Steps, at_once, check_recovery, client_of, joined_channel
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def test_refused_joins_do_not_end_the_connection(refusal: str):
         for number in range(10):
             server.reject_join(f"room:{10 * number}", refusal)
         async with client_of(server, server.anon_key, **options) as client:
-            rooms, moves = [client.channel(f"room:{number}") for number in range(100)], Heard()
+            rooms, moves = [client.channel(f"room:{number}") for number in range(100)], Collector()
             for room in rooms:
                 room.on(status(), moves)
             joins = [asyncio.create_task(room.subscribe(timeout=None)) for room in rooms]
@@ -54,7 +54,7 @@ async def test_refused_joins_do_not_end_the_connection(refusal: str):
 
 @pytest.mark.parametrize("token", [None, "a-token"], ids=["key", "token"])
 @pytest.mark.parametrize("row", JOIN_REASONS, ids=named)
-async def test_every_known_refusal_is_treated_as_its_row_says(row: Known, token: str | None):
+async def test_every_known_refusal_is_treated_as_documented(row: Known, token: str | None):
     """Temporary refusals are retried; others raise the row's error at once, and no join follows.
 
     Without a token the server checks the key instead, and the hint is about the key.
@@ -71,7 +71,7 @@ async def test_every_known_refusal_is_treated_as_its_row_says(row: Known, token:
             await joining
             assert len(server.of("phx_join")) == 2
             assert room.error is None
-        else:  # without a provider there is nothing to refresh
+        else:  # without a provider the token cannot be refreshed
             with pytest.raises(row.error) as caught:
                 await joining
             assert isinstance(caught.value, RealtimeError) and reason_of(row) in caught.value.message
@@ -112,15 +112,15 @@ async def test_an_error_reply_of_any_shape_is_retried(response: str):
             wire.send(f'["{frame.join_ref}","{frame.ref}","realtime:room","phx_reply",{payload}]')
 
         server.answers["phx_join"] = once
-        room, heard = await room_of(client)
-        await lives_on(server, room, heard, joins=2)
+        room, received = await joined_channel(client)
+        await check_recovery(server, room, received, joins=2)
 
 
 async def test_an_unanswered_join_is_left_and_sent_again():
     """While other frames arrive, an unanswered join is left by its own ref and sent again on the same socket."""
     async with Misbehaver() as server, client_of(server, timeout=0.1, heartbeat=0.05) as client:
         server.answers["phx_join"] = None
-        room, heard = client.channel("room"), Heard()
+        room, received = client.channel("room"), Collector()
         joining = asyncio.create_task(room.subscribe(timeout=None))
         first = await server.got("phx_join")
         left = await server.got("phx_leave")
@@ -131,10 +131,10 @@ async def test_an_unanswered_join_is_left_and_sent_again():
             "phx_join", "phx_leave", "phx_join",
         ]  # fmt: skip
         assert client.stats().connects == 1
-        assert heard == []
+        assert received == []
 
 
-async def test_a_silent_socket_is_replaced_after_a_join():
+async def test_a_socket_without_frames_after_a_join_is_replaced():
     """When no frame arrived since the join was sent, the socket is replaced."""
     async with Misbehaver() as server, client_of(server, timeout=0.1) as client:
         server.answers["phx_join"] = None
@@ -145,7 +145,7 @@ async def test_a_silent_socket_is_replaced_after_a_join():
         assert client.stats().reconnects == 1
 
 
-async def test_a_late_answer_to_an_old_join_changes_nothing():
+async def test_a_late_answer_to_an_old_join_does_not_change_the_channel():
     """A late ok or error for an abandoned join does not change the channel, and is counted."""
     async with Misbehaver() as server, client_of(server, timeout=0.1, heartbeat=0.05) as client:
         server.answers["phx_join"] = None
@@ -160,10 +160,10 @@ async def test_a_late_answer_to_an_old_join_changes_nothing():
         server.answers["phx_join"] = Wire.accept
         server.wire.accept(new)
         await joining
-        moves = Heard()
+        moves = Collector()
         room.on(status(), moves)
-        server.wire.say("realtime:room", "phx_close", {}, join_ref=old.ref, ref=old.ref)
-        server.wire.say("realtime:room", "phx_error", {}, join_ref=old.ref, ref=old.ref)
+        server.wire.push("realtime:room", "phx_close", {}, join_ref=old.ref, ref=old.ref)
+        server.wire.push("realtime:room", "phx_error", {}, join_ref=old.ref, ref=old.ref)
         late = client.stats().late_replies
         server.wire.accept(old)
         await client.ping()
@@ -177,13 +177,13 @@ async def test_a_late_close_of_an_old_join_does_not_close_the_new_one(protocol: 
     """A topic that was left and joined again ignores the close of its former join, in both versions."""
     with LocalServer() as server:
         async with client_of(server, server.anon_key, protocol=protocol) as client:
-            room, heard = await room_of(client)
+            room, received = await joined_channel(client)
             await room.unsubscribe()
             await room.subscribe()
             server.close_channel("room", stale=True)
             server.broadcast("room", "hello", {"n": 1})
-            await heard.until(1)
-            assert room.state is ChannelState.JOINED and len(heard) == 1
+            await received.until(1)
+            assert room.state is ChannelState.JOINED and len(received) == 1
             assert client.stats().stale_frames >= 1
 
 
@@ -198,10 +198,10 @@ async def test_replies_with_an_unknown_ref_are_ignored():
             wire.accept(frame)
 
         server.answers["phx_join"] = wrongly
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
         assert room.state is ChannelState.JOINED
         assert client.stats().late_replies == 4
-        await lives_on(server, room, heard, joins=1)
+        await check_recovery(server, room, received, joins=1)
 
 
 @pytest.mark.parametrize("second", ["ok", "error"])
@@ -214,8 +214,8 @@ async def test_a_second_reply_is_ignored(second: str):
             wire.reply(frame, second, {"reason": "Unauthorized: on second thoughts", "postgres_changes": []})
 
         server.answers["phx_join"] = twice
-        room, heard = await room_of(client)
-        await lives_on(server, room, heard, joins=1)
+        room, received = await joined_channel(client)
+        await check_recovery(server, room, received, joins=1)
         assert client.stats().late_replies == 1
 
 
@@ -223,7 +223,7 @@ async def test_a_subscribe_can_be_repeated_after_a_timeout():
     """A timeout cancels the request; the channel can subscribe again with a definite result."""
     async with Misbehaver() as server, client_of(server) as client:
         server.answers["phx_join"] = None
-        room, heard = client.channel("room"), Heard()
+        room, received = client.channel("room"), Collector()
         with pytest.raises(OperationTimeout):
             await room.subscribe(timeout=0.05)
         joining = asyncio.create_task(room.subscribe())
@@ -233,7 +233,7 @@ async def test_a_subscribe_can_be_repeated_after_a_timeout():
             await joining
         server.answers["phx_join"] = Wire.accept
         await room.subscribe()
-        assert room.state is ChannelState.JOINED and heard == []
+        assert room.state is ChannelState.JOINED and received == []
 
 
 async def test_a_crashed_channel_rejoins():
@@ -241,14 +241,14 @@ async def test_a_crashed_channel_rejoins():
     steps = Steps()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, rejoin_backoff=steps) as client:
-            room, heard = await room_of(client)
+            room, received = await joined_channel(client)
             for act in (server.crash_channel, server.close_channel):
                 before = len(steps)
                 act("room")
                 await steps.until(before + 1)
                 await room.subscribe()
                 server.broadcast("room", "hello", {})
-                await heard.until(before + 1)
+                await received.until(before + 1)
             assert client.stats().connects == 1
 
 
@@ -257,29 +257,29 @@ async def test_a_server_restart_ends_in_a_joined_channel():
     steps = Steps()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, rejoin_backoff=steps) as client:
-            room, heard = await room_of(client)
+            room, received = await joined_channel(client)
             server.reject_join("room", "RealtimeRestarting: Realtime is restarting, please standby")
             server.request_disconnect()
             await steps.until(3)
             server.reset_faults()
             await room.subscribe()
             server.broadcast("room", "hello", {})
-            await heard.until(1)
+            await received.until(1)
             assert client.stats().reconnects == 1
 
 
 async def test_leaving_a_channel_does_not_affect_others():
     """A topic is left while another is being joined, and its late frames are not delivered."""
     async with Misbehaver() as server, client_of(server) as client:
-        one, heard_one = await room_of(client, "one")
+        one, received_one = await joined_channel(client, "one")
         server.answers["phx_leave"] = None
         leaving = asyncio.create_task(one.unsubscribe(timeout=0.05))
-        two, heard_two = await room_of(client, "two")
+        two, received_two = await joined_channel(client, "two")
         await leaving
         server.wire.broadcast("one", "ghost", {})
         server.wire.broadcast("two", "real", {})
-        await heard_two.until(1)
-        assert heard_one == [] and (one.state, two.state) == (ChannelState.IDLE, ChannelState.JOINED)
+        await received_two.until(1)
+        assert received_one == [] and (one.state, two.state) == (ChannelState.IDLE, ChannelState.JOINED)
         assert client.state is ConnectionState.OPEN
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.leaks import CYCLES, measure, server_apart
+from tests.faults.leaks import CYCLES, measure, separate_server
 
 pytestmark = [
     pytest.mark.anyio,
@@ -16,14 +16,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, str]]:
-    """URL and key."""
-    with server_apart() as found:
+    """Run a server; yields its URL and key."""
+    with separate_server() as found:
         yield found
 
 
 @pytest.mark.parametrize("kind", CYCLES)
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
-async def test_cycles_of_every_kind_leave_nothing(kind: str, count: int, server: tuple[str, str]):
+async def test_cycles_of_every_kind_leave_no_resources(kind: str, count: int, server: tuple[str, str]):
     """Repeated opening and closing leaves tasks, threads and descriptors unchanged, and the number of objects flat."""
     logging.disable(logging.CRITICAL)  # or what is kept of the log would be counted
     try:

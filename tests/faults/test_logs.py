@@ -24,7 +24,7 @@ from supawire import (
 from supawire.errors import ConnectError, RealtimeError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver, Wire, behave
-from tests.faults.steps import Heard, client_of, lives_on, room_of
+from tests.faults.steps import Collector, check_recovery, client_of, joined_channel
 
 pytestmark = pytest.mark.anyio
 
@@ -33,32 +33,32 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJlLW9mLWl0"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
-class Everything:
-    """Collects all log messages with tracebacks, errors with theirs, and representations."""
+class Output:
+    """Collects all log messages and errors with their tracebacks, and representations of objects."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         self._caplog = caplog
-        self._said: list[str] = []
+        self._output: list[str] = []
 
     def error(self, error: BaseException) -> None:
         """Record an error as a program would print it, with the local variables that crash reporters send."""
         trace = traceback.TracebackException.from_exception(error, capture_locals=True)
-        self._said += [*trace.format(), repr(error), repr(vars(error))]
+        self._output += [*trace.format(), repr(error), repr(vars(error))]
 
     def frame(self, direction: str, data: bytes, binary: bool) -> None:
         """A hook for `on_frame`."""
-        self._said.append(f"{direction} {data!r}")
+        self._output.append(f"{direction} {data!r}")
 
-    def thing(self, *things: object) -> None:
+    def objects(self, *objects: object) -> None:
         """Record objects that users hold and print."""
-        self._said += [repr(thing) for thing in things] + [str(thing) for thing in things]
+        self._output += [repr(one) for one in objects] + [str(one) for one in objects]
 
     @property
     def text(self) -> str:
         """Return everything recorded."""
         lines = [f"{line.getMessage()} {line.args!r} {line.exc_text or ''}" for line in self._caplog.records]
-        return "\n".join([*self._said, *lines, self._caplog.text])
+        return "\n".join([*self._output, *lines, self._caplog.text])
 
 
 def shows(text: str, *secrets: str) -> list[str]:
@@ -69,7 +69,7 @@ def shows(text: str, *secrets: str) -> list[str]:
 
 async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest.LogCaptureFixture):
     """At DEBUG no step from connect to the last error shows a key or token."""
-    said = Everything(caplog)
+    output = Output(caplog)
     asyncio.get_running_loop().set_debug(True)
     with LocalServer() as server:
         tokens: list[str] = []
@@ -78,9 +78,9 @@ async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest
             tokens.append(server.token(number=len(tokens)))
             return tokens[-1]
 
-        options: dict[str, Any] = {"token": provider, "on_error": said.error, "on_frame": said.frame}
+        options: dict[str, Any] = {"token": provider, "on_error": output.error, "on_frame": output.frame}
         async with client_of(server, server.anon_key, **options) as client:
-            room, heard = await room_of(client, private=True, ack=True, presence_key="me")
+            room, received = await joined_channel(client, private=True, ack=True, presence_key="me")
             room.on(changes("users"), lambda _: 1 / 0)
             await room.subscribe(wait="ready")
             await room.track({"a": 1})
@@ -90,54 +90,54 @@ async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest
             own = server.token(user="own")
             tokens.append(own)
             await room.set_auth(own)
-            moves = Heard()
+            moves = Collector()
             room.on(status(), moves)
             server.expire_tokens()
-            await comes_back(server, room, heard, moves)
+            await check_reconnect(server, room, received, moves)
             server.reject_join("other", "Unauthorized: You do not have permissions")
-            await failed(said, client.channel("other", private=True).subscribe())
+            await record_failure(output, client.channel("other", private=True).subscribe())
             server.garbage()
             server.refuse_connections(times=2, status=503)
             server.drop_connections(1011)
-            await comes_back(server, room, heard, moves)
-            await failed(said, room.broadcast("x", "y" * 4_000_000))
-            said.thing(client, room, room.options, client.stats(), client.channels, client._driver.options)
+            await check_reconnect(server, room, received, moves)
+            await record_failure(output, room.broadcast("x", "y" * 4_000_000))
+            output.objects(client, room, room.options, client.stats(), client.channels, client._driver.options)
             server.refuse_connections(status=403)
             server.drop_connections()
-            await failed(said, client.wait_closed())
-            said.thing(client, room, room.error)
+            await record_failure(output, client.wait_closed())
+            output.objects(client, room, room.error)
         assert len(tokens) > 3
-        assert shows(said.text, server.anon_key, *tokens, *(token.rpartition(".")[2] for token in tokens)) == []
-        assert "channel room is joined" in said.text and '"access_token":"***"' in said.text
+        assert shows(output.text, server.anon_key, *tokens, *(token.rpartition(".")[2] for token in tokens)) == []
+        assert "channel room is joined" in output.text and '"access_token":"***"' in output.text
 
 
-async def comes_back(server: LocalServer, room: Any, heard: Heard, moves: Heard) -> None:
+async def check_reconnect(server: LocalServer, room: Any, received: Collector, moves: Collector) -> None:
     """Check that the connection was lost, the channel joined again, and events arrive."""
     await moves.until(lambda all_: any(move.state is not ChannelState.JOINED for move in all_))
     await room.subscribe()
-    before = len(heard)
+    before = len(received)
     server.broadcast("room", "hello", {}, private=True)
-    await heard.until(before + 1)
+    await received.until(before + 1)
     moves.clear()
 
 
-async def failed(said: Everything, call: Any) -> None:
+async def record_failure(output: Output, call: Any) -> None:
     """Expect a call to fail, and record its error."""
     with pytest.raises(RealtimeError) as caught:
         await call
-    said.error(caught.value)
+    output.error(caught.value)
 
 
 REFUSALS: dict[str, Callable[[Wire], Any]] = {
-    "401 that repeats what it got": lambda wire: wire.refuse(
-        401, f'{{"error":"{KEY} is no key: {quote(KEY, safe="")}"}}'.encode()
+    "401 with the key": lambda wire: wire.refuse(
+        401, f'{{"error":"{KEY} is not a key: {quote(KEY, safe="")}"}}'.encode()
     ),
     "500 with the request": lambda wire: _echo(wire, 500),
     "302 with the request": lambda wire: _echo(wire, 302),
     "no HTTP": lambda wire: _answer(wire, b"nonsense\r\n\r\n"),
     "200": lambda wire: wire.refuse(200, b""),
     "reset": lambda wire: _reset(wire),
-    "silence": lambda wire: wire.request(),
+    "no answer": lambda wire: wire.request(),
 }
 
 
@@ -164,31 +164,31 @@ async def _reset(wire: Wire) -> None:
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_a_refused_connection_shows_no_key_and_no_token(refusal: str, caplog: pytest.LogCaptureFixture):
     """Even if the peer answers with our own request, errors and log show neither key nor token."""
-    said = Everything(caplog)
+    output = Output(caplog)
     asyncio.get_running_loop().set_debug(True)
     async with Misbehaver(REFUSALS[refusal]) as server:
-        timeout = 0.3 if refusal == "silence" else 10.0
+        timeout = 0.3 if refusal == "no answer" else 10.0
         backoff = Backoff(initial=0, max_attempts=1)
         opening = connect_async(server.url, KEY, token=TOKEN, backoff=backoff, timeout=timeout, headers=HEADERS)
-        said.thing(opening)
+        output.objects(opening)
         with pytest.raises(ConnectError) as caught:
             await opening
-        said.error(caught.value)
-        gc.collect()  # what complains when it is collected
-        assert shows(said.text, KEY, TOKEN) == []
+        output.error(caught.value)
+        gc.collect()  # also record warnings that are logged at garbage collection
+        assert shows(output.text, KEY, TOKEN) == []
         assert server.wires and quote(KEY, safe="") in server.wires[0].head
 
 
-async def test_a_session_without_errors_logs_nothing(caplog: pytest.LogCaptureFixture):
+async def test_a_session_without_errors_logs_nothing_above_debug(caplog: pytest.LogCaptureFixture):
     """Opening, joining, sending, receiving, leaving and closing log nothing at INFO or above."""
     caplog.set_level(logging.DEBUG)
     with LocalServer() as server:
         async with client_of(server, server.anon_key, heartbeat=0.05) as client:
-            room, heard = await room_of(client, echo=True, ack=True, presence_key="me")
+            room, received = await joined_channel(client, echo=True, ack=True, presence_key="me")
             await room.track({})
             for number in range(20):
                 await room.broadcast("x", number)
-            await heard.until(20)
+            await received.until(20)
             await room.set_auth(server.token())
             await room.untrack()
             await room.unsubscribe()
@@ -196,8 +196,8 @@ async def test_a_session_without_errors_logs_nothing(caplog: pytest.LogCaptureFi
     assert [line.getMessage() for line in caplog.records if line.levelno > logging.DEBUG] == []
 
 
-@pytest.mark.parametrize("listens", [True, False], ids=["gaps are heard", "gaps are not heard"])
-async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("collects_gaps", [True, False], ids=["gaps are collected", "gaps are not collected"])
+async def test_a_lost_connection_is_one_warning_and_one_info(collects_gaps: bool, caplog: pytest.LogCaptureFixture):
     """Each loss logs one WARNING, whatever the number of attempts, and one INFO when reconnected."""
     caplog.set_level(logging.DEBUG)
 
@@ -206,10 +206,10 @@ async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, capl
 
     scripts = [behave, refuses, refuses, behave, refuses, behave]
     async with Misbehaver(*scripts) as server, client_of(server) as client:
-        rooms = [await room_of(client, f"room:{number}") for number in range(10)]
+        rooms = [await joined_channel(client, f"room:{number}") for number in range(10)]
         for room, _ in rooms:
-            if listens:
-                room.on(gaps(), Heard())
+            if collects_gaps:
+                room.on(gaps(), Collector())
         for joins in (20, 30):
             server.wire.reset()
             await server.got("phx_join", joins)
@@ -217,7 +217,7 @@ async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, capl
                 await room.subscribe()
     lines = [(line.levelname, line.name) for line in caplog.records if line.levelno > logging.DEBUG]
     expected = [("WARNING", "supawire.connection"), ("INFO", "supawire.connection")] * 2
-    if not listens:
+    if not collects_gaps:
         expected.insert(2, ("WARNING", "supawire.channel"))
     assert lines == expected
 
@@ -226,7 +226,7 @@ async def test_the_log_reports_readiness(caplog: pytest.LogCaptureFixture):
     """A joined channel whose changes do not flow is logged as not ready, and then as ready again."""
     caplog.set_level(logging.DEBUG, "supawire")
     async with LocalServer() as server, client_of(server, server.anon_key) as client:
-        room, moves = client.channel("room"), Heard()
+        room, moves = client.channel("room"), Collector()
         room.on(changes("users"), lambda change: None)
         room.on(status(), moves)
         await room.subscribe(wait="ready")
@@ -234,20 +234,20 @@ async def test_the_log_reports_readiness(caplog: pytest.LogCaptureFixture):
         await moves.until(lambda all_: any(not move.ready for move in all_[-1:]))
         server.send_system("room", "ok", "Subscribed to PostgreSQL", extension="postgres_changes")
         await moves.until(lambda all_: all(move.ready for move in all_[-1:]))
-    said = [record.getMessage() for record in caplog.records if record.name == "supawire.channel"]
-    assert "channel room is joined (was joining)" in said
-    assert any(text.startswith("channel room is joined, not ready (was joined): the server") for text in said)
-    assert said.count("channel room is joined, ready (was joined)") == 2
+    output = [record.getMessage() for record in caplog.records if record.name == "supawire.channel"]
+    assert "channel room is joined (was joining)" in output
+    assert any(text.startswith("channel room is joined, not ready (was joined): the server") for text in output)
+    assert output.count("channel room is joined, ready (was joined)") == 2
 
 
 async def test_each_subject_has_its_logger(caplog: pytest.LogCaptureFixture):
     """Loggers are named by subject under `supawire`, or under the given logger."""
     caplog.set_level(logging.DEBUG)
     async with Misbehaver() as server, client_of(server, logger=logging.getLogger("app.realtime")) as client:
-        room, _ = await room_of(client)
+        room, _ = await joined_channel(client)
         room.on(broadcast(), lambda _: 1 / 0)
         server.wire.send(b"{")
-        server.wire.say("realtime:room", "something_new", {})
+        server.wire.push("realtime:room", "something_new", {})
         server.wire.broadcast("room", "x", {})
         await client.ping()
     names = {line.name for line in caplog.records if line.name.startswith(("supawire", "app."))}
@@ -261,16 +261,16 @@ async def test_stats_count_events():
         fresh = client.stats()
         assert (fresh.state, fresh.connects, fresh.reconnects, fresh.joins) == (ConnectionState.OPEN, 1, 0, 0)
         assert (fresh.frames_sent, fresh.frames_received, fresh.last_round_trip) == (0, 0, None)
-        room, heard = await room_of(client, ack=True)
+        room, received = await joined_channel(client, ack=True)
         seconds = await client.ping()
         server.wire.send(b"{")
-        server.wire.say("realtime:room", "something_new", {})
-        server.wire.say("realtime:room", "broadcast", {"event": "x", "payload": 1}, join_ref="old")
-        server.wire.say("realtime:room", "phx_reply", {"status": "ok", "response": {}}, ref="nobody")
+        server.wire.push("realtime:room", "something_new", {})
+        server.wire.push("realtime:room", "broadcast", {"event": "x", "payload": 1}, join_ref="old")
+        server.wire.push("realtime:room", "phx_reply", {"status": "ok", "response": {}}, ref="nobody")
         stream = room.listen(broadcast(), buffer=1, overflow="drop_newest")
         for number in range(3):
             server.wire.broadcast("room", "x", number)
-        await heard.until(3)
+        await received.until(3)
         now = client.stats()
         assert (now.garbage_frames, now.unknown_frames, now.stale_frames, now.late_replies) == (1, 1, 1, 1)
         assert (now.overflowed, stream.dropped) == (2, 2)
@@ -288,7 +288,7 @@ async def test_stats_count_events():
         assert (client.stats().pending, client.stats().queued) == (3, 3)
         server.answers["broadcast"] = Wire.reply
         server.wire.accept(server.of("phx_join")[-1])
-        await lives_on(server, room, heard, joins=2)
+        await check_recovery(server, room, received, joins=2)
         await server.got("broadcast", 4)
         await client.ping()
         last = client.stats()
@@ -303,8 +303,8 @@ async def test_a_repeated_error_does_not_grow():
     async def forbids(wire: Wire) -> None:
         await wire.refuse(403)
 
-    async with Misbehaver(behave, forbids) as server, client_of(server, on_error=Heard()) as client:
-        room, _ = await room_of(client)
+    async with Misbehaver(behave, forbids) as server, client_of(server, on_error=Collector()) as client:
+        room, _ = await joined_channel(client)
         server.wire.reset()
         depths = [await _depth(call) for _ in range(3) for call in _calls(client, room)]
         assert len(set(depths[len(_calls(client, room)) :])) <= len(_calls(client, room))

@@ -13,12 +13,12 @@ from supawire.errors import StateError
 from supawire.server import LocalServer
 from tests.conftest import ROOT
 from tests.faults.misbehaver import Misbehaver, Script, Wire, behave
-from tests.faults.steps import KEY, Heard, client_of, ours, room_of
+from tests.faults.steps import KEY, Collector, client_of, joined_channel, ours
 
 pytestmark = pytest.mark.anyio
 
 
-async def silent(wire: Wire) -> None:
+async def never_answers(wire: Wire) -> None:
     await wire.request()
 
 
@@ -26,7 +26,7 @@ async def refuses(wire: Wire) -> None:
     await wire.refuse(503)
 
 
-async def deaf_at_the_end(wire: Wire) -> None:
+async def ignores_the_close(wire: Wire) -> None:
     """Do not answer close frames."""
     await wire.upgrade()
 
@@ -42,14 +42,14 @@ async def run(name: str, url: str) -> Any:
 
 
 STATES: dict[str, Script] = {
-    "connecting": silent,
+    "connecting": never_answers,
     "retrying": refuses,
     "joining": behave,
     "iterating": behave,
     "sending": behave,
     "handling": behave,
-    "asking": behave,
-    "closing": deaf_at_the_end,
+    "waiting_for_token": behave,
+    "closing": ignores_the_close,
 }
 
 
@@ -71,8 +71,8 @@ async def test_ctrl_c_ends_the_program_in_every_state(state: str):
         server.answers |= {"phx_join": answer, "broadcast": echo}
         program = await run(state, server.url)
         program.send_signal(signal.SIGINT)
-        _, said = await program.communicate()
-        text = said.decode()
+        _, output = await program.communicate()
+        text = output.decode()
         assert program.returncode == -signal.SIGINT
         assert text.rstrip().endswith("KeyboardInterrupt"), text
         for noise in ("never retrieved", "destroyed", "Unclosed", "ResourceWarning", "Exception ignored", "unhandled"):
@@ -94,20 +94,20 @@ async def test_a_program_may_end_with_its_client_open(ending: str, code: int):
     """An unclosed client neither delays the end of the process nor prints anything (R46)."""
     async with Misbehaver() as server:
         program = await run(ending, server.url)
-        _, said = await program.communicate()
+        _, output = await program.communicate()
         assert program.returncode == code
-        text = said.decode()
+        text = output.decode()
         assert text == "" if ending != "raising" else text.count("Traceback") == 1 and "KeyError: 'mine'" in text, text
 
 
 def test_event_loops_may_follow_each_other():
-    """Clients of consecutive event loops work each in theirs, and keep nothing of the previous one (R46)."""
-    heard: list[Any] = []
+    """Each client of consecutive event loops works in its own loop and keeps no state of the previous one (R46)."""
+    received: list[Any] = []
 
     async def once(server: LocalServer) -> None:
         async with client_of(server, server.anon_key) as client:
             room = client.channel("room", echo=True)
-            room.on(broadcast(), heard.append)
+            room.on(broadcast(), received.append)
             stream = room.listen(broadcast())
             await room.subscribe()
             await room.broadcast("x", {})
@@ -117,13 +117,13 @@ def test_event_loops_may_follow_each_other():
     with LocalServer() as server:
         for _ in range(3):
             asyncio.run(once(server))
-    assert len(heard) == 3
+    assert len(received) == 3
 
 
 async def test_two_event_loops_may_have_clients():
     """A client in another thread's loop works, and each refuses calls from the other loop (R46)."""
     async with Misbehaver() as server, client_of(server) as client:
-        room, heard = await room_of(client)
+        room, received = await joined_channel(client)
 
         async def elsewhere() -> None:
             async with connect_async(server.url, KEY) as other:
@@ -132,11 +132,11 @@ async def test_two_event_loops_may_have_clients():
                     with pytest.raises(StateError, match="event loop"):
                         await call()
                 with pytest.raises(StateError, match="event loop"):
-                    room.on(broadcast(), Heard())
+                    room.on(broadcast(), Collector())
                 with pytest.raises(StateError, match="event loop"):
                     await anext(client.listen())
 
         await asyncio.to_thread(asyncio.run, elsewhere())
         server.wires[0].broadcast("room", "x", {})
-        await heard.until(1)
+        await received.until(1)
         assert (await client.ping()) > 0

@@ -17,12 +17,12 @@ from tests.faults.misbehaver import Misbehaver
 HERE: Final = Path(__file__).parent
 RESULTS: Final = HERE / "results.json"
 SIDES: Final = ("ours", "theirs")
-_PATIENCE: Final = 150
-"""Seconds that a case may take; one that takes longer is wrong itself."""
+_CASE_TIMEOUT: Final = 150
+"""Seconds; a case that takes longer has an error itself."""
 
 
-async def judge(one: Case, side: str, interpreter: str) -> dict[str, Any]:
-    """What becomes of a client in a case."""
+async def run_case(one: Case, side: str, interpreter: str) -> dict[str, Any]:
+    """Run a case with one client and return its result."""
     async with Misbehaver() as server:
         prepare(one.name, server)
         stage = Stage(server)
@@ -32,18 +32,18 @@ async def judge(one: Case, side: str, interpreter: str) -> dict[str, Any]:
         )  # fmt: skip
         listening = asyncio.create_task(_listen(process, stage))
         try:
-            async with asyncio.timeout(_PATIENCE):
-                good, says = await one.story(stage)
+            async with asyncio.timeout(_CASE_TIMEOUT):
+                good, summary = await one.script(stage)
         finally:
             if process.returncode is None:
                 process.kill()
             await process.wait()
             await listening
-    return {"good": good, "says": says}
+    return {"good": good, "says": summary}
 
 
 def _environment(side: str) -> dict[str, str]:
-    """Ours is found as the tests find it; theirs has an environment of its own."""
+    """Return the environment variables: ours imports this source tree, theirs has a separate virtual environment."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | ({"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"} if side == "ours" else {})
 
@@ -51,17 +51,17 @@ def _environment(side: str) -> dict[str, str]:
 async def _listen(process: Process, stage: Stage) -> None:
     assert process.stdout is not None
     async for line in process.stdout:
-        stage.hear(json.loads(line))
+        stage.add(json.loads(line))
 
 
 async def run(sides: Iterable[str], interpreters: dict[str, str], names: list[str]) -> dict[str, dict[str, Any]]:
-    """All cases of some sides, at the same time: most of the time they wait."""
+    """Run all cases of these sides concurrently; most of the time they wait."""
     cases = [one for one in CASES if not names or one.name in names]
-    at_once = asyncio.Semaphore(8)
+    slots = asyncio.Semaphore(8)
 
     async def one_of(one: Case, side: str) -> tuple[str, str, dict[str, Any]]:
-        async with at_once:
-            return one.name, side, await judge(one, side, interpreters[side])
+        async with slots:
+            return one.name, side, await run_case(one, side, interpreters[side])
 
     found = await asyncio.gather(*(one_of(one, side) for one in cases for side in sides))
     results: dict[str, dict[str, Any]] = {}
@@ -71,7 +71,7 @@ async def run(sides: Iterable[str], interpreters: dict[str, str], names: list[st
 
 
 def main() -> int:
-    """Print the matrix; its exit status says whether ours is as it should be."""
+    """Print the matrix; the exit status is 0 if our client passes or, with --check, equals the recorded results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="run ours alone and compare it with results.json")
     parser.add_argument("names", nargs="*", help="only these cases, and write nothing")

@@ -1,4 +1,4 @@
-"""What is done to a client in each case, and by what it is judged. The server's side is the same for both."""
+"""The cases of the matrix: what the server does to a client, and which behaviour passes; the same for both clients."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,25 +10,25 @@ from tests.faults.misbehaver import Misbehaver, Wire
 
 
 class Stage:
-    """One server and one client process, as a case sees them."""
+    """The server and the client process of a case."""
 
     def __init__(self, server: Misbehaver) -> None:
         self.server = server
-        self.said: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
         self._news = asyncio.Event()
 
-    def hear(self, line: dict[str, Any]) -> None:
-        """The client has said something."""
-        self.said.append(line)
+    def add(self, line: dict[str, Any]) -> None:
+        """Record a line of the client's output."""
+        self.lines.append(line)
         self._news.set()
 
     @property
     def got(self) -> list[Any]:
-        """Numbers of the events that reached the user's handler."""
-        return [line["got"] for line in self.said if "got" in line]
+        """The numbers of the events that the user's handler received."""
+        return [line["got"] for line in self.lines if "got" in line]
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        """Wait until what the client said makes this hold; whether it did in time."""
+        """Wait until this holds; it is evaluated after each line of output. Return whether it held in time."""
         try:
             async with asyncio.timeout(seconds):
                 while not holds():
@@ -39,16 +39,16 @@ class Stage:
         return True
 
     async def fact(self, name: str, seconds: float) -> Any:
-        """The first thing that the client says under this name; None when it does not."""
-        await self.until(lambda: any(name in line for line in self.said), seconds)
-        return next((line[name] for line in self.said if name in line), None)
+        """Return the first value that the client prints under this name, or None after the timeout."""
+        await self.until(lambda: any(name in line for line in self.lines), seconds)
+        return next((line[name] for line in self.lines if name in line), None)
 
     async def ready(self) -> None:
-        """The client is joined."""
-        assert await self.fact("ready", 15), self.said
+        """Wait until the client has joined its channel."""
+        assert await self.fact("ready", 15), self.lines
 
     async def receives(self, seconds: float, count: int = 3) -> int:
-        """Send an event again and again until so many have come, or for so long; how many came."""
+        """Send events until this many have arrived, for at most so many seconds; return how many arrived."""
         before = len(self.got)
         server = self.server
         async with asyncio.timeout(seconds + 60):
@@ -60,7 +60,7 @@ class Stage:
         return min(len(self.got) - before, count)
 
 
-Story = Callable[[Stage], Awaitable[tuple[bool, str]]]
+Script = Callable[[Stage], Awaitable[tuple[bool, str]]]
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,25 @@ class Case:
     name: str
     title: str
     program: str
-    story: Story
+    script: Script
     options: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 CASES: Final[list[Case]] = []
 
 
-def case(title: str, program: str, **options: Any) -> Callable[[Story], Story]:
-    """Register the decorated story."""
+def case(title: str, program: str, **options: Any) -> Callable[[Script], Script]:
+    """Register the decorated function as a case."""
 
-    def register(story: Story) -> Story:
-        CASES.append(Case(getattr(story, "__name__", ""), title, program, story, options))
-        return story
+    def register(script: Script) -> Script:
+        CASES.append(Case(getattr(script, "__name__", ""), title, program, script, options))
+        return script
 
     return register
 
 
 def back(count: int, seconds: float = 0) -> tuple[bool, str]:
-    """The usual judgement: events flow again, or not."""
+    """Return the result of a case that passes when events arrive again."""
     return (True, "reconnects, events arrive") if count else (False, f"no event in {seconds:g} s")
 
 
@@ -116,8 +116,8 @@ async def slow_handler(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     stage.server.wire.broadcast("slow", "n", {"n": 1})
     stage.server.wire.broadcast("room", "n", {"n": 2})
-    await stage.until(lambda: bool(stage.got) and {"slow": "done"} in stage.said, 5)
-    first = stage.said.index({"got": 2}) < stage.said.index({"slow": "done"})
+    await stage.until(lambda: bool(stage.got) and {"slow": "done"} in stage.lines, 5)
+    first = stage.lines.index({"got": 2}) < stage.lines.index({"slow": "done"})
     return first, "is handled at once" if first else "waits for that handler"
 
 
@@ -173,15 +173,15 @@ async def join_refused_once(stage: Stage) -> tuple[bool, str]:
 
 @case("A join is refused permanently (Unauthorized); 8 s", "subscribe_denied")
 async def join_denied(stage: Stage) -> tuple[bool, str]:
-    said = await stage.fact("raised", 8)
+    error = await stage.fact("raised", 8)
     await asyncio.sleep(8)
     count = len(stage.server.of("phx_join"))
     how = (
         "`subscribe()` raises the server's message"
-        if said and "Unauthorized" in said
+        if error and "Unauthorized" in error
         else "`subscribe()` does not raise"
     )
-    return bool(said) and count == 1, f"{how}, {count} join{'s' if count > 1 else ''}"
+    return bool(error) and count == 1, f"{how}, {count} join{'s' if count > 1 else ''}"
 
 
 @case(
@@ -195,7 +195,7 @@ async def late_close(stage: Stage) -> tuple[bool, str]:
         await stage.server.got("phx_join", 2)
     await stage.ready()
     first = stage.server.of("phx_join")[0]
-    stage.server.wire.say("realtime:room", "phx_close", {}, join_ref=first.ref, ref=first.ref)
+    stage.server.wire.push("realtime:room", "phx_close", {}, join_ref=first.ref, ref=first.ref)
     await asyncio.sleep(0.5)
     count = await stage.receives(5)
     return (True, "stays joined, events arrive") if count else (False, "the channel is closed")
@@ -205,21 +205,21 @@ async def late_close(stage: Stage) -> tuple[bool, str]:
 async def token_expires(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     server, join = stage.server, stage.server.of("phx_join")[-1]
-    dead = join.payload["access_token"]
+    expired = join.payload["access_token"]
 
-    def judge(wire: Wire, frame: Frame) -> None:
-        if frame.payload["access_token"] == dead:
+    def check_token(wire: Wire, frame: Frame) -> None:
+        if frame.payload["access_token"] == expired:
             wire.deny(frame, "InvalidJWTToken: Token has expired 1 seconds ago")
         else:
             wire.accept(frame)
 
-    server.answers["phx_join"] = judge
+    server.answers["phx_join"] = check_token
     gone = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago", "channel": "room"}
-    server.wire.say("realtime:room", "system", gone, join_ref=join.ref)
-    server.wire.say("realtime:room", "phx_close", {}, join_ref=join.ref, ref=join.ref)
+    server.wire.push("realtime:room", "system", gone, join_ref=join.ref)
+    server.wire.push("realtime:room", "phx_close", {}, join_ref=join.ref, ref=join.ref)
     await asyncio.sleep(0.5)
     for _ in range(10):
-        if any(frame.payload["access_token"] != dead for frame in server.of("phx_join")):
+        if any(frame.payload["access_token"] != expired for frame in server.of("phx_join")):
             return back(await stage.receives(5), 5)
         await asyncio.sleep(1)
     joins = len(server.of("phx_join")) - 1
@@ -230,15 +230,15 @@ async def token_expires(stage: Stage) -> tuple[bool, str]:
 async def sends_over_a_drop(stage: Stage) -> tuple[bool, str]:
     server, arrived = stage.server, set[int]()
 
-    def take(wire: Wire, frame: Frame) -> None:
+    def receive(wire: Wire, frame: Frame) -> None:
         if len(arrived) == 300 and wire.number == 0:
             wire.reset()
             return
         arrived.add(frame.payload["payload"]["n"])
         wire.reply(frame)
 
-    server.answers["broadcast"] = take
-    done, failed = await stage.fact("done", 60), next((line["failed"] for line in stage.said if "failed" in line), [])
+    server.answers["broadcast"] = receive
+    done, failed = await stage.fact("done", 60), next((line["failed"] for line in stage.lines if "failed" in line), [])
     lost = len(set(done or []) - arrived)
     return done is not None and not lost, f"{lost} lost without an error, {len(failed)} with one"
 
@@ -273,8 +273,8 @@ async def presence_after_a_drop(stage: Stage) -> tuple[bool, str]:
 
 @case("`unsubscribe()`, then `subscribe()` on the same channel", "subscribe_again")
 async def subscribe_again(stage: Stage) -> tuple[bool, str]:
-    await stage.until(lambda: any("raised" in line or "ready" in line for line in stage.said), 15)
-    raised = next((line["raised"] for line in stage.said if "raised" in line), None)
+    await stage.until(lambda: any("raised" in line or "ready" in line for line in stage.lines), 15)
+    raised = next((line["raised"] for line in stage.lines if "raised" in line), None)
     if raised is not None:
         return False, "raises"
     return (True, "works") if await stage.receives(5) else (False, "no event")
@@ -282,20 +282,21 @@ async def subscribe_again(stage: Stage) -> tuple[bool, str]:
 
 @case("The project is disabled (403 with a reason)", "connect")
 async def forbidden(stage: Stage) -> tuple[bool, str]:
-    said = await stage.fact("raised", 40)
+    error = await stage.fact("raised", 40)
     count = len(stage.server.wires)
-    words = "with the server's message" if said and "disabled" in said else "without the server's message"
-    return count == 1 and bool(said) and "disabled" in said, f"raises after {count} attempt{'s' * (count > 1)}, {words}"
+    text = "with the server's message" if error and "disabled" in error else "without the server's message"
+    passed = count == 1 and bool(error) and "disabled" in error
+    return passed, f"raises after {count} attempt{'s' * (count > 1)}, {text}"
 
 
-async def _refuses(wire: Wire) -> None:
+async def _refuse_disabled(wire: Wire) -> None:
     await wire.refuse(403, b'{"error":"Realtime was disabled for this tenant"}', "Content-Type: application/json")
 
 
 def prepare(name: str, server: Misbehaver) -> None:
-    """What must stand before the client comes."""
+    """Prepare the server of a case before the client starts."""
     if name == "forbidden":
-        server.scripts[:] = [_refuses]
+        server.scripts[:] = [_refuse_disabled]
     elif name in ("join_refused_once", "join_denied"):
         once = name == "join_refused_once"
         reason = (

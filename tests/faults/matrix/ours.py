@@ -1,4 +1,4 @@
-"""Our side: `python ours.py PROGRAM URL OPTIONS` does what a user would write, and says in JSON what comes of it."""
+"""Our side: `python ours.py PROGRAM URL OPTIONS` runs a program like that of a user, and prints results as JSON."""
 
 import asyncio
 import json
@@ -14,21 +14,21 @@ from tests import loops
 KEY: Final = "key"
 
 
-def say(**facts: Any) -> None:
+def report(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def heard(message: Any) -> None:
-    say(got=message.payload["n"])
+def handle(message: Any) -> None:
+    report(got=message.payload["n"])
 
 
 def fails(_: object) -> None:
     raise KeyError("a bug in the user's handler")
 
 
-async def heard_later(message: Any) -> None:
+async def handle_async(message: Any) -> None:
     await asyncio.sleep(0)
-    heard(message)
+    handle(message)
 
 
 async def forever() -> None:
@@ -42,18 +42,18 @@ def client(url: str, **options: Any) -> Any:
 async def listen(url: str, **options: Any) -> None:
     async with client(url, **options) as opened:
         room = opened.channel("room")
-        room.on(broadcast("n"), heard)
+        room.on(broadcast("n"), handle)
         await room.subscribe()
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
 async def listen_patiently(url: str, **options: Any) -> None:
     async with client(url, **options) as opened:
         room = opened.channel("room")
-        room.on(broadcast("n"), heard)
+        room.on(broadcast("n"), handle)
         await room.subscribe(timeout=None)
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
@@ -61,34 +61,34 @@ async def listen_with_a_bug(url: str, **options: Any) -> None:
     async with client(url, **options) as opened:
         room = opened.channel("room")
         room.on(broadcast("bug"), fails)
-        room.on(broadcast("n"), heard)
+        room.on(broadcast("n"), handle)
         await room.subscribe()
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
 async def listen_async(url: str, **options: Any) -> None:
     async with client(url, **options) as opened:
         room = opened.channel("room")
-        room.on(broadcast("n"), heard_later)
+        room.on(broadcast("n"), handle_async)
         await room.subscribe()
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
 async def listen_with_tokens(url: str, **options: Any) -> None:
-    asked = 0
+    calls = 0
 
     async def fresh() -> str:
-        nonlocal asked
-        asked += 1
-        return f"token-{asked}"
+        nonlocal calls
+        calls += 1
+        return f"token-{calls}"
 
     async with client(url, token=fresh, **options) as opened:
         room = opened.channel("room", private=True)
-        room.on(broadcast("n"), heard)
+        room.on(broadcast("n"), handle)
         await room.subscribe()
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
@@ -98,13 +98,13 @@ async def listen_slowly(url: str, **options: Any) -> None:
 
         def works(_: object) -> None:
             time.sleep(1)
-            say(slow="done")
+            report(slow="done")
 
         slow.on(broadcast("n"), works, thread=True)
-        quick.on(broadcast("n"), heard)
+        quick.on(broadcast("n"), handle)
         await slow.subscribe()
         await quick.subscribe()
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
@@ -121,7 +121,7 @@ async def send(url: str, count: int, **options: Any) -> None:
                 failed.append(number)
             else:
                 done.append(number)
-        say(done=done, failed=failed)
+        report(done=done, failed=failed)
 
 
 async def send_without_ack(url: str, count: int, **options: Any) -> None:
@@ -133,7 +133,7 @@ async def send_without_ack(url: str, count: int, **options: Any) -> None:
             sent: Sent = await room.broadcast("n", {"n": number})
             assert sent.via == "socket"
         await asyncio.sleep(0.5)
-        say(tasks=len(asyncio.all_tasks()) - before)
+        report(tasks=len(asyncio.all_tasks()) - before)
 
 
 async def track(url: str, **options: Any) -> None:
@@ -141,22 +141,22 @@ async def track(url: str, **options: Any) -> None:
         room = opened.channel("room", presence_key="me")
         await room.subscribe()
         await room.track({"here": True})
-        say(ready=True)
+        report(ready=True)
         await forever()
 
 
 async def subscribe_again(url: str, **options: Any) -> None:
     async with client(url, **options) as opened:
         room = opened.channel("room")
-        room.on(broadcast("n"), heard)
+        room.on(broadcast("n"), handle)
         await room.subscribe()
         await room.unsubscribe()
         try:
             await room.subscribe()
         except RealtimeError as error:
-            say(raised=str(error))
+            report(raised=str(error))
         else:
-            say(ready=True)
+            report(ready=True)
         await forever()
 
 
@@ -165,9 +165,9 @@ async def subscribe_denied(url: str, **options: Any) -> None:
         try:
             await opened.channel("room").subscribe()
         except RealtimeError as error:
-            say(raised=str(error))
+            report(raised=str(error))
         else:
-            say(raised=None)
+            report(raised=None)
         await forever()
 
 
@@ -175,9 +175,9 @@ async def connect(url: str, **options: Any) -> None:
     try:
         opened: AsyncClient = await client(url, **options)
     except RealtimeError as error:
-        say(raised=str(error))
+        report(raised=str(error))
     else:
-        say(raised=None)
+        report(raised=None)
         await opened.close()
 
 

@@ -1,4 +1,4 @@
-"""The official client's side, in an environment of its own: the programs of `ours.py`, as its users write them."""
+"""The official client's side, in a separate virtual environment: the programs of `ours.py`, written for this client."""
 
 import asyncio
 import json
@@ -12,21 +12,21 @@ from realtime import AsyncRealtimeClient  # pyright: ignore[reportMissingImports
 KEY: Final = "key"
 
 
-def say(**facts: Any) -> None:
+def report(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def heard(message: Any) -> None:
-    say(got=message["payload"]["n"])
+def handle(message: Any) -> None:
+    report(got=message["payload"]["n"])
 
 
 def fails(_: object) -> None:
     raise KeyError("a bug in the user's handler")
 
 
-async def heard_later(message: Any) -> None:
+async def handle_async(message: Any) -> None:
     await asyncio.sleep(0)
-    heard(message)
+    handle(message)
 
 
 async def forever() -> None:
@@ -44,59 +44,59 @@ def client(url: str, heartbeat: int | None = None, timeout: int | None = None) -
 
 def status(state: Any, error: Exception | None) -> None:
     if state.value == "SUBSCRIBED":
-        say(ready=True)
+        report(ready=True)
     else:
-        say(status=state.value, error=None if error is None else str(error))
+        report(status=state.value, error=None if error is None else str(error))
 
 
 async def listen(url: str, **options: Any) -> None:
     room = client(url, **options).channel("room")
-    room.on_broadcast("n", heard)
+    room.on_broadcast("n", handle)
     await room.subscribe(status)
     await forever()
 
 
 async def listen_patiently(url: str, **options: Any) -> None:
-    """`subscribe` has no time limit of its own, and goes on after TIMED_OUT."""
+    """Run `listen`: `subscribe` has no time limit and continues after TIMED_OUT."""
     await listen(url, **options)
 
 
 async def listen_with_a_bug(url: str, **options: Any) -> None:
     room = client(url, **options).channel("room")
     room.on_broadcast("bug", fails)
-    room.on_broadcast("n", heard)
+    room.on_broadcast("n", handle)
     await room.subscribe(status)
     await forever()
 
 
 async def listen_async(url: str, **options: Any) -> None:
     room = client(url, **options).channel("room")
-    room.on_broadcast("n", heard_later)
+    room.on_broadcast("n", handle_async)
     await room.subscribe(status)
     await forever()
 
 
 async def listen_with_tokens(url: str, **options: Any) -> None:
-    """It takes no function; what is there is `set_auth`, once before the join."""
+    """Call `set_auth` once before the join; the client accepts no function as a token."""
     opened = client(url, **options)
     await opened.set_auth("token-1")
     room = opened.channel("room", {"config": {"broadcast": None, "presence": None, "private": True}})
-    room.on_broadcast("n", heard)
+    room.on_broadcast("n", handle)
     await room.subscribe(status)
     await forever()
 
 
 async def listen_slowly(url: str, **options: Any) -> None:
-    """It takes plain functions, and calls them where it reads."""
+    """Register plain functions; the client calls them in the task that reads the socket."""
     opened = client(url, **options)
     slow, quick = opened.channel("slow"), opened.channel("room")
 
     def works(_: object) -> None:
         time.sleep(1)
-        say(slow="done")
+        report(slow="done")
 
     slow.on_broadcast("n", works)
-    quick.on_broadcast("n", heard)
+    quick.on_broadcast("n", handle)
     await slow.subscribe()
     await quick.subscribe(status)
     await forever()
@@ -111,12 +111,12 @@ async def send(url: str, count: int, **options: Any) -> None:
     for number in range(count):
         try:
             await room.send_broadcast("n", {"n": number})
-        except Exception:  # noqa: BLE001  whatever it raises is an answer
+        except Exception:  # noqa: BLE001  any exception is a result
             failed.append(number)
         else:
             done.append(number)
-    await asyncio.sleep(3)  # what it keeps may go out later
-    say(done=done, failed=failed)
+    await asyncio.sleep(3)  # queued messages may be sent later
+    report(done=done, failed=failed)
 
 
 async def send_without_ack(url: str, count: int, **options: Any) -> None:
@@ -126,7 +126,7 @@ async def send_without_ack(url: str, count: int, **options: Any) -> None:
     for number in range(count):
         await room.send_broadcast("n", {"n": number})
     await asyncio.sleep(0.5)
-    say(tasks=len(asyncio.all_tasks()) - before)
+    report(tasks=len(asyncio.all_tasks()) - before)
 
 
 async def track(url: str, **options: Any) -> None:
@@ -134,20 +134,20 @@ async def track(url: str, **options: Any) -> None:
     room = client(url, **options).channel("room", config)
     await room.subscribe()
     await room.track({"here": True})
-    say(ready=True)
+    report(ready=True)
     await forever()
 
 
 async def subscribe_again(url: str, **options: Any) -> None:
     room = client(url, **options).channel("room")
-    room.on_broadcast("n", heard)
+    room.on_broadcast("n", handle)
     await room.subscribe()
     await room.unsubscribe()
-    await asyncio.sleep(0.5)  # its CLOSED comes later
+    await asyncio.sleep(0.5)  # the state CLOSED follows later
     try:
         await room.subscribe(status)
-    except Exception as error:  # noqa: BLE001  whatever it raises is an answer
-        say(raised=str(error))
+    except Exception as error:  # noqa: BLE001  any exception is a result
+        report(raised=str(error))
     await forever()
 
 
@@ -155,10 +155,10 @@ async def subscribe_denied(url: str, **options: Any) -> None:
     room = client(url, **options).channel("room")
     try:
         await room.subscribe()
-    except Exception as error:  # noqa: BLE001  whatever it raises is an answer
-        say(raised=str(error))
+    except Exception as error:  # noqa: BLE001  any exception is a result
+        report(raised=str(error))
     else:
-        say(raised=None)
+        report(raised=None)
     await forever()
 
 
@@ -166,10 +166,10 @@ async def connect(url: str, **options: Any) -> None:
     opened = client(url, **options)
     try:
         await opened.connect()
-    except Exception as error:  # noqa: BLE001  whatever it raises is an answer
-        say(raised=str(error))
+    except Exception as error:  # noqa: BLE001  any exception is a result
+        report(raised=str(error))
     else:
-        say(raised=None)
+        report(raised=None)
         await opened.close()
 
 

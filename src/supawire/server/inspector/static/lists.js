@@ -184,5 +184,5 @@ function change(it) {
     element("td", { className: it.type }, it.type),
     element("td", { title: it.table }, it.table),
     element("td", { className: "code", title: row }, it.errors ? element("span", { className: "bad" }, `${it.errors} `) : null, row),
-    element("td", { className: "number", title: count(it.receivers, "channel was told", "channels were told") }, String(it.receivers)));
+    element("td", { className: "number", title: count(it.receivers, "channel received it", "channels received it") }, String(it.receivers)));
 }
