@@ -1,4 +1,4 @@
-"""A table, a client and a server in virtual time, for stories about mirrors."""
+"""A table, a client and a server in virtual time, for scenarios of mirrors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ QUICK = Backoff(initial=0.01, jitter=0)
 
 
 class Table:
-    """A table of the local server: what is committed is emitted, and a query takes its time."""
+    """A table of the local server: committed changes are emitted, and a query takes time."""
 
     def __init__(self, server: VirtualServer, name: str = "users") -> None:
         self.server = server
@@ -57,13 +57,13 @@ class Table:
         return seen
 
     def seen(self) -> dict[int, dict[str, Any]]:
-        """What a query sees now."""
+        """Return the rows that a query returns now."""
         return {key: dict(row) for key, row in self.rows.items() if row.get("v", 0) >= self.least}
 
 
 @dataclass
 class Scene:
-    """A server, a table, a client, and what `on_error` heard."""
+    """A server, a table, a client, and the errors that `on_error` received."""
 
     server: VirtualServer
     table: Table
@@ -76,22 +76,22 @@ class Scene:
 
 
 def scenario(**options: Any) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[], None]]:
-    """Make a test of a story."""
+    """Make a test of a scenario."""
 
-    def make(story: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
+    def make(steps: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
         async def run() -> None:
             server = VirtualServer()
             errors: list[Exception] = []
             chosen: dict[str, Any] = {"backoff": QUICK, "rejoin_backoff": QUICK, "on_error": errors.append, **options}
             async with server.connect(**chosen) as client:
-                await story(Scene(server, Table(server), client, errors))
+                await steps(Scene(server, Table(server), client, errors))
             assert client.state == "closed"
 
         def test() -> None:
             with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
                 runner.run(run())
 
-        test.__doc__ = story.__doc__
+        test.__doc__ = steps.__doc__
         return test
 
     return make

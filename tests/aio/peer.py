@@ -40,10 +40,10 @@ class Server(Received):
         }
         self.acks: set[str] = set()
         """Topics that were joined with ack."""
-        self.deaf = asyncio.Event()
+        self.stops_reading = asyncio.Event()
         """When set, nothing more is received, so that the network fills up."""
 
-    # --- what a test does
+    # --- called by tests
 
     def reply(self, frame: Frame, status: str = "ok", response: Any = None) -> None:
         """Answer a request."""
@@ -61,7 +61,7 @@ class Server(Received):
         self.raw(json.dumps([join_ref, ref, topic, event, payload]).encode())
 
     def raw(self, data: bytes, binary: bool = False) -> None:
-        """Send any bytes as a frame."""
+        """Send bytes as a frame."""
         assert self.peer is not None
         self.peer.send(data, binary)
 
@@ -88,7 +88,7 @@ class Server(Received):
         """Wait until this many connections were accepted."""
         await self.until(lambda: self.connections >= count)
 
-    # --- what it does by itself
+    # --- automatic answers
 
     async def serve(self) -> None:
         """Accept connections and answer, until cancelled."""
@@ -108,7 +108,7 @@ class Server(Received):
             frame = decode_frame(data, is_binary=is_binary)
             self.frames.append(frame)
             self.notify()
-            if self.deaf.is_set():
+            if self.stops_reading.is_set():
                 await asyncio.get_running_loop().create_future()
             answer = self.answers.get(frame.event)
             if answer is not None and peer is self.peer:
@@ -136,7 +136,7 @@ class Server(Received):
 
 @asynccontextmanager
 async def serving(**memory: Any) -> AsyncGenerator[Server, None]:
-    """A server that runs; options are those of its `MemoryTransport`."""
+    """Yield a running server; the options are those of its `MemoryTransport`."""
     server = Server(**memory)
     task = asyncio.create_task(server.serve())
     try:
@@ -162,7 +162,7 @@ async def connected(
 async def driven(
     settings: DriverSettings | None = None, **options: Any
 ) -> AsyncGenerator[tuple[AsyncClient, Server, Driver], None]:
-    """Like `connected`, with other settings of the driver; yields the driver, too."""
+    """Like `connected`, with other settings of the driver; yields the driver too."""
     async with serving() as server:
         options.setdefault("backoff", lambda attempt: 0.0)
         options.setdefault("rejoin_backoff", lambda attempt: 0.0)

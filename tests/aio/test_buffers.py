@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Socket:
-    """A socket whose reading is paused and resumed, and whether a request waits for its reply."""
+    """A socket whose reading can be paused and resumed, and whether a request waits for its reply."""
 
     def __init__(self) -> None:
         self.reads = True
@@ -38,7 +38,7 @@ class Socket:
 
 
 async def test_reading_resumes_when_the_buffer_is_half_empty():
-    """A full buffer stops reading, and the reading goes on only when it is half empty, however often that happens."""
+    """A full buffer stops reading, and reading resumes each time the buffer is half empty."""
     socket = Socket()
     buffer = Pause(4, socket.flow_control)
     for _ in range(2):
@@ -97,7 +97,7 @@ MADE: dict[str, tuple[Callable[[], Buffer], list[str]]] = {
 
 @pytest.mark.parametrize("name", MADE)
 async def test_events_with_too_many_bytes_are_dropped_by_the_policy(name: str):
-    """As many events stay as fit; dropped ones are counted, and some policies raise an error."""
+    """The buffer keeps as many events as fit; dropped events are counted, and some policies raise an error."""
     make, kept = MADE[name]
     buffer = make()
     buffer.max_bytes = 3000
@@ -106,10 +106,10 @@ async def test_events_with_too_many_bytes_are_dropped_by_the_policy(name: str):
     buffer.limit_bytes()
     assert [buffer.take().event for _ in range(len(buffer))] == kept
     assert buffer.dropped == 10 - len(kept)
-    told = buffer.error
-    assert (told is not None) is (name in {"error", "pause that may not"})
-    if told is not None:
-        assert "events of more than 3000 bytes waited" in told.message
+    error = buffer.error
+    assert (error is not None) is (name in {"error", "pause that may not"})
+    if error is not None:
+        assert "events of more than 3000 bytes waited" in error.message
 
 
 async def test_one_event_may_have_any_number_of_bytes():
@@ -135,18 +135,18 @@ async def test_buffers_of_threads_are_bounded_in_bytes(kind: type[ThreadBuffer])
     assert isinstance(kept.take_error(), SlowConsumerError)
 
 
-async def test_the_bytes_that_an_event_keeps():
-    """It is the number of bytes of its frame that are kept."""
+async def test_an_event_retains_the_bytes_of_its_frame():
+    """An event retains as many bytes as its frame has."""
     row = Insert[Any]("room", ChangeData("public", "t", "INSERT", record=Raw(b"12345"), old_record=Raw(b"1")))
     events = (large(0), row, Broadcast("room", "e", b"123"), Broadcast("room", "e", [1]))
     assert [kept_bytes(event) for event in events] == [1000, 6, 3, 0]
 
 
-async def test_the_frame_sink_checks_the_buffers_from_time_to_time():
-    """The sizes of the buffers are checked once per so many bytes of large frames, and never for small ones."""
+async def test_the_frame_sink_checks_the_buffers_at_intervals_of_bytes():
+    """The sizes of the buffers are checked once per interval of bytes of large frames, and never for small frames."""
 
     class Parts:
-        """Everything that a frame sink uses."""
+        """The objects that a frame sink uses."""
 
         weighed = 0
 

@@ -1,4 +1,4 @@
-"""How callbacks of the user are called, and what happens to everything that they may raise."""
+"""How callbacks of the user are called, and how exceptions that they raise are handled."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ EXITS: list[type[BaseException]] = [SystemExit, KeyboardInterrupt]
 
 
 def causes(errors: list[Exception]) -> list[type[BaseException]]:
-    """The kinds of what was raised, behind what says that it was."""
+    """Return the type of each error and the type of its cause."""
     found: list[type[BaseException]] = []
     for error in errors:
         cause = error.__cause__
@@ -32,17 +32,17 @@ def causes(errors: list[Exception]) -> list[type[BaseException]]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------- what it raises
+# ------------------------------------------------------------------------------------------- exceptions of callbacks
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["plain", "async", "thread"])
-async def test_whatever_a_handler_raises_is_reported(kind: type[BaseException], place: str):
-    """An exception of any kind out of a handler reaches `on_error` with its cause, and the handler is called again."""
-    errors, heard = list[Exception](), list[Any]()
+async def test_every_exception_of_a_handler_is_reported(kind: type[BaseException], place: str):
+    """An exception of any kind in a handler reaches `on_error` with its cause, and the handler is called again."""
+    errors, received = list[Exception](), list[Any]()
 
     def plain(event: Any) -> None:
-        heard.append(event.payload)
+        received.append(event.payload)
         raise kind
 
     async def handler(event: Any) -> None:
@@ -55,14 +55,15 @@ async def test_whatever_a_handler_raises_is_reported(kind: type[BaseException], 
         for number in range(2):
             server.broadcast("room", "e", number)
         await until(lambda: len(errors) == 2)
-        assert heard == [0, 1] and client.state is ConnectionState.OPEN
+        assert received == [0, 1] and client.state is ConnectionState.OPEN
         assert causes(errors) == [kind, kind] and all(isinstance(error, HandlerError) for error in errors)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["async provider", "plain provider", "on_frame", "backoff", "fetch"])
-async def test_whatever_other_code_of_the_user_raises_is_reported(kind: type[BaseException], place: str):
-    """Token providers, `on_frame`, `backoff` and `fetch` may raise anything too: the client goes on."""
+async def test_every_exception_of_other_user_code_is_reported(kind: type[BaseException], place: str):
+    """An exception of any kind raised by a token provider, `on_frame`, `backoff` or `fetch` is reported, and the client
+    continues."""
     errors, raised = list[Exception](), list[object]()
 
     def raises(*_: Any) -> Any:
@@ -104,12 +105,12 @@ async def test_whatever_other_code_of_the_user_raises_is_reported(kind: type[Bas
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_whatever_on_error_raises_is_logged(kind: type[BaseException], caplog: pytest.LogCaptureFixture):
-    """An `on_error` may raise anything: what it was called with is logged, and it is called again."""
-    told = list[Exception]()
+async def test_every_exception_of_on_error_is_logged(kind: type[BaseException], caplog: pytest.LogCaptureFixture):
+    """When `on_error` raises, the error that it was called with is logged, and it is called again."""
+    reported = list[Exception]()
 
     def on_error(error: Exception) -> None:
-        told.append(error)
+        reported.append(error)
         raise kind
 
     def handler(_: object) -> None:
@@ -121,7 +122,7 @@ async def test_whatever_on_error_raises_is_logged(kind: type[BaseException], cap
         await room.subscribe()
         for number in range(2):
             server.broadcast("room", "e", number)
-        await until(lambda: len(told) == 2)
+        await until(lambda: len(reported) == 2)
         assert client.state is ConnectionState.OPEN
     assert caplog.text.count("on_error raised for HandlerError") == 2
 
@@ -129,7 +130,8 @@ async def test_whatever_on_error_raises_is_logged(kind: type[BaseException], cap
 @pytest.mark.parametrize("kind", EXITS)
 @pytest.mark.parametrize("place", ["plain", "async", "on_error", "provider", "on_frame", "fetch"])
 def test_an_exit_request_ends_the_program(kind: type[BaseException], place: str):
-    """SystemExit and KeyboardInterrupt on the event loop leave it, as they leave any callback or task of asyncio."""
+    """SystemExit and KeyboardInterrupt raised on the event loop leave the loop, as from any callback or task of
+    asyncio."""
 
     def leave(*_: Any) -> Any:
         raise kind
@@ -164,7 +166,7 @@ def test_an_exit_request_ends_the_program(kind: type[BaseException], place: str)
 
 @pytest.mark.parametrize("kind", EXITS)
 async def test_an_exit_request_on_a_thread_is_reported(kind: type[BaseException]):
-    """On the thread of handlers it could end nothing but that thread: it goes to `on_error` like any other."""
+    """SystemExit raised on the thread of handlers goes to `on_error` like any other exception."""
     errors = list[Exception]()
 
     def leave(_: object) -> None:
@@ -180,7 +182,7 @@ async def test_an_exit_request_on_a_thread_is_reported(kind: type[BaseException]
 
 
 async def test_a_client_closed_by_the_end_of_the_loop_logs_no_error(caplog: pytest.LogCaptureFixture):
-    """Tasks that asyncio.run cancels at its end, in any order, are no errors of handlers, providers or `fetch`."""
+    """Tasks that `asyncio.run` cancels when it ends are not reported as errors of handlers, providers or `fetch`."""
     errors = list[Exception]()
 
     async def waits(*_: Any) -> Any:
@@ -205,13 +207,14 @@ async def test_a_client_closed_by_the_end_of_the_loop_logs_no_error(caplog: pyte
     assert errors == [] and "raised" not in caplog.text
 
 
-# -------------------------------------------------------------------------------------------------- what it returns
+# ---------------------------------------------------------------------------------------- return values of callbacks
 
 
 @pytest.mark.parametrize("thread", [False, True])
 async def test_a_plain_handler_may_return_an_awaitable(thread: bool):
-    """What `lambda m: self.handle(m)` returns is awaited, one event after another, and errors name the handler."""
-    heard, errors, running = list[Any](), list[Exception](), list[Any]()
+    """The awaitable that `lambda m: self.handle(m)` returns is awaited, one event after another, and errors name the
+    handler."""
+    received, errors, running = list[Any](), list[Exception](), list[Any]()
 
     async def handle(event: Any) -> None:
         running.append(event)
@@ -219,7 +222,7 @@ async def test_a_plain_handler_may_return_an_awaitable(thread: bool):
         for _ in range(3):
             await asyncio.sleep(0)
         running.remove(event)
-        heard.append(event.payload)
+        received.append(event.payload)
         if event.payload == 1:
             raise KeyError("mine")
 
@@ -229,18 +232,18 @@ async def test_a_plain_handler_may_return_an_awaitable(thread: bool):
         await room.subscribe()
         for number in range(5):
             server.broadcast("room", "e", number)
-        await until(lambda: len(heard) == 5 and bool(errors))
-        assert heard == [0, 1, 2, 3, 4]
+        await until(lambda: len(received) == 5 and bool(errors))
+        assert received == [0, 1, 2, 3, 4]
         assert causes(errors) == [KeyError] and "lambda" in str(errors[0])
         assert isinstance(errors[0], HandlerError) and errors[0].topic == "room"
         listening.cancel()
         server.broadcast("room", "e", 5)
         await settled()
-        assert len(heard) == 5
+        assert len(received) == 5
 
 
 async def test_awaitables_of_a_plain_handler_are_bounded():
-    """At most `buffer` awaitables wait; more are dropped as events of an async handler are, and counted."""
+    """At most `buffer` awaitables wait; further ones are dropped and counted like the events of an async handler."""
     errors, gate, begun = list[Exception](), asyncio.Event(), list[Any]()
 
     async def handle(event: Any) -> None:
@@ -260,24 +263,24 @@ async def test_awaitables_of_a_plain_handler_are_bounded():
         assert "slow consumer" in str(errors[0])
 
 
-async def test_a_task_that_a_plain_handler_returns_is_its_own():
+async def test_a_task_returned_by_a_plain_handler_is_not_awaited():
     """A handler that starts a task and returns it is called for each event at once."""
-    heard = list[Any]()
+    received = list[Any]()
 
     async def handle(event: Any) -> None:
-        heard.append(event.payload)
+        received.append(event.payload)
 
     async with connected() as (client, server):
         room = client.channel("room")
         room.on(broadcast(), lambda event: asyncio.create_task(handle(event)))
         await room.subscribe()
         server.broadcast("room", "e", 1)
-        await until(lambda: heard == [1])
+        await until(lambda: received == [1])
 
 
 @pytest.mark.parametrize("name", ["on_error", "on_frame"])
-async def test_hooks_are_plain_functions(name: str):
-    """An async `on_error` or `on_frame`, which nobody would await, is refused at once."""
+async def test_async_hooks_are_refused(name: str):
+    """An async `on_error` or `on_frame` is refused at once, because it would not be awaited."""
 
     async def hook(*_: Any) -> None: ...
 
@@ -286,8 +289,8 @@ async def test_hooks_are_plain_functions(name: str):
         connect_async(URL, KEY, **options)
 
 
-async def test_an_error_is_not_lost_in_an_awaitable(caplog: pytest.LogCaptureFixture):
-    """An `on_error` that returns an awaitable is told about in the log, with the error."""
+async def test_an_error_is_logged_when_on_error_returns_an_awaitable(caplog: pytest.LogCaptureFixture):
+    """When `on_error` returns an awaitable, the error is logged with a warning about it."""
 
     async def later(error: Exception) -> None: ...
 
@@ -303,32 +306,32 @@ async def test_an_error_is_not_lost_in_an_awaitable(caplog: pytest.LogCaptureFix
     assert "mine" in caplog.text
 
 
-# ---------------------------------------------------------------------------------------------------- what it does
+# -------------------------------------------------------------------------------------------- closing and cancelling
 
 
 async def test_a_cancelled_handler_is_not_called_again():
-    """A plain handler that another one cancels does not get the event that both were to get."""
-    heard = list[str]()
+    """A plain handler that another handler cancels does not get the event that is being delivered."""
+    received = list[str]()
     async with connected() as (client, server):
         room = client.channel("room")
-        room.on(broadcast(), lambda _: (heard.append("first"), second.cancel()))
-        second = room.on(broadcast(), lambda _: heard.append("second"))
+        room.on(broadcast(), lambda _: (received.append("first"), second.cancel()))
+        second = room.on(broadcast(), lambda _: received.append("second"))
         moves = client.channel("other")
         moves.on(status(), lambda _: third.cancel())
-        third = moves.on(status(), lambda _: heard.append("third"))
+        third = moves.on(status(), lambda _: received.append("third"))
         await room.subscribe()
         server.broadcast("room", "e", 1)
         await moves.subscribe()
-        assert heard == ["first"]
+        assert received == ["first"]
 
         def again(event: Any) -> None:
-            heard.append(event.payload)
+            received.append(event.payload)
 
         room.on(broadcast(), again).cancel()
         room.on(broadcast(), again)
         server.broadcast("room", "e", "last")
         await settled()
-        assert heard == ["first", "first", "last"]
+        assert received == ["first", "first", "last"]
 
 
 async def by_gather(client: AsyncClient) -> None:
@@ -354,7 +357,7 @@ async def by_drain(client: AsyncClient) -> None:
 
 @pytest.mark.parametrize("way", [by_gather, by_group, by_task, by_wait_for, by_drain])
 async def test_a_handler_may_close_the_client_in_any_way(way: Callable[[AsyncClient], Awaitable[None]]):
-    """However an async handler calls `close()`, it goes on to its end, and nothing is left."""
+    """An async handler that calls `close()`, in any way, runs to its end, and no task is left."""
     after = list[ConnectionState]()
     async with connected() as (client, server):
         room = client.channel("room")
@@ -374,7 +377,8 @@ async def test_a_handler_may_close_the_client_in_any_way(way: Callable[[AsyncCli
 
 
 async def test_a_task_of_an_earlier_call_excludes_no_handler_from_the_shutdown():
-    """A task that a handler started, and that closes the client later, does not keep the present call alive."""
+    """A task that a handler started and that closes the client later does not protect the handler's current call from
+    cancellation."""
     cancelled, later, go = list[bool](), list[asyncio.Task[None]](), asyncio.Event()
 
     async with connected() as (client, server):
@@ -405,7 +409,7 @@ async def test_a_task_of_an_earlier_call_excludes_no_handler_from_the_shutdown()
 
 
 async def test_a_threaded_handler_may_close_the_client():
-    """A handler on the thread that waits for `close()` on the event loop is not waited for by it."""
+    """`close()` on the event loop does not wait for a threaded handler that itself waits for that `close()`."""
     after = list[ConnectionState]()
     loop = asyncio.get_running_loop()
     async with connected() as (client, server):
@@ -453,19 +457,20 @@ class PlainCallable:
         (None, False),
     ],
 )
-def test_only_what_returns_a_coroutine_is_async(function: object, expected: bool):
-    """`is_async` is False for a class, also if its instances have an async `__call__`: a call gives an instance."""
+def test_only_callables_that_return_a_coroutine_are_async(function: object, expected: bool):
+    """`is_async` is False for a class, also if its instances have an async `__call__`, because calling the class
+    returns an instance."""
     assert is_async(function) is expected
 
 
 async def test_a_new_request_for_a_token_cancels_the_running_one():
-    """A provider that still works on an older request is cancelled when it is called again."""
-    asked: list[int] = []
+    """A running call of the provider is cancelled when the provider is called again."""
+    calls: list[int] = []
     cancelled: list[int] = []
 
     async def provider() -> str:
-        number = len(asked)
-        asked.append(number)
+        number = len(calls)
+        calls.append(number)
         if number == 1:
             try:
                 await asyncio.get_running_loop().create_future()
@@ -477,7 +482,7 @@ async def test_a_new_request_for_a_token_cancels_the_running_one():
     async with connected(token=provider) as (client, _):
         joining = asyncio.ensure_future(client.channel("room").subscribe())
         await settled()
-        assert (asked, cancelled) == ([0, 1], [])
+        assert (calls, cancelled) == ([0, 1], [])
         client.reconnect()
         await joining
-        assert cancelled == [1] and len(asked) > 2
+        assert cancelled == [1] and len(calls) > 2

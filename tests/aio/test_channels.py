@@ -1,4 +1,4 @@
-"""Channels: the registry, joining, being ready, leaving, removing."""
+"""Channels: the registry, joining, readiness, leaving, removal."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_topic_has_one_channel():
-    """Asked again with equal options or none, in either spelling, it is the same channel; else it raises (R21)."""
+    """`channel` with equal options or none returns the same channel for both spellings of a topic; other options raise
+    (R21)."""
     async with connected() as (client, _):
         room = client.channel("room:lobby", ack=True)
         assert client.channel("realtime:room:lobby", ack=True) is room
@@ -35,7 +36,7 @@ async def test_a_topic_has_one_channel():
 
 
 async def test_subscribe_returns_when_joined():
-    """`subscribe` joins with the channel's options and returns when the server has said ok (R23)."""
+    """`subscribe` joins with the channel's options and returns when the server has replied ok (R23)."""
     async with connected() as (client, server):
         room = client.channel("room", private=True, echo=True, ack=True, presence_key="me")
         await room.subscribe()
@@ -56,8 +57,8 @@ async def test_subscribe_raises_a_permanent_refusal():
         assert isinstance(room.error, JoinDeniedError)
 
 
-async def test_subscribe_waits_through_refusals_that_may_pass():
-    """A refusal that may pass is tried again until the server says ok (R29)."""
+async def test_subscribe_retries_temporary_refusals():
+    """A temporary refusal is retried until the server replies ok (R29)."""
     async with connected() as (client, server):
         join = server.answers["phx_join"]
         server.answers["phx_join"] = server.refuse("RealtimeRestarting: Realtime is restarting, please standby")
@@ -68,7 +69,7 @@ async def test_subscribe_waits_through_refusals_that_may_pass():
 
 
 async def test_subscribe_has_a_timeout_that_withdraws_the_join():
-    """A join that is not answered in time raises OperationTimeout, and the channel is left again (R20, R23)."""
+    """A join without a reply raises OperationTimeout after the timeout, and the channel leaves again (R20, R23)."""
     async with connected() as (client, server):
         join, server.answers["phx_join"] = server.answers["phx_join"], None
         room = client.channel("room")
@@ -83,7 +84,7 @@ async def test_subscribe_has_a_timeout_that_withdraws_the_join():
 
 
 async def test_a_cancelled_subscribe_withdraws_the_join():
-    """Cancelling `subscribe` before the join leaves the channel again, and it can be tried anew (R20)."""
+    """Cancelling `subscribe` before the join leaves the channel, and `subscribe` can be called again (R20)."""
     async with connected() as (client, server):
         join, server.answers["phx_join"] = server.answers["phx_join"], None
         room = client.channel("room")
@@ -97,12 +98,12 @@ async def test_a_cancelled_subscribe_withdraws_the_join():
         await room.subscribe()
 
 
-async def test_unsubscribe_and_subscribe_any_number_of_times():
-    """A channel can leave and join again, and its handlers stay (R20)."""
-    heard: list[Any] = []
+async def test_a_channel_can_leave_and_join_repeatedly():
+    """A channel can leave and join again, and its handlers stay registered (R20)."""
+    received: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
-        room.on(broadcast("typing"), heard.append)
+        room.on(broadcast("typing"), received.append)
         for number in range(5):
             await room.subscribe()
             server.broadcast("room", "typing", number)
@@ -110,11 +111,11 @@ async def test_unsubscribe_and_subscribe_any_number_of_times():
             await room.unsubscribe()
             assert room.state is ChannelState.IDLE
             await room.unsubscribe()
-        assert [message.payload for message in heard] == list(range(5))
+        assert [message.payload for message in received] == list(range(5))
         assert server.events()["phx_join"] == server.events()["phx_leave"] == 5
 
 
-async def test_unsubscribe_is_bounded():
+async def test_unsubscribe_ends_with_its_timeout():
     """A leave that the server does not answer ends with its timeout (R24)."""
     async with connected() as (client, server):
         room = client.channel("room")
@@ -133,8 +134,8 @@ async def test_async_with_joins_and_leaves():
         assert server.events()["phx_leave"] == 1
 
 
-async def test_ready_is_the_second_level():
-    """`wait="ready"` and `ready` return after the server's word that changes are live, not with the join (R18)."""
+async def test_ready_returns_when_changes_are_live():
+    """`wait="ready"` and `ready` return when the server has confirmed that changes are live, not at the join (R18)."""
     async with connected() as (client, server):
         server.answers["phx_join"] = lambda frame: server.reply(
             frame, response={"postgres_changes": [{"id": 7, **frame.payload["config"]["postgres_changes"][0]}]}
@@ -154,7 +155,7 @@ async def test_ready_is_the_second_level():
 
 
 async def test_ready_raises_if_changes_can_never_be_live():
-    """When the server says that a binding will never work, `ready` raises that, and the channel stays joined (R19)."""
+    """When the server rejects a binding permanently, `ready` raises that error, and the channel stays joined (R19)."""
     text = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given "
     text += "connect parameters"
     async with connected(on_error=lambda error: None) as (client, server):
@@ -178,7 +179,7 @@ async def test_ready_raises_if_changes_can_never_be_live():
 
 
 async def test_ready_needs_a_subscription():
-    """`ready` of a channel that nobody subscribed says so instead of joining or waiting."""
+    """`ready` of a channel that is not subscribed raises an error instead of joining or waiting."""
     async with connected() as (client, server):
         with pytest.raises(StateError, match="not subscribed"):
             await client.channel("room").ready()
@@ -199,8 +200,8 @@ async def test_a_timeout_of_ready_leaves_the_channel_joined():
         assert room.state is ChannelState.JOINED
 
 
-async def test_a_removed_channel_is_gone():
-    """`remove_channel` leaves, ends the object, and the topic can be had anew at once (R24)."""
+async def test_a_removed_channel_is_closed_and_its_topic_is_free():
+    """`remove_channel` leaves and closes the channel, and a new channel of the topic can be made at once (R24)."""
     async with connected() as (client, server):
         old = client.channel("room")
         await old.subscribe()
@@ -230,21 +231,22 @@ async def test_a_removed_channel_is_gone():
 
 
 async def test_a_removed_channel_calls_and_keeps_no_handler():
-    """Handlers of a removed channel are forgotten, iterators read what is there and end, and a new one starts empty."""
-    heard: list[Any] = []
+    """Handlers of a removed channel are unregistered, iterators yield the events they hold and end, and a new channel
+    starts empty."""
+    received: list[Any] = []
 
     async def handler(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
 
     async with driven() as (client, server, driver):
         old = client.channel("room")
-        old.on(broadcast(), heard.append)
+        old.on(broadcast(), received.append)
         old.on(broadcast(), handler)
-        old.on(broadcast(), heard.append, thread=True)
+        old.on(broadcast(), received.append, thread=True)
         stream = old.listen(broadcast())
         await old.subscribe()
         server.broadcast("room", "e", 1)
-        await until(lambda: len(heard) == 3)
+        await until(lambda: len(received) == 3)
         tasks = len(asyncio.all_tasks())
         await client.remove_channel(old)
         new = client.channel("room")
@@ -252,7 +254,7 @@ async def test_a_removed_channel_calls_and_keeps_no_handler():
         server.broadcast("room", "e", 2)
         await settled()
         assert [event.payload async for event in stream] == [1]
-        assert len(heard) == 3
+        assert len(received) == 3
         assert len(driver.registry) == 0
         assert len(asyncio.all_tasks()) == tasks - 1
 
@@ -269,8 +271,8 @@ async def test_all_channels_can_be_removed():
         assert client.state.value == "open"
 
 
-async def test_the_channel_limit_counts_wanted_channels():
-    """More wanted channels than the limit raise RateLimitedError; one that was left makes room (R35)."""
+async def test_the_channel_limit_counts_subscribed_channels():
+    """More subscribed channels than the limit raise RateLimitedError; after one leaves, another can subscribe (R35)."""
     async with connected(limits=Limits(channels=2)) as (client, _):
         one, two, three = (client.channel(name) for name in ("one", "two", "three"))
         await one.subscribe()
@@ -281,8 +283,8 @@ async def test_the_channel_limit_counts_wanted_channels():
         await three.subscribe()
 
 
-async def test_a_thousand_cycles_leave_nothing_behind():
-    """Joining and leaving many times leaves tasks, registrations and channels as they were (R24)."""
+async def test_a_thousand_joins_and_leaves_leave_nothing_behind():
+    """After many joins and leaves the numbers of tasks, registrations and channels are as before (R24)."""
     async with driven(limits=Limits.off()) as (client, _, driver):
         before = len(asyncio.all_tasks())
         for _number in range(300):
@@ -298,7 +300,8 @@ async def test_a_thousand_cycles_leave_nothing_behind():
 
 
 async def test_status_and_gaps_are_events():
-    """`status()` tells of a channel's moves, `gaps()` of time without connection, `client.listen` of all (R44)."""
+    """`status()` yields a channel's state changes, `gaps()` times without connection, `client.listen` those of all
+    channels (R44)."""
     async with connected() as (client, server):
         room = client.channel("room")
         room.on(broadcast(), print)
@@ -312,12 +315,13 @@ async def test_status_and_gaps_are_events():
         assert event.lost == {"broadcast"}
         seen = [(await anext(moves)).state.value for _ in range(6)]
         assert seen == ["waiting", "joining", "joined", "waiting", "joining", "joined"]
-        told = [(item.topic, getattr(item, "state", None)) for item in [await anext(everything) for _ in range(5)]]
-        assert ("room", ChannelState.JOINED) in told
+        events = [(item.topic, getattr(item, "state", None)) for item in [await anext(everything) for _ in range(5)]]
+        assert ("room", ChannelState.JOINED) in events
 
 
 async def test_late_changes_rejoin_once():
-    """Changes added after the join make one new join for all of them, which tells of the gap, and all deliver (R17)."""
+    """Change listeners added after the join cause one new join for all of them, which reports a gap, and all receive
+    events (R17)."""
     async with connected() as (client, server):
         room = client.channel("db")
         early: list[Any] = []

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 
 def jwt(name: str, seconds: float = 3600) -> str:
-    """Something that looks like a JWT and expires."""
+    """Return a token with the form of a JWT that expires."""
     parts = ({"alg": "none"}, {"sub": name, "exp": int(time.time() + seconds)})
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join((*encoded, name))
@@ -45,12 +45,12 @@ def token_of(frame: Any) -> str | None:
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1006, 1011, 1012, 1013, 4000])
-async def test_the_client_reconnects_after_every_end_but_its_own(code: int | None):
-    """However the connection ends, the client connects and joins again, and listeners go on (R7, R15)."""
-    heard: list[Any] = []
+async def test_the_client_reconnects_unless_it_was_closed(code: int | None):
+    """After any end of the connection the client connects and joins again, and listeners continue (R7, R15)."""
+    received: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
-        room.on(broadcast(), heard.append)
+        room.on(broadcast(), received.append)
         await room.subscribe()
         assert server.peer is not None
         server.peer.close(code)
@@ -58,11 +58,11 @@ async def test_the_client_reconnects_after_every_end_but_its_own(code: int | Non
         await settled()
         server.broadcast("room", "e", 1)
         await settled()
-        assert (client.state, len(heard), client.stats().reconnects) == (ConnectionState.OPEN, 1, 1)
+        assert (client.state, len(received), client.stats().reconnects) == (ConnectionState.OPEN, 1, 1)
 
 
 async def test_ping_measures_a_round_trip():
-    """`ping` returns seconds, or raises without a connection and without an answer."""
+    """`ping` returns seconds; it raises without a connection and without an answer."""
     async with connected(backoff=lambda attempt: 60) as (client, server):
         assert 0 <= await client.ping() < 5
         assert client.stats().last_round_trip is not None
@@ -80,7 +80,8 @@ async def test_ping_measures_a_round_trip():
 
 
 async def test_a_missing_heartbeat_reply_ends_the_connection():
-    """A server that answers no heartbeat is left within interval and timeout, and connected to anew (R4)."""
+    """Without a reply to its heartbeat the client closes the connection within interval and timeout, and reconnects
+    (R4)."""
     async with connected(heartbeat=0.03, timeout=0.05) as (_, server):
         server.answers["heartbeat"] = None
         await server.connected(2)
@@ -103,12 +104,12 @@ async def test_reconnect_does_not_wait_for_the_backoff():
 
 
 async def test_a_401_is_retried_once_with_a_new_token():
-    """A refused token is fetched anew and tried once; refused again, it ends the client (R26, R30)."""
-    asked: list[int] = []
+    """A refused token is replaced by a new one once; a second refusal ends the client (R26, R30)."""
+    calls: list[int] = []
 
     async def provider() -> str:
-        asked.append(1)
-        return jwt(f"token{len(asked)}")
+        calls.append(1)
+        return jwt(f"token{len(calls)}")
 
     async with connected(token=provider) as (client, server):
         assert server.peer is not None
@@ -117,13 +118,14 @@ async def test_a_401_is_retried_once_with_a_new_token():
         with pytest.raises(ConnectError) as caught:
             await client.wait_closed()
         assert caught.value.status == 401
-        assert len(asked) == 3
+        assert len(calls) == 3
         with pytest.raises((ConnectError, ClosedError)):
             client.channel("room")
 
 
 async def test_a_403_ends_the_client():
-    """A refusal for good while reconnecting closes the client with it, in every waiter and in `on_error` (R30)."""
+    """A permanent refusal while reconnecting closes the client and is raised by every waiting call and passed to
+    `on_error` (R30)."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
@@ -141,8 +143,8 @@ async def test_a_403_ends_the_client():
         assert [getattr(error, "status", None) for error in errors] == [403]
 
 
-async def test_an_idle_client_disconnects_and_comes_back():
-    """Without wanted channels the socket is closed after `idle_disconnect`, and opened by the next subscribe."""
+async def test_an_idle_client_disconnects_until_the_next_subscribe():
+    """Without subscribed channels the socket is closed after `idle_disconnect`, and opened by the next subscribe."""
     async with connected(idle_disconnect=0.02) as (client, server):
         await until(lambda: client.state is ConnectionState.IDLE)
         room = client.channel("room")
@@ -151,7 +153,7 @@ async def test_an_idle_client_disconnects_and_comes_back():
 
 
 async def test_a_backoff_that_raises_is_replaced():
-    """A backoff function that raises is reported, and the default takes its place (R1)."""
+    """A backoff function that raises is reported, and the default backoff is used (R1)."""
     errors: list[Exception] = []
 
     def backoff(attempt: int) -> float:
@@ -177,7 +179,7 @@ def plain(token: str) -> Callable[[], str]:
 
 @pytest.mark.parametrize("kind", ["text", "plain", "async", "lambda of a coroutine"])
 async def test_the_token_is_in_the_first_join(kind: str):
-    """A token, from whatever source, stands in the first join frame (R25, R29)."""
+    """The first join frame contains the token, from any source (R25, R29)."""
     token = jwt("user")
 
     async def provider() -> str:
@@ -191,7 +193,7 @@ async def test_the_token_is_in_the_first_join(kind: str):
 
 
 async def test_a_plain_provider_runs_on_a_thread():
-    """A provider that blocks does not hold the event loop, and its thread ends with its answer."""
+    """A provider that blocks does not block the event loop, and its thread ends when it returns."""
     gate, names = threading.Event(), list[str]()
 
     def provider() -> str:
@@ -212,7 +214,8 @@ async def test_a_plain_provider_runs_on_a_thread():
 
 
 async def test_a_hanging_provider_has_a_deadline():
-    """A provider that never answers is reported as late, and the client goes on with what it has (R27)."""
+    """A provider that never returns is reported after its deadline, and the client continues with its current token
+    (R27)."""
     errors: list[Exception] = []
 
     async def provider() -> str:
@@ -226,7 +229,7 @@ async def test_a_hanging_provider_has_a_deadline():
 
 @pytest.mark.parametrize("bad", [5, "two words", "", b"bytes"])
 async def test_a_provider_that_returns_no_token_is_reported(bad: Any):
-    """What is no token is an AuthError in `on_error` that does not show it (R27, R48)."""
+    """A value that is not a token causes an AuthError in `on_error`, which does not show the value (R27, R48)."""
     errors: list[Exception] = []
     async with connected(token=lambda: bad, on_error=errors.append) as (client, _):
         assert client.state is ConnectionState.OPEN
@@ -235,7 +238,7 @@ async def test_a_provider_that_returns_no_token_is_reported(bad: Any):
 
 
 async def test_set_auth_reaches_joined_channels_once():
-    """A new token is pushed to each joined channel, not to one with its own, and not when unchanged (R25)."""
+    """A new token is pushed once to each joined channel without its own token, and not if it is unchanged (R25)."""
     async with connected(token=jwt("one")) as (client, server):
         for name in ("a", "b"):
             await client.channel(name).subscribe()
@@ -257,7 +260,7 @@ async def test_set_auth_reaches_joined_channels_once():
             await client.set_auth("two words")
 
 
-async def test_a_new_token_revives_a_failed_channel():
+async def test_a_failed_channel_joins_with_a_new_token():
     """A channel that was refused with the old token joins with the new one by itself (R29)."""
     async with connected(token=jwt("bad")) as (client, server):
         join = server.answers["phx_join"]
@@ -275,8 +278,8 @@ async def test_a_new_token_revives_a_failed_channel():
 # --- presence
 
 
-async def test_presence_is_tracked_and_seen():
-    """`track` returns when confirmed, others are told as events, and the state is an immutable snapshot."""
+async def test_track_returns_when_confirmed_and_others_are_events():
+    """`track` returns when confirmed, other clients arrive as events, and the state is an immutable snapshot."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(presence())
@@ -300,7 +303,7 @@ async def test_presence_is_tracked_and_seen():
 
 
 async def test_a_refused_track_raises():
-    """An error reply to `track` raises PushError; no object raises before anything is sent."""
+    """An error reply to `track` raises PushError; a state that is not an object raises before anything is sent."""
     async with connected() as (client, server):
         server.answers["presence"] = server.refuse("no")
         room = client.channel("room", presence_key="me")
@@ -312,7 +315,7 @@ async def test_a_refused_track_raises():
 
 
 async def test_the_presence_limit_is_kept():
-    """The sixth change in the window waits on our side and raises RateLimitedError when its time is over (R35)."""
+    """The sixth change in the window waits in the client and raises RateLimitedError after its timeout (R35)."""
     async with connected(limits=Limits(presence_calls=2)) as (client, server):
         room = client.channel("room", presence_key="me")
         await room.subscribe()
@@ -324,7 +327,7 @@ async def test_the_presence_limit_is_kept():
 
 
 async def test_tracked_state_is_sent_again_after_a_rejoin():
-    """What was tracked is tracked again on the next connection, until untracked (R45)."""
+    """Tracked state is sent again on each new connection until `untrack` (R45)."""
     async with connected() as (client, server):
         room = client.channel("room", presence_key="me")
         await room.subscribe()
@@ -335,11 +338,12 @@ async def test_tracked_state_is_sent_again_after_a_rejoin():
         assert again.payload["payload"] == {"n": 1}
 
 
-# --- logs and the tap
+# --- logs and `on_frame`
 
 
 async def test_a_reconnect_is_one_warning_and_one_info(caplog: pytest.LogCaptureFixture):
-    """Normal operation logs nothing above DEBUG; a lost connection one WARNING, and one INFO when it is back (R48)."""
+    """Normal operation logs nothing above DEBUG; a lost connection logs one WARNING, and one INFO when it is restored
+    (R48)."""
     caplog.set_level(logging.DEBUG)
     async with connected() as (client, server):
         room = client.channel("room")
@@ -360,7 +364,8 @@ def _shown(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 
 async def test_a_gap_without_a_listener_is_a_warning(caplog: pytest.LogCaptureFixture):
-    """When events may be missing and nobody listens to gaps, the log says so once, with what was listened to (R44)."""
+    """When events may be missing and no listener for gaps exists, one warning is logged that names the affected
+    selectors (R44)."""
     async with connected() as (client, server):
         room = client.channel("room")
         room.on(broadcast(), print)
@@ -369,12 +374,12 @@ async def test_a_gap_without_a_listener_is_a_warning(caplog: pytest.LogCaptureFi
         server.peer.drop()
         await server.got("phx_join", 2)
         await settled()
-    told = [record.getMessage() for record in caplog.records if record.name == "supawire.channel"]
-    assert len(told) == 1 and "perhaps lost: broadcast" in told[0]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "supawire.channel"]
+    assert len(warnings) == 1 and "perhaps lost: broadcast" in warnings[0]
 
 
 async def test_no_log_contains_a_secret_or_a_payload(caplog: pytest.LogCaptureFixture):
-    """A whole session at DEBUG names no key, no token and no payload (R48)."""
+    """The log of a whole session at DEBUG contains no key, no token and no payload (R48)."""
     caplog.set_level(logging.DEBUG)
     token = jwt("user")
     async with connected(token=token) as (client, server):
@@ -394,8 +399,8 @@ async def test_no_log_contains_a_secret_or_a_payload(caplog: pytest.LogCaptureFi
     assert [word for word in (KEY, token, "a-secret-payload") if word in text] == []
 
 
-async def test_a_logger_of_ones_own(caplog: pytest.LogCaptureFixture):
-    """`logger` is the parent of our loggers."""
+async def test_logger_is_the_parent_of_the_clients_loggers(caplog: pytest.LogCaptureFixture):
+    """The loggers of the client are children of `logger`."""
     caplog.set_level(logging.DEBUG)
     async with connected(logger=logging.getLogger("mine")):
         pass
@@ -403,8 +408,8 @@ async def test_a_logger_of_ones_own(caplog: pytest.LogCaptureFixture):
     assert not any(record.name.startswith("supawire") for record in caplog.records)
 
 
-async def test_on_frame_sees_frames_without_tokens():
-    """The tap sees every frame of both directions, and never a token or the key (R48)."""
+async def test_on_frame_receives_frames_without_tokens():
+    """`on_frame` receives every frame of both directions, without tokens and the key (R48)."""
     token = jwt("user")
     seen: list[tuple[str, bytes, bool]] = []
     async with connected(token=token, on_frame=lambda *frame: seen.append(frame)) as (client, server):
@@ -420,21 +425,21 @@ async def test_on_frame_sees_frames_without_tokens():
     assert {(direction, binary) for direction, _, binary in seen} == {("out", False), ("out", True), ("in", False)}
 
 
-async def test_an_on_frame_that_raises_is_survived():
-    """A tap that raises is reported and ends nothing (R1)."""
+async def test_an_on_frame_that_raises_is_reported():
+    """An exception of `on_frame` is reported and does not end the client (R1)."""
     errors: list[Exception] = []
 
-    def tap(direction: str, data: bytes, binary: bool) -> None:
+    def on_frame(direction: str, data: bytes, binary: bool) -> None:
         raise ZeroDivisionError
 
-    async with connected(on_frame=tap, on_error=errors.append) as (client, _):
+    async with connected(on_frame=on_frame, on_error=errors.append) as (client, _):
         await client.channel("room").subscribe()
         assert client.state is ConnectionState.OPEN
     assert {type(error.__cause__) for error in errors} == {ZeroDivisionError}
 
 
 async def test_a_permanent_end_of_a_channel_is_reported_to_on_error():
-    """When nobody waits or iterates, `on_error` hears why a joined channel ended."""
+    """When no call or iterator waits, `on_error` receives the reason why a joined channel ended."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
@@ -446,8 +451,8 @@ async def test_a_permanent_end_of_a_channel_is_reported_to_on_error():
         assert [type(error) for error in errors] == [JoinDeniedError]
 
 
-async def test_stats_count():
-    """`stats` counts what went over the wire."""
+async def test_stats_count_frames_and_events():
+    """`stats` counts the frames and bytes that were sent and received."""
     async with connected() as (client, server):
         room = client.channel("room")
         await room.subscribe()

@@ -1,4 +1,4 @@
-"""Both ends on other event loops than asyncio's own: uvloop, and eager tasks."""
+"""The client and the local server on event loops other than asyncio's default: uvloop, and eager tasks."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ KEY = sign({"role": "anon", "exp": int(time.time()) + 3600}, SECRET)
 
 
 def run(name: str, program: Callable[[], Any]) -> None:
-    """Run a program on an event loop of this kind, where this machine has it."""
+    """Run a program on an event loop of this kind, if it is installed."""
     if name == "uvloop":
         pytest.importorskip("uvloop")
     elif name == "eager" and sys.version_info < (3, 12):
@@ -33,7 +33,7 @@ def run(name: str, program: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def both_ends():
-    """A server and an open client of it in the event loop that runs; and the server."""
+    """Yield a server and an open client of it in the running event loop."""
     app = App(HubOptions(secret=SECRET))
     await app.start()
     try:
@@ -45,17 +45,17 @@ async def both_ends():
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_both_ends_work_on_other_event_loops(name: str):
-    """The server answers, a listener for changes that comes after the join is taken, and a round trip takes time."""
+    """The server answers, it accepts a listener for changes added after the join, and a round trip takes time."""
 
     async def program() -> None:
         async with both_ends() as (client, _):
             room = client.channel("room", echo=True)
-            heard = room.listen(broadcast())
+            received = room.listen(broadcast())
             await room.subscribe()
             late = room.listen(changes("orders"))
             await room.ready()
             await room.broadcast("x", {"n": 1})
-            assert (await heard.get(timeout=5)).payload == {"n": 1}
+            assert (await received.get(timeout=5)).payload == {"n": 1}
             assert await client.ping() > 0
             late.close()
 
@@ -63,17 +63,17 @@ def test_both_ends_work_on_other_event_loops(name: str):
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_slow_handler_is_noticed_on_other_event_loops(name: str, caplog: pytest.LogCaptureFixture):
-    """The warning about a handler that holds the event loop does not depend on how the loop reads its clock."""
+def test_a_slow_handler_is_logged_on_other_event_loops(name: str, caplog: pytest.LogCaptureFixture):
+    """The warning about a handler that blocks the event loop does not depend on how the loop reads its clock."""
 
     async def program() -> None:
         async with both_ends() as (client, _):
             room = client.channel("room", echo=True)
             room.on(broadcast(), lambda _: time.sleep(0.25))
-            heard = room.listen(broadcast())
+            received = room.listen(broadcast())
             await room.subscribe()
             await room.broadcast("x", {})
-            await heard.get(timeout=5)
+            await received.get(timeout=5)
             await client.ping()
 
     with caplog.at_level(logging.WARNING, "supawire"):
@@ -82,14 +82,14 @@ def test_a_slow_handler_is_noticed_on_other_event_loops(name: str, caplog: pytes
 
 
 def test_an_unknown_loop_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """The variable that chooses the loop of the tests names one of the known ones."""
+    """An unknown name in the variable that chooses the loop of the tests is refused."""
     monkeypatch.setenv(VARIABLE, "twisted")
     with pytest.raises(RuntimeError, match="asyncio, uvloop, eager"):
         chosen()
 
 
 def test_the_chosen_loop_is_the_one_that_runs():
-    """What `SUPAWIRE_TEST_LOOP` names is what a new runner of this process uses."""
+    """A new runner of this process uses the loop that `SUPAWIRE_TEST_LOOP` names."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         assert type(loop).__module__.partition(".")[0] == ("uvloop" if chosen() == "uvloop" else "asyncio")
@@ -98,7 +98,7 @@ def test_the_chosen_loop_is_the_one_that_runs():
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_send_that_a_status_handler_starts_returns(name: str):
-    """A task that begins at once, inside of what the client performs, sends and hears that it was sent."""
+    """An eager task that a status handler starts while the client performs effects sends, and its call returns."""
 
     async def program() -> None:
         async with both_ends() as (client, _):

@@ -1,4 +1,4 @@
-"""Broadcasts by HTTP: what users may give, what arrives at the local server, and what is left when it is over."""
+"""Broadcasts by HTTP: arguments, arrival at the local server, and resources after the end."""
 
 import asyncio
 import gc
@@ -43,40 +43,40 @@ def server() -> Iterator[LocalServer]:
 async def joined(
     server: LocalServer, topic: str, *, private: bool = False, **options: Any
 ) -> AsyncGenerator[tuple[AsyncClient, AsyncStream[Broadcast[Any]]], None]:
-    """A client with a user's token, and what it hears on a topic."""
+    """Yield a client with a user's token, and an iterator over the broadcasts of a topic."""
     async with connect_async(server.url, server.anon_key, token=server.token(), **options) as client:
         room = client.channel(topic, private=private)
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         await room.subscribe()
-        yield client, heard
+        yield client, received
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("topic", ["room", "realtime:room"])
 async def test_one_message_needs_no_channel(server: LocalServer, topic: str):
-    """A published message reaches those who have joined its topic, given with `realtime:` or without (R34)."""
-    async with joined(server, "room") as (_, heard), connect_async(server.url, server.anon_key) as sender:
+    """A published message reaches clients that have joined its topic, given with `realtime:` or without (R34)."""
+    async with joined(server, "room") as (_, received), connect_async(server.url, server.anon_key) as sender:
         assert await sender.publish(topic, "typing", {"user": "alice"}) == BY_ITSELF
-        message = await anext(heard)
+        message = await anext(received)
         assert (message.event, message.payload, message.id) == ("typing", {"user": "alice"}, None)
         assert sender.channels == {}
 
 
 @pytest.mark.anyio
 async def test_names_are_encoded(server: LocalServer):
-    """Slashes, blanks, percent signs and other letters in topic and event arrive as they are."""
-    async with joined(server, "a/b c%2F?d#é") as (client, heard):
+    """Slashes, blanks, percent signs and non-ASCII letters in topic and event arrive as they are."""
+    async with joined(server, "a/b c%2F?d#é") as (client, received):
         await client.publish("a/b c%2F?d#é", "tipp/en ü%20", {"n": 1})
-        assert (await anext(heard)).event == "tipp/en ü%20"
+        assert (await anext(received)).event == "tipp/en ü%20"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("names", [("..", "e"), ("room:dots", "..")])
 async def test_names_of_dots_arrive(server: LocalServer, names: tuple[str, str]):
-    """A topic or event of dots, which a path would lose, arrives by the batch form."""
-    async with joined(server, names[0]) as (client, heard):
+    """A topic or event of dots, which a path would lose, is sent by the batch form and arrives."""
+    async with joined(server, names[0]) as (client, received):
         assert await client.publish(*names, {"n": 1}) == IN_A_BATCH
-        assert (await anext(heard)).event == names[1]
+        assert (await anext(received)).event == names[1]
 
 
 @pytest.mark.anyio
@@ -84,33 +84,33 @@ async def test_names_of_dots_arrive(server: LocalServer, names: tuple[str, str])
     "data", [b"\x00\xff", bytearray(b"ab"), memoryview(b"cd"), b""], ids=["bytes", "bytearray", "memoryview", "empty"]
 )
 async def test_bytes_arrive_as_bytes(server: LocalServer, data: Any):
-    """Bytes of any kind arrive as they are (R34)."""
-    async with joined(server, "bytes") as (client, heard):
+    """Bytes arrive as they were sent (R34)."""
+    async with joined(server, "bytes") as (client, received):
         assert await client.publish("bytes", "ink", data) == BY_ITSELF
-        assert (await anext(heard)).payload == bytes(data)
+        assert (await anext(received)).payload == bytes(data)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("id", [ID, str(ID), str(ID).upper(), ID.hex])
 async def test_an_id_arrives(server: LocalServer, id: Any):
-    """An id, given as UUID or as text, arrives as `Broadcast.id`; such a message goes by the batch form."""
-    async with joined(server, "ids") as (client, heard):
+    """An id, given as UUID or as text, arrives as `Broadcast.id`; such a message is sent by the batch form."""
+    async with joined(server, "ids") as (client, received):
         assert await client.publish("ids", "typing", {}, id=id) == replace(IN_A_BATCH, id=str(ID))
-        assert (await anext(heard)).id == str(ID)
+        assert (await anext(received)).id == str(ID)
 
 
 @pytest.mark.anyio
 async def test_a_key_named_private_is_a_key(server: LocalServer):
-    """A payload with a top-level `private` arrives whole, in the room that was asked for."""
-    async with joined(server, "keys") as (client, heard):
+    """A payload with a top-level `private` arrives whole, on the public topic it was sent to."""
+    async with joined(server, "keys") as (client, received):
         assert await client.publish("keys", "typing", {"private": True, "n": 1}) == IN_A_BATCH
-        assert (await anext(heard)).payload == {"private": True, "n": 1}
+        assert (await anext(received)).payload == {"private": True, "n": 1}
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("payload", [{"n": 1}, b"raw"], ids=repr)
 async def test_private_messages_reach_the_private_room(server: LocalServer, payload: Any):
-    """`private=True` sends to the private room of the topic, and only there."""
+    """`private=True` sends to the private channel of the topic only."""
     async with joined(server, "door", private=True) as (client, inside), joined(server, "door") as (_, outside):
         await client.publish("door", "secret", payload, private=True)
         await client.publish("door", "open", {})
@@ -130,23 +130,24 @@ async def test_a_sender_without_permission_gets_an_error(server: LocalServer):
 
 @pytest.mark.anyio
 async def test_many_messages_arrive_in_order(server: LocalServer):
-    """`publish_many` sends JSON, private messages, ids and bytes in the order given, as few requests as can be."""
+    """`publish_many` sends JSON, private messages, ids and bytes in the given order with as few requests as
+    possible."""
     messages: list[dict[str, Any]] = [
         {"topic": "many", "event": "1", "payload": {"n": 1}},
         {"topic": "realtime:many", "event": "2", "payload": {"n": 2}, "id": ID},
         {"topic": "many", "event": "3", "payload": b"3"},
         {"topic": "many", "event": "4", "payload": {"n": 4}, "private": False, "id": None},
     ]
-    async with joined(server, "many") as (client, heard):
+    async with joined(server, "many") as (client, received):
         published = await client.publish_many(messages)
-        assert [(await anext(heard)).event for _ in messages] == ["1", "2", "3", "4"]
+        assert [(await anext(received)).event for _ in messages] == ["1", "2", "3", "4"]
     assert published == Published((IN_A_BATCH, IN_A_BATCH, BY_ITSELF, IN_A_BATCH))
     assert published.accepted == 4
 
 
 @pytest.mark.anyio
 async def test_a_payload_over_the_servers_limit_names_the_field():
-    """What this side's limits let through, and the server does not, is a 422 with the server's words."""
+    """A payload over the server's limit, but within the client's, raises a 422 with the server's message."""
     with LocalServer(limits=ServerLimits(payload_kb=1)) as small:
         async with connect_async(small.url, small.anon_key) as client:
             with pytest.raises(HttpError, match="Payload size exceeds tenant limit") as caught:
@@ -159,7 +160,7 @@ async def test_a_payload_over_the_servers_limit_names_the_field():
 
 @pytest.mark.anyio
 async def test_a_body_over_the_servers_limit_is_413(server: LocalServer):
-    """A body that the server's parser does not take is an error that says so, without limits on this side too."""
+    """A body over the limit of the server's parser raises an error that says so, also without limits in the client."""
     async with connect_async(server.url, server.anon_key, limits=Limits.off()) as client:
         with pytest.raises(HttpError) as caught:
             await client.publish("room", "typing", b"x" * 8_500_000)
@@ -168,7 +169,7 @@ async def test_a_body_over_the_servers_limit_is_413(server: LocalServer):
 
 @pytest.mark.anyio
 async def test_a_limit_of_the_server_is_429():
-    """Too many messages are refused with 429 and the server's words, when the timeout allows no other attempt."""
+    """Too many messages raise a 429 with the server's message when the timeout allows no retry."""
     with LocalServer(limits=ServerLimits(messages=1)) as slow:
         settings = DriverSettings(http_backoff=Backoff(initial=60, maximum=60, jitter=0))
         async with await open_client(slow.url, slow.anon_key, settings) as client:
@@ -181,55 +182,55 @@ async def test_a_limit_of_the_server_is_429():
 
 @pytest.mark.anyio
 async def test_a_strict_server_accepts_published_messages():
-    """The server with the real one's delays and limits takes single messages, batches and private ones."""
+    """A server with the delays and limits of the real one accepts single messages, batches and private messages."""
     with LocalServer(strict=True) as strict:
-        async with joined(strict, "door", private=True) as (client, heard):
+        async with joined(strict, "door", private=True) as (client, received):
             await client.publish("door", "one", {"n": 1}, private=True)
             await client.publish_many([{"topic": "door", "event": "two", "payload": {"n": 2}, "private": True}])
-            assert [(await anext(heard)).event for _ in range(2)] == ["one", "two"]
+            assert [(await anext(received)).event for _ in range(2)] == ["one", "two"]
 
 
 @pytest.mark.anyio
 async def test_an_expired_token_is_refreshed_once(server: LocalServer):
-    """A 401 asks the provider for a newer token, and the message goes out with that."""
+    """After a 401 the provider is called for a newer token, and the message is sent with it."""
     tokens = [server.token(expires_in=-5, n=1), server.token(n=2)]
-    asked: list[int] = []
+    calls: list[int] = []
 
     async def provide() -> str:
-        asked.append(len(asked))
-        return tokens[min(len(asked) - 1, 1)]
+        calls.append(len(calls))
+        return tokens[min(len(calls) - 1, 1)]
 
     async with connect_async(server.url, server.anon_key, token=provide) as client:
-        assert len(asked) == 1
+        assert len(calls) == 1
         assert await client.publish("door", "knock", {}, private=True) == BY_ITSELF
-        assert len(asked) == 2
+        assert len(calls) == 2
 
 
 @pytest.mark.anyio
-async def test_a_joined_client_gets_what_it_publishes(server: LocalServer):
-    """A message by HTTP has no sender, so that listeners of the same client get it without `echo`."""
-    async with joined(server, "own") as (client, heard):
+async def test_a_joined_client_receives_its_own_http_broadcast(server: LocalServer):
+    """A message by HTTP has no sender, so listeners of the same client receive it without `echo`."""
+    async with joined(server, "own") as (client, received):
         await client.publish("own", "typing", {"n": 1})
-        assert (await anext(heard)).payload == {"n": 1}
+        assert (await anext(received)).payload == {"n": 1}
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("private", [True, False])
 async def test_a_broadcast_is_sent_by_http_while_not_joined(server: LocalServer, private: bool):
-    """With `offline="http"` a broadcast on a channel that is not joined arrives, as private
-    as the channel is, and the result says how."""
-    async with joined(server, "away", private=private) as (_, heard):
+    """With `offline="http"` a broadcast on a channel that is not joined arrives, as private as the channel is, and
+    the result says that it was sent by HTTP."""
+    async with joined(server, "away", private=private) as (_, received):
         async with joined(server, "elsewhere", offline="http") as (sender, _):
             room = sender.channel("away", private=private)
             assert await room.broadcast("typing", {"n": 1}) == BY_ITSELF
             await room.subscribe()
             assert (await room.broadcast("typing", {"n": 2})).via == "socket"
-        assert [(await anext(heard)).payload for _ in range(2)] == [{"n": 1}, {"n": 2}]
+        assert [(await anext(received)).payload for _ in range(2)] == [{"n": 1}, {"n": 2}]
 
 
 @pytest.mark.anyio
 async def test_a_message_is_sent_with_the_token_of_its_channel(server: LocalServer):
-    """Where a channel has a token of its own, that one decides whether it may send by HTTP."""
+    """The token of a channel, if it has one, decides whether the channel may send by HTTP."""
     async with connect_async(server.url, server.anon_key, offline="http") as client:
         denied, allowed = (
             client.channel("door:1", private=True),
@@ -243,11 +244,11 @@ async def test_a_message_is_sent_with_the_token_of_its_channel(server: LocalServ
 
 @pytest.mark.anyio
 async def test_nothing_is_left_after_close(server: LocalServer):
-    """After `close` the pool of connections is closed, and no task of the client's is left."""
+    """After `close` the pool of connections is closed, and no task of the client is left."""
     async with connect_async(server.url, server.anon_key) as client:
         await asyncio.gather(*(client.publish("room", "typing", {"n": n}) for n in range(5)))
         sessions = [it for it in gc.get_objects() if type(it) is aiohttp.ClientSession and not it.closed]
-        assert len(sessions) == 2  # the socket's, and one for all requests
+        assert len(sessions) == 2  # one of the socket, and one for all requests
     assert all(it.closed for it in sessions)
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("supawire")] == []
 
@@ -265,7 +266,8 @@ async def answer_batches_only(wire: Wire) -> None:
 
 @pytest.mark.anyio
 async def test_an_old_server_gets_batches():
-    """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not (R34)."""
+    """After a 404 to the single form the batch form is used from then on; bytes then raise an error with the reason
+    (R34)."""
     async with (
         Misbehaver(answer_batches_only) as http,
         serving() as socket,
@@ -285,7 +287,8 @@ async def test_an_old_server_gets_batches():
 
 @scenario(limits=Limits(payload_bytes=10))
 async def test_wrong_arguments_raise_before_anything_is_sent(client: AsyncClient, http: FakeHttp):
-    """A value that is no object, a bad id, name, flag or timeout, and what is too large raise at once."""
+    """A payload that is not an object, a bad id, name, flag or timeout, and a payload that is too large raise at
+    once."""
     wrong: list[tuple[tuple[Any, ...], dict[str, Any], type[RealtimeError]]] = [
         (("room", "typing", [1]), {}, InvalidArgumentError),
         (("room", "typing", "text"), {}, InvalidArgumentError),
@@ -311,7 +314,7 @@ async def test_wrong_arguments_raise_before_anything_is_sent(client: AsyncClient
 
 @scenario(limits=Limits(payload_bytes=10))
 async def test_many_messages_name_the_wrong_one(client: AsyncClient, http: FakeHttp):
-    """An error about one of many messages says which, and nothing of any is sent."""
+    """An error about one of many messages names its position, and none is sent."""
     good = {"topic": "room", "event": "typing", "payload": {}}
     wrong: list[tuple[Any, str]] = [
         ({"topic": "room", "event": "typing"}, "payload is missing"),
@@ -334,17 +337,17 @@ async def test_many_messages_name_the_wrong_one(client: AsyncClient, http: FakeH
 
 
 def test_a_wrong_http_client_is_refused():
-    """`http=` without the method of an HTTP client raises when the client is made."""
+    """An `http=` object without the method of an HTTP client raises when the client is made."""
     with pytest.raises(InvalidArgumentError, match="HttpClient"):
         connect_async(URL, KEY, http=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-# ------------------------------------------------------------------------------------------------------------ many
+# --------------------------------------------------------------------------------------------------- publish_many
 
 
 @scenario()
 async def test_partial_failures_have_the_outcome_of_each_message(client: AsyncClient, http: FakeHttp):
-    """The first failure ends `publish_many`, and the error has the outcome of each message (R31)."""
+    """The first failure ends `publish_many`, and the error contains the outcome of each message (R31)."""
     json: dict[str, Any] = {"topic": "room", "event": "typing", "payload": {}}
     raw = {**json, "payload": b"raw"}
     http.answer(202)
@@ -362,7 +365,7 @@ async def test_partial_failures_have_the_outcome_of_each_message(client: AsyncCl
 
 @scenario()
 async def test_a_timeout_of_publish_many_has_the_outcome_of_each_message(client: AsyncClient, http: FakeHttp):
-    """When the time is over, the messages of that request may have arrived, and the error says so."""
+    """After a timeout the error says that the messages of the running request may have arrived."""
     http.hold()
     error = await refused(client.publish_many([{"topic": "room", "event": "typing", "payload": {}}] * 2))
     assert (error.status, error.maybe_sent) == (None, True)
@@ -370,8 +373,9 @@ async def test_a_timeout_of_publish_many_has_the_outcome_of_each_message(client:
 
 
 @scenario(limits=Limits(messages_per_second=4))
-async def test_the_limit_on_messages_counts_these_too(client: AsyncClient, http: FakeHttp):
-    """Messages by HTTP keep to `messages_per_second`: batches are cut and paced, and what cannot wait raises."""
+async def test_the_limit_on_messages_counts_http_messages(client: AsyncClient, http: FakeHttp):
+    """Messages by HTTP keep to `messages_per_second`: batches are split and delayed, and a message that cannot wait
+    raises."""
     began = now()
     message = {"topic": "room", "event": "typing", "payload": {}}
     assert (await client.publish_many([message] * 10)).accepted == 10
@@ -384,12 +388,13 @@ async def test_the_limit_on_messages_counts_these_too(client: AsyncClient, http:
     assert len(http.requests) == 4
 
 
-# --------------------------------------------------------------------------------------------------------- the end
+# --------------------------------------------------------------------------------------------------------- closing
 
 
 @pytest.mark.anyio
 async def test_closing_the_client_ends_requests():
-    """Who waits for an HTTP answer when the client is closed gets `ClosedError`, and nothing goes on (R31)."""
+    """A call that waits for an HTTP answer when the client is closed raises `ClosedError`, and its request ends
+    (R31)."""
     http = FakeHttp()
     http.hold()
     async with connected(http=http) as (client, _):
@@ -407,8 +412,8 @@ async def test_closing_the_client_ends_requests():
 
 
 @pytest.mark.anyio
-async def test_a_client_that_is_ended_from_outside_closes_its_pool(server: LocalServer):
-    """When the client's root task is cancelled, as by `asyncio.run` at its end, its pool is closed too."""
+async def test_cancelling_the_root_task_closes_the_pool(server: LocalServer):
+    """When the client's root task is cancelled, as by `asyncio.run` when it ends, its pool is closed too."""
     async with connect_async(server.url, server.anon_key) as client:
         await client.publish("room", "typing", {"n": 1})
         sessions = [it for it in gc.get_objects() if type(it) is aiohttp.ClientSession and not it.closed]
@@ -422,15 +427,15 @@ async def test_a_client_that_is_ended_from_outside_closes_its_pool(server: Local
 @pytest.mark.anyio
 @pytest.mark.parametrize("offline", [False, True])
 async def test_cancelling_the_call_cancels_its_request(offline: bool):
-    """Cancelling the call cancels its request, and nothing is owed any more."""
-    http = Watched()
+    """Cancelling the call cancels its request, and `close` has nothing to wait for."""
+    http = HangingHttp()
     async with connected(http=http, offline="http") as (client, _):
         room = client.channel("room")
         if offline:
             calling = asyncio.create_task(room.broadcast("typing", {}, timeout=None))
         else:
             calling = asyncio.create_task(client.publish("room", "typing", {}, timeout=None))
-        await http.asked.wait()
+        await http.requested.wait()
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
@@ -438,33 +443,33 @@ async def test_cancelling_the_call_cancels_its_request(offline: bool):
         assert client.stats().pending == 0
 
 
-class Watched:
-    """An HTTP client that never answers, and notes that it was cancelled."""
+class HangingHttp:
+    """An HTTP client that never answers, and records that it was cancelled."""
 
     def __init__(self) -> None:
-        self.asked, self.cancelled = asyncio.Event(), asyncio.Event()
+        self.requested, self.cancelled = asyncio.Event(), asyncio.Event()
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
-        self.asked.set()
+        self.requested.set()
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
-        raise AssertionError("nobody answers")
+        raise AssertionError("the request is cancelled before this")
 
 
-class Broken:
-    """An HTTP client of a user's that raises what it should not."""
+class BrokenHttp:
+    """An HTTP client of the user that raises an unexpected exception."""
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
         raise ZeroDivisionError("oops")
 
 
 @pytest.mark.anyio
-async def test_a_broken_http_client_ends_nothing():
-    """What a client of the user's raises is an HttpError of that call; the client goes on (R1)."""
-    async with connected(http=Broken()) as (client, _):
+async def test_an_exception_of_the_http_client_is_an_http_error():
+    """An exception of the user's HTTP client is an HttpError of that call, and the client continues (R1)."""
+    async with connected(http=BrokenHttp()) as (client, _):
         error = await refused(client.publish("room", "typing", {}))
         assert (error.maybe_sent, type(error.__cause__)) == (True, ZeroDivisionError)
         assert await client.ping() >= 0
@@ -472,7 +477,7 @@ async def test_a_broken_http_client_ends_nothing():
 
 @pytest.mark.anyio
 async def test_publishing_needs_no_connection():
-    """While the connection is lost, messages go out by HTTP all the same."""
+    """While the connection is lost, messages are sent by HTTP."""
     http = FakeHttp()
     async with connected(http=http, backoff=lambda attempt: 1000.0) as (client, socket):
         socket.transport.refuse(times=1000)
@@ -484,7 +489,7 @@ async def test_publishing_needs_no_connection():
 
 
 async def _lost(client: AsyncClient) -> None:
-    """Wait until a ping says that there is no connection."""
+    """Wait until `ping` raises because there is no connection."""
     for _ in range(100):
         await settled()
         try:
@@ -498,7 +503,7 @@ async def _lost(client: AsyncClient) -> None:
 
 @scenario(offline="http")
 async def test_broadcasts_of_a_channel_keep_their_order(client: AsyncClient, http: FakeHttp):
-    """Broadcasts of one channel go out one after another, also when an earlier one is tried again."""
+    """Broadcasts of one channel are sent one after another, also when an earlier one is retried."""
     room, other = client.channel("room"), client.channel("other")
     http.answer(429, headers={"Retry-After": "2"})
     sent = await asyncio.gather(
@@ -511,7 +516,7 @@ async def test_broadcasts_of_a_channel_keep_their_order(client: AsyncClient, htt
 
 @scenario(offline="http")
 async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: AsyncClient, http: FakeHttp):
-    """What an earlier broadcast holds beyond its timeout raises, and is certainly not sent."""
+    """A broadcast that waits for an earlier one beyond its timeout raises, and is certainly not sent."""
     room = client.channel("room")
     gate = http.hold()
     first = asyncio.create_task(room.broadcast("typing", {"n": 0}, timeout=None))
@@ -525,7 +530,7 @@ async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: 
 
 @scenario(offline="http")
 async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
-    """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried (R31, R40)."""
+    """A broadcast that is refused by HTTP raises, and is not sent in another way (R31, R40)."""
     http.answer(403, {"message": "Unauthorized"})
     error = await refused(client.channel("room", private=True).broadcast("typing", {}))
     assert (error.status, error.topic) == (403, "room")

@@ -1,4 +1,4 @@
-"""One HTTP request of a broadcast until its outcome is certain: what it says, when it is repeated, and as whom."""
+"""One HTTP request of a broadcast until its outcome is certain: its content, its retries, and its token."""
 
 import asyncio
 from dataclasses import replace
@@ -18,8 +18,8 @@ BATCH = f"{URL}/realtime/v1/api/broadcast"
 
 
 @scenario()
-async def test_the_frames_that_are_sent(client: AsyncClient, http: FakeHttp):
-    """The address, the content type and the key are as the protocol wants them."""
+async def test_requests_have_the_documented_form(client: AsyncClient, http: FakeHttp):
+    """The address, the content type and the key are as the protocol requires."""
     await client.publish("room", "typing", {"n": 1})
     await client.publish_many([{"topic": "room", "event": "typing", "payload": {"n": 1}}])
     one, many = http.requests
@@ -43,7 +43,7 @@ async def test_the_frames_that_are_sent(client: AsyncClient, http: FakeHttp):
     params={"a": "b"},
 )
 async def test_options_of_the_client_are_honoured(client: AsyncClient, http: FakeHttp):
-    """Headers and host override go with each request; headers that say who calls are the client's own."""
+    """Headers and host override are sent with each request; headers that identify the caller are the client's own."""
     await client.publish("room", "typing", {})
     shown = http.requests[0].reveal()
     assert http.requests[0].url == SINGLE
@@ -56,7 +56,7 @@ async def test_options_of_the_client_are_honoured(client: AsyncClient, http: Fak
 
 @scenario(token="first-user-token")
 async def test_messages_are_sent_with_the_newest_token(client: AsyncClient, http: FakeHttp):
-    """The user's newest token is the Authorization, the key where there is none; a foreign `sb_` key never is."""
+    """The Authorization is the user's newest token, or the key without one; it is never a foreign `sb_` key."""
     for token in ("newer-user-token", "sb_secret_other", None):
         await client.publish("room", "typing", {})
         await client.set_auth(token)
@@ -69,7 +69,7 @@ async def test_messages_are_sent_with_the_newest_token(client: AsyncClient, http
 
 @pytest.mark.anyio
 async def test_a_new_style_key_is_its_own_authorization():
-    """An `sb_` key is sent as Authorization only because it equals the apikey header."""
+    """An `sb_` key is sent as Authorization because it equals the apikey header."""
     http = FakeHttp()
     async with (
         serving() as socket,
@@ -82,7 +82,7 @@ async def test_a_new_style_key_is_its_own_authorization():
 
 @scenario()
 async def test_a_message_that_was_not_accepted_is_retried(client: AsyncClient, http: FakeHttp):
-    """429, 503 and a connection that cannot be made are tried again, with growing jittered waits (R34)."""
+    """A 429, a 503 and a failed connection are retried with growing jittered delays (R34)."""
     http.answer(429)
     http.answer(503)
     http.fail()
@@ -94,7 +94,7 @@ async def test_a_message_that_was_not_accepted_is_retried(client: AsyncClient, h
 
 @scenario()
 async def test_retry_after_is_waited_for(client: AsyncClient, http: FakeHttp):
-    """The seconds of Retry-After are waited, or until its date."""
+    """The client waits for the seconds of Retry-After, or until its date."""
     http.answer(429, headers={"Retry-After": "7"})
     began = now()
     await client.publish("room", "typing", {})
@@ -107,7 +107,7 @@ async def test_retry_after_is_waited_for(client: AsyncClient, http: FakeHttp):
 
 @scenario(max_retry_after=20.0)
 async def test_retry_after_is_cut_to_the_bound(client: AsyncClient, http: FakeHttp):
-    """A server that asks for 31 years is asked again after `max_retry_after`, also by a call without a time limit."""
+    """A Retry-After of 31 years is shortened to `max_retry_after`, also for a call without a time limit."""
     http.answer(429, headers={"Retry-After": "999999999"})
     began = now()
     await client.publish("room", "typing", {}, timeout=None)
@@ -116,7 +116,7 @@ async def test_retry_after_is_cut_to_the_bound(client: AsyncClient, http: FakeHt
 
 @scenario()
 async def test_a_wait_beyond_the_timeout_is_not_begun(client: AsyncClient, http: FakeHttp):
-    """When the server wants a longer wait than the call has, the refusal raises at once, with that wait in it."""
+    """When Retry-After exceeds the timeout of the call, the refusal raises at once and contains that delay."""
     http.answer(429, {"message": "Too many requests"}, {"Retry-After": "11"})
     began = now()
     error = await refused(client.publish("room", "typing", {}))
@@ -126,7 +126,7 @@ async def test_a_wait_beyond_the_timeout_is_not_begun(client: AsyncClient, http:
 
 @scenario(timeout=3)
 async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp):
-    """Refusals that do not end raise the last of them within the timeout, the client's when left out."""
+    """Repeated refusals raise the last of them within the timeout, which is the client's by default."""
     http.answer(503, b"later", times=100)
     began = now()
     error = await refused(client.publish("room", "typing", {}))
@@ -137,7 +137,7 @@ async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp
 
 @scenario()
 async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http: FakeHttp):
-    """No answer within the timeout is OperationTimeout: nobody knows whether it arrived (R31)."""
+    """No answer within the timeout raises OperationTimeout that says that the message may have arrived (R31)."""
     http.hold()
     began = now()
     with pytest.raises(OperationTimeout, match="may still have arrived") as caught:
@@ -147,7 +147,7 @@ async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http
 
 @scenario()
 async def test_a_message_that_may_have_been_accepted_is_not_sent_twice(client: AsyncClient, http: FakeHttp):
-    """What leaves open whether the message was taken is not followed by another attempt, and the error says so."""
+    """A failure that leaves open whether the message was accepted is not retried, and the error says so."""
     http.fail(maybe_sent=True)
     for status in (500, 502, 504):
         http.answer(status)
@@ -159,7 +159,7 @@ async def test_a_message_that_may_have_been_accepted_is_not_sent_twice(client: A
 
 @scenario()
 async def test_a_message_with_an_id_is_repeated(client: AsyncClient, http: FakeHttp):
-    """With an id, by which receivers tell the second copy, a message is repeated until it was certainly taken."""
+    """A message with an id, by which receivers recognise duplicates, is retried until it was certainly accepted."""
     http.fail(maybe_sent=True)
     http.answer(502)
     assert await client.publish("room", "typing", {}, id=ID) == replace(IN_A_BATCH, id=str(ID))
@@ -172,7 +172,7 @@ async def test_a_message_with_an_id_is_repeated(client: AsyncClient, http: FakeH
 
 @scenario()
 async def test_permanent_http_errors_are_not_retried(client: AsyncClient, http: FakeHttp):
-    """Refusals for good raise at once: of the message, of the token, and by what is not Realtime."""
+    """Permanent refusals raise at once: of the message, of the token, and of servers that are not Realtime."""
     statuses = (200, 302, 400, 401, 403, 413, 415, 422)
     for status in statuses:
         http.answer(status)
@@ -187,7 +187,7 @@ async def test_permanent_http_errors_are_not_retried(client: AsyncClient, http: 
 
 @scenario()
 async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: FakeHttp):
-    """When no form is there the address is wrong: the error says so, and nothing is remembered of it."""
+    """A 404 to both forms raises an error that the address is wrong, and is not remembered."""
     http.answer(404, times=2)
     error = await refused(client.publish("room", "typing", {}))
     assert (error.status, error.docs) == (404, "errors.md#http-route")
@@ -200,7 +200,7 @@ async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: 
 
 @scenario()
 async def test_a_404_for_a_slash_is_not_remembered(client: AsyncClient, http: FakeHttp):
-    """A gateway that trips over an encoded slash does not make the whole server an old one."""
+    """A 404 of a gateway for an encoded slash does not make the client treat the server as an old one."""
     http.answer(404)
     assert await client.publish("a/b", "typing", {}) == IN_A_BATCH
     assert await client.publish("room", "typing", {}) == BY_ITSELF
@@ -208,7 +208,7 @@ async def test_a_404_for_a_slash_is_not_remembered(client: AsyncClient, http: Fa
 
 @scenario()
 async def test_another_connection_may_be_another_server(client: AsyncClient, http: FakeHttp):
-    """What is known of an old server is forgotten with the next connection."""
+    """After the next connection the client tries the single form again."""
     http.answer(404)
     assert await client.publish("room", "typing", {}) == IN_A_BATCH
     assert await client.publish("room", "typing", {}) == IN_A_BATCH
@@ -222,84 +222,84 @@ async def test_another_connection_may_be_another_server(client: AsyncClient, htt
 
 
 class Provider:
-    """A provider that counts; the token is a new one each time unless it is stuck."""
+    """A provider that counts its calls; it returns a new token each time unless it is stuck."""
 
     def __init__(self, *, stuck: bool = False, raises: bool = False) -> None:
-        self.asked = 0
+        self.calls = 0
         self.stuck = stuck
         self.raises = raises
 
     async def __call__(self) -> str:
-        self.asked += 1
-        if self.raises and self.asked > 1:
+        self.calls += 1
+        if self.raises and self.calls > 1:
             raise RuntimeError("the sign-in is down")
-        return f"token-number-{1 if self.stuck else self.asked}"
+        return f"token-number-{1 if self.stuck else self.calls}"
 
 
-def test_many_refused_at_once_ask_for_one_token():
-    """Messages that are refused together share one refresh, and each is tried once more."""
+def test_messages_refused_together_share_one_token_refresh():
+    """Messages that are refused together share one refresh, and each is retried once."""
     provider = Provider()
 
-    async def story(client: AsyncClient, http: FakeHttp) -> None:
+    async def steps(client: AsyncClient, http: FakeHttp) -> None:
         http.answer(401, times=3)
         await asyncio.gather(*(client.publish("room", "typing", {"n": n}) for n in range(3)))
-        assert provider.asked == 2
+        assert provider.calls == 2
         shown = [request.reveal()["Authorization"] for request in http.requests]
         assert shown == ["Bearer token-number-1"] * 3 + ["Bearer token-number-2"] * 3
 
-    run_scenario(story, token=provider, on_error=[].append)
+    run_scenario(steps, token=provider, on_error=[].append)
 
 
 def test_a_token_that_stays_the_same_is_not_tried_twice():
-    """A provider that gives the refused token again leaves the 401 as it is."""
+    """When the provider returns the refused token again, the 401 is raised."""
     provider = Provider(stuck=True)
 
-    async def story(client: AsyncClient, http: FakeHttp) -> None:
+    async def steps(client: AsyncClient, http: FakeHttp) -> None:
         http.answer(401, {"message": "Unauthorized"}, times=2)
         error = await refused(client.publish("room", "typing", {}))
         assert (error.status, error.docs) == (401, "errors.md#http-unauthorized")
-        assert (provider.asked, len(http.requests)) == (2, 1)
+        assert (provider.calls, len(http.requests)) == (2, 1)
 
-    run_scenario(story, token=provider, on_error=[].append)
+    run_scenario(steps, token=provider, on_error=[].append)
 
 
 def test_a_token_that_came_meanwhile_is_used():
-    """When there is a newer token than the refused one, that is tried, and nobody is asked."""
+    """When a token newer than the refused one exists, it is used without calling the provider."""
     provider = Provider()
 
-    async def story(client: AsyncClient, http: FakeHttp) -> None:
+    async def steps(client: AsyncClient, http: FakeHttp) -> None:
         gate = http.hold(401)
         publishing = asyncio.create_task(client.publish("room", "typing", {}))
         await asyncio.sleep(1)
         await client.set_auth("set-by-hand")
         gate.set()
         assert await publishing == BY_ITSELF
-        assert provider.asked == 1
+        assert provider.calls == 1
         assert http.requests[1].reveal()["Authorization"] == "Bearer set-by-hand"
 
-    run_scenario(story, token=provider, on_error=[].append)
+    run_scenario(steps, token=provider, on_error=[].append)
 
 
 def test_a_newer_token_is_tried_once():
-    """When the newer token is refused too, that is the end."""
+    """When the newer token is refused too, the 401 is raised."""
     provider = Provider()
 
-    async def story(client: AsyncClient, http: FakeHttp) -> None:
+    async def steps(client: AsyncClient, http: FakeHttp) -> None:
         http.answer(401, times=5)
         assert (await refused(client.publish("room", "typing", {}))).status == 401
-        assert (provider.asked, len(http.requests)) == (2, 2)
+        assert (provider.calls, len(http.requests)) == (2, 2)
 
-    run_scenario(story, token=provider, on_error=[].append)
+    run_scenario(steps, token=provider, on_error=[].append)
 
 
 def test_a_provider_that_raises_leaves_the_refusal():
-    """When no newer token can be had the 401 raises, caused by the reason."""
+    """When the provider raises, the 401 is raised with that error as its cause."""
     provider = Provider(raises=True)
 
-    async def story(client: AsyncClient, http: FakeHttp) -> None:
+    async def steps(client: AsyncClient, http: FakeHttp) -> None:
         http.answer(401)
         error = await refused(client.publish("room", "typing", {}))
         assert error.status == 401
         assert isinstance(error.__cause__, AuthError)
 
-    run_scenario(story, token=provider, on_error=[].append)
+    run_scenario(steps, token=provider, on_error=[].append)

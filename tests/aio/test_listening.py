@@ -29,15 +29,15 @@ from tests.aio.peer import Server, connected, driven, settled, until
 pytestmark = pytest.mark.anyio
 
 
-def payloads(heard: list[Any]) -> list[Any]:
-    return [event.payload for event in heard]
+def payloads(received: list[Any]) -> list[Any]:
+    return [event.payload for event in received]
 
 
 # --- handlers
 
 
 async def test_a_handler_gets_the_events_of_its_selector():
-    """A plain handler is called with each event of its selector, wildcards with all, in order (R41)."""
+    """A plain handler is called with each event of its selector, wildcards included, in order (R41)."""
     one: list[Any] = []
     every: list[Any] = []
     async with connected() as (client, server):
@@ -54,61 +54,61 @@ async def test_a_handler_gets_the_events_of_its_selector():
 
 
 async def test_on_is_a_decorator_too():
-    """`@channel.on(selector)` registers and gives the function back."""
-    heard: list[Any] = []
+    """`@channel.on(selector)` registers the function and returns it."""
+    received: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("db")
 
         @room.on(changes("users", event="INSERT"))
         def added(change: Insert[dict[str, Any]]) -> None:
-            heard.append(change.record)
+            received.append(change.record)
 
         assert callable(added)
         await room.subscribe()
         server.change("db", 1, {"id": 5, "name": "Ada"})
         await settled()
-        assert heard == [{"id": 5, "name": "Ada"}]
+        assert received == [{"id": 5, "name": "Ada"}]
 
 
 class _Callable:
-    def __init__(self, heard: list[Any]) -> None:
-        self.heard = heard
+    def __init__(self, received: list[Any]) -> None:
+        self.received = received
 
     async def __call__(self, event: Any) -> None:
-        self.heard.append(event)
+        self.received.append(event)
 
     async def method(self, event: Any) -> None:
-        self.heard.append(event)
+        self.received.append(event)
 
 
-async def _append(heard: list[Any], event: Any) -> None:
+async def _append(received: list[Any], event: Any) -> None:
     await asyncio.sleep(0)
-    heard.append(event)
+    received.append(event)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda heard: heard.append,
-        lambda heard: partial(_append, heard),
-        lambda heard: partial(list.append, heard),
+        lambda received: received.append,
+        lambda received: partial(_append, received),
+        lambda received: partial(list.append, received),
         _Callable,
-        lambda heard: _Callable(heard).method,
-        lambda heard: lambda event: heard.append(event),
+        lambda received: _Callable(received).method,
+        lambda received: lambda event: received.append(event),
     ],
     ids=["bound", "async partial", "partial", "async object", "async method", "lambda"],
 )
 async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
     """Functions, partials, objects and bound methods work, async ones included, in order (R37)."""
-    heard: list[Any] = []
+    received: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
-        room.on(broadcast(), make(heard))
+        room.on(broadcast(), make(received))
         await room.subscribe()
         for number in range(20):
             server.broadcast("room", "e", number)
         await settled(100)
-        assert payloads(heard) == list(range(20))
+        assert payloads(received) == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
     ids=["number", "text", "none", "two", "method"],
 )
 async def test_a_handler_that_cannot_be_called_with_one_event_raises(handler: Any):
-    """A handler that is not callable, or not with one argument, raises when it is registered, and is not kept (R38)."""
+    """A handler that is not callable with one argument raises when it is registered, and is not kept (R38)."""
     async with driven() as (client, _, driver):
         room = client.channel("room")
         with pytest.raises(InvalidArgumentError):
@@ -141,7 +141,7 @@ async def test_a_partial_that_takes_one_event_is_a_handler():
         assert calls == [(1, "bound")]
 
 
-async def test_generators_and_odd_choices_are_refused():
+async def test_generators_and_wrong_options_of_handlers_are_refused():
     """Generator functions, threads for async handlers and overflow="latest" raise when registered."""
 
     async def generator(event: Any) -> Any:
@@ -164,32 +164,33 @@ async def test_generators_and_odd_choices_are_refused():
 
 
 async def test_a_handler_registered_twice_is_called_twice():
-    """Two registrations of one function are two, and cancelling one leaves the other."""
-    heard: list[Any] = []
+    """A function registered twice is called twice, and cancelling one registration leaves the other."""
+    received: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
-        first = room.on(broadcast("a"), heard.append)
-        room.on(broadcast(), heard.append)
+        first = room.on(broadcast("a"), received.append)
+        room.on(broadcast(), received.append)
         await room.subscribe()
         server.broadcast("room", "a", 1)
         await settled()
-        assert payloads(heard) == [1, 1]
+        assert payloads(received) == [1, 1]
         first.cancel()
         first.cancel()
         server.broadcast("room", "a", 2)
         await settled()
-        assert payloads(heard) == [1, 1, 2]
+        assert payloads(received) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["plain", "async", "thread"])
 async def test_a_handler_that_raises_affects_no_other_handler(kind: str):
-    """What a handler raises reaches `on_error` once with its traceback; the next events and handlers go on (R1)."""
+    """An exception of a handler reaches `on_error` once with its traceback; later events and other handlers are
+    unaffected (R1)."""
     errors: list[Exception] = []
-    heard: list[Any] = []
+    received: list[Any] = []
     other: list[Any] = []
 
     def plain(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         if event.payload == 0:
             raise KeyError("oops")
 
@@ -206,8 +207,8 @@ async def test_a_handler_that_raises_affects_no_other_handler(kind: str):
         await room.subscribe()
         for number in range(6):
             server.broadcast("room", "e", number)
-        await until(lambda: len(heard) == 6 and bool(errors))
-        assert payloads(heard) == payloads(other) == list(range(6))
+        await until(lambda: len(received) == 6 and bool(errors))
+        assert payloads(received) == payloads(other) == list(range(6))
         assert [type(error) for error in errors] == [HandlerError]
         cause = errors[0].__cause__
         assert isinstance(cause, KeyError) and cause.__traceback__ is not None
@@ -217,13 +218,13 @@ async def test_a_handler_that_raises_affects_no_other_handler(kind: str):
 
 @pytest.mark.parametrize("raises", [asyncio.CancelledError, StopIteration, StopAsyncIteration])
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
-async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseException], is_async: bool):
-    """Even a CancelledError that comes out of a handler ends neither the reader nor the handler's task (R1)."""
+async def test_a_cancelled_error_of_a_handler_is_reported(raises: type[BaseException], is_async: bool):
+    """A CancelledError raised by a handler ends neither the reader nor the handler's task (R1)."""
     errors: list[Exception] = []
-    heard: list[Any] = []
+    received: list[Any] = []
 
     def plain(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         raise raises
 
     async def handler(event: Any) -> None:
@@ -239,16 +240,16 @@ async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseExceptio
         for number in range(3):
             server.broadcast("room", "e", number)
         await settled(50)
-        assert payloads(heard) == [0, 1, 2]
+        assert payloads(received) == [0, 1, 2]
         assert len(errors) == 3
 
 
 async def test_a_handler_that_cancels_its_own_task_gets_the_next_event():
     """An async handler that cancels the task it runs in is reported and called again (R1)."""
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def handler(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
@@ -262,21 +263,21 @@ async def test_a_handler_that_cancels_its_own_task_gets_the_next_event():
         for number in range(3):
             server.broadcast("room", "e", number)
         await settled(50)
-        assert payloads(heard) == [0, 1, 2]
+        assert payloads(received) == [0, 1, 2]
         assert len(errors) == 3
 
 
-async def test_an_on_error_that_raises_is_survived():
-    """An error hook that raises is logged and ends nothing (R1)."""
+async def test_an_on_error_that_raises_is_logged():
+    """An exception of `on_error` is logged and does not end the client (R1)."""
 
     def hook(error: Exception) -> None:
         raise RuntimeError("no")
 
     def handler(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         raise ValueError
 
-    heard: list[Any] = []
+    received: list[Any] = []
     async with connected(on_error=hook) as (client, server):
         room = client.channel("room")
         room.on(broadcast(), handler)
@@ -284,11 +285,11 @@ async def test_an_on_error_that_raises_is_survived():
         server.broadcast("room", "e", 1)
         server.broadcast("room", "e", 2)
         await settled()
-        assert payloads(heard) == [1, 2]
+        assert payloads(received) == [1, 2]
 
 
 async def test_a_slow_async_handler_delays_no_other_handler():
-    """While an async handler waits, other channels receive and acks come (R39)."""
+    """While an async handler waits, other channels receive events and acks (R39)."""
     gate = asyncio.Event()
     slow: list[Any] = []
     quick: list[Any] = []
@@ -313,7 +314,7 @@ async def test_a_slow_async_handler_delays_no_other_handler():
 
 
 async def test_a_blocking_handler_on_the_thread_delays_no_other_handler():
-    """While a threaded handler blocks, other channels receive, acks come and heartbeats are answered (R39)."""
+    """While a threaded handler blocks, other channels receive events and acks, and heartbeats are answered (R39)."""
     gate = threading.Event()
     blocked: list[Any] = []
     threads: set[str] = set()
@@ -343,26 +344,26 @@ async def test_a_blocking_handler_on_the_thread_delays_no_other_handler():
 
 
 async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error(monkeypatch: pytest.MonkeyPatch):
-    """An event that comes in the last moment calls nobody, and is reported nowhere (R46)."""
+    """An event that arrives while the interpreter exits calls no threaded handler, and is not reported (R46)."""
     errors: list[Exception] = []
-    heard: list[Any] = []
+    received: list[Any] = []
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
-        room.on(broadcast(), heard.append, thread=True)
+        room.on(broadcast(), received.append, thread=True)
         await room.subscribe()
         monkeypatch.setattr(threading.Thread, "start", refuse)
         server.broadcast("room", "e", 1)
         await settled()
         assert client.state is ConnectionState.OPEN
-    assert (heard, errors) == ([], [])
+    assert (received, errors) == ([], [])
 
 
 async def test_a_handler_that_never_returns_does_not_delay_close_forever():
-    """`close` waits for a blocked threaded handler for a bounded time, and then leaves it running (R10)."""
+    """`close` waits a bounded time for a blocked threaded handler, and then leaves it running (R10)."""
     gate = threading.Event()
     async with driven(DriverSettings(shutdown_timeout=0.05)) as (client, server, _):
         room = client.channel("room")
@@ -376,7 +377,7 @@ async def test_a_handler_that_never_returns_does_not_delay_close_forever():
 
 
 async def test_an_async_handler_that_suppresses_its_cancellation_does_not_delay_close_forever():
-    """`close` waits for a handler that suppresses its cancellation for a bounded time only (R10)."""
+    """`close` waits a bounded time for a handler that suppresses its cancellation (R10)."""
     gate = asyncio.Event()
 
     async def handler(event: Any) -> None:
@@ -404,17 +405,18 @@ async def test_an_async_handler_that_suppresses_its_cancellation_does_not_delay_
     [("error", [0, 1, 2, 3]), ("drop_newest", [0, 1, 2, 3]), ("drop_oldest", [0, 7, 8, 9])],
 )
 async def test_events_waiting_for_a_handler_are_bounded(is_async: bool, overflow: Any, expected: list[int]):
-    """More events than `buffer` behind a handler follow the policy; "error" tells once per episode and stays (R39)."""
+    """More events than `buffer` behind a handler follow the policy; "error" reports once per episode, and the
+    handler stays (R39)."""
     errors: list[Exception] = []
-    heard: list[Any] = []
+    received: list[Any] = []
     gate: Any = asyncio.Event() if is_async else threading.Event()
 
     def blocking(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         gate.wait()
 
     async def waiting(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         await gate.wait()
 
     async with connected(on_error=errors.append) as (client, server):
@@ -425,22 +427,22 @@ async def test_events_waiting_for_a_handler_are_bounded(is_async: bool, overflow
             subscription = room.on(broadcast(), blocking, buffer=3, overflow=overflow, thread=True)
         await room.subscribe()
         server.broadcast("room", "e", 0)
-        await until(lambda: bool(heard))
+        await until(lambda: bool(received))
         for number in range(1, 10):
             server.broadcast("room", "e", number)
         await until(lambda: subscription.dropped == 6)
         assert client.stats().overflowed == 6
         gate.set()
-        await until(lambda: len(heard) == 4)
-        assert payloads(heard) == expected
+        await until(lambda: len(received) == 4)
+        assert payloads(received) == expected
         assert [type(error) for error in errors] == ([SlowConsumerError] if overflow == "error" else [])
         server.broadcast("room", "e", "next")
-        await until(lambda: len(heard) == 5)
-        assert heard[-1].payload == "next"
+        await until(lambda: len(received) == 5)
+        assert received[-1].payload == "next"
 
 
-async def test_a_slow_plain_handler_is_warned_about(caplog: pytest.LogCaptureFixture):
-    """A plain handler that blocks the event loop causes a warning in the log, once a minute."""
+async def test_a_slow_plain_handler_is_logged(caplog: pytest.LogCaptureFixture):
+    """A plain handler that blocks the event loop causes a warning in the log once a minute."""
     async with driven(DriverSettings(slow_batch=0.01)) as (client, server, _):
         room = client.channel("room")
         room.on(broadcast(), lambda event: time.sleep(0.02))
@@ -453,15 +455,15 @@ async def test_a_slow_plain_handler_is_warned_about(caplog: pytest.LogCaptureFix
 
 
 async def test_a_cancelled_subscription_is_called_no_more():
-    """After `cancel` nothing is called any more, also not for what waits already, and a call under way ends."""
-    heard: list[Any] = []
+    """After `cancel` a handler is not called, not even for events that wait already, and a running call ends."""
+    received: list[Any] = []
     gate = asyncio.Event()
     async with connected() as (client, server):
         room = client.channel("room")
 
         async def handler(event: Any) -> None:
             await gate.wait()
-            heard.append(event)
+            received.append(event)
 
         subscription = room.on(broadcast(), handler)
         await room.subscribe()
@@ -471,11 +473,11 @@ async def test_a_cancelled_subscription_is_called_no_more():
         subscription.cancel()
         gate.set()
         await settled()
-        assert payloads(heard) == [0]
+        assert payloads(received) == [0]
 
 
 async def test_a_handler_may_use_the_client():
-    """A handler may send, add and cancel listeners and start a leave; order is kept."""
+    """A handler may send, add and cancel listeners and start a leave; the order of events is kept."""
     async with connected() as (client, server):
         room = client.channel("room")
         tasks: list[asyncio.Task[Any]] = []
@@ -500,7 +502,7 @@ async def test_a_handler_may_use_the_client():
 
 
 async def test_an_iterator_gets_the_union_of_its_selectors_in_order():
-    """One iterator over several selectors yields the events of all in the order in which they came."""
+    """One iterator over several selectors yields the events of all in the order of arrival."""
     async with connected() as (client, server):
         room = client.channel("db")
         stream = room.listen(broadcast("a"), changes("users"), system())
@@ -514,7 +516,7 @@ async def test_an_iterator_gets_the_union_of_its_selectors_in_order():
 
 
 async def test_iterating_joins_a_channel_that_is_not_subscribed():
-    """The first `next` subscribes; a refusal is raised by it."""
+    """The first `next` subscribes, and raises a refusal."""
     async with connected() as (client, server):
         stream = client.channel("room").listen(broadcast())
         waiting = asyncio.create_task(anext(stream))
@@ -528,7 +530,7 @@ async def test_iterating_joins_a_channel_that_is_not_subscribed():
 
 
 async def test_an_iterator_ends_when_the_channel_is_left():
-    """`async for` ends when the channel is left, after what is there; later ones end at once."""
+    """`async for` ends after the remaining events when the channel is left; later iterators end at once."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream, other = room.listen(broadcast()), room.listen(broadcast())
@@ -546,8 +548,8 @@ async def _all(stream: Any) -> list[Any]:
     return [event async for event in stream]
 
 
-async def test_an_iterator_survives_reconnects():
-    """A lost connection does not end an iterator; events of the next join come to it (R15)."""
+async def test_an_iterator_continues_after_a_reconnect():
+    """A lost connection does not end an iterator; it yields the events of the next join (R15)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast())
@@ -561,8 +563,8 @@ async def test_an_iterator_survives_reconnects():
             assert (await anext(stream)).payload == number
 
 
-async def test_an_iterator_raises_why_it_cannot_go_on():
-    """A channel that is refused for good, and a client that gave up, raise their cause in the iterators (R3)."""
+async def test_an_iterator_raises_the_reason_of_its_end():
+    """When a channel is refused permanently or the client gives up, its iterators raise the cause (R3)."""
     async with connected(backoff=Backoff(initial=0, max_attempts=1)) as (client, server):
         room, other = client.channel("room"), client.channel("other")
         refused, lost = room.listen(broadcast()), other.listen(broadcast())
@@ -587,7 +589,7 @@ async def test_an_iterator_raises_why_it_cannot_go_on():
 
 
 async def test_an_unreferenced_iterator_is_unregistered():
-    """An iterator without references is forgotten, and one that was closed by `with` too."""
+    """An iterator is unregistered when its last reference is gone, and when its `with` block ends."""
     async with driven() as (client, _, driver):
         room = client.channel("room")
         stream = room.listen(broadcast())
@@ -606,31 +608,32 @@ async def test_an_unreferenced_iterator_is_unregistered():
         assert driver.session._context.watchers == {}
 
 
-async def test_an_iterator_outlives_a_cancelled_first_join():
+async def test_an_iterator_continues_after_a_cancelled_first_join():
     """A timeout around `anext` before the channel is joined ends neither the iterator nor the join."""
     async with connected() as (client, server):
         server.answers["phx_join"] = None
         room = client.channel("room")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         for _ in range(3):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(anext(heard), 0.01)
+                await asyncio.wait_for(anext(received), 0.01)
         join = await server.got("phx_join")
         assert room.state is ChannelState.JOINING and server.events()["phx_join"] == 1
         server.reply(join, response={"postgres_changes": []})
         server.broadcast("room", "e", 1)
-        assert (await anext(heard)).payload == 1
+        assert (await anext(received)).payload == 1
 
 
 async def test_an_unreferenced_iterator_withdraws_its_join():
-    """With the last reference to an iterator goes the wish for a channel that was never joined."""
+    """When the last reference to an iterator is gone, a channel that only it subscribed and that was never joined
+    leaves."""
     async with connected() as (client, server):
         server.answers["phx_join"] = None
         room = client.channel("room")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         with pytest.raises(OperationTimeout):
-            await heard.get(timeout=0.01)
-        del heard
+            await received.get(timeout=0.01)
+        del received
         gc.collect()
         await until(lambda: room.state is ChannelState.IDLE)
 
@@ -640,8 +643,8 @@ async def test_an_unreferenced_iterator_withdraws_its_join():
     [broadcast("e"), broadcast(), changes("users"), presence(), system(), status(), gaps()],
     ids=["event", "broadcasts", "changes", "presence", "system", "status", "gaps"],
 )
-async def test_listening_costs_the_same_however_many_listen(selector: Any):
-    """To listen and to close takes as many steps among 3,000 iterators as among 30, each with its own buffer size."""
+async def test_the_cost_of_listen_is_independent_of_the_number_of_iterators(selector: Any):
+    """`listen` and `close` take as many steps among 3,000 iterators as among 30, each with its own buffer size."""
 
     async def steps(count: int) -> int:
         async with connected() as (client, server):
@@ -668,8 +671,8 @@ async def test_listening_costs_the_same_however_many_listen(selector: Any):
     assert many < few + 40, "with a heap of buffer sizes there are a few steps more"
 
 
-async def test_one_task_at_a_time():
-    """A second task that waits on the same iterator is told to take its own."""
+async def test_an_iterator_is_for_one_task_at_a_time():
+    """A second task that waits on the same iterator gets an error that it needs its own iterator."""
     async with connected() as (client, _):
         room = client.channel("room")
         await room.subscribe()
@@ -681,8 +684,8 @@ async def test_one_task_at_a_time():
         first.cancel()
 
 
-async def test_a_cancelled_next_loses_nothing():
-    """Cancelling a waiting `next` leaves the iterator usable, and the next event is not lost."""
+async def test_a_cancelled_next_loses_no_event():
+    """After a waiting `next` is cancelled the iterator is usable, and the next event is not lost."""
     async with connected() as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -702,7 +705,7 @@ async def overflown(server: Server, room: Any, count: int = 10) -> None:
 
 
 async def test_overflow_error_raises_after_the_waiting_events():
-    """ "error": the iterator yields what it has, raises SlowConsumerError once, and goes on (R39)."""
+    """With "error" the iterator yields the events it holds, raises SlowConsumerError once, and continues (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3)
@@ -721,8 +724,8 @@ async def test_overflow_error_raises_after_the_waiting_events():
 @pytest.mark.parametrize(
     ("overflow", "kept"), [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2])], ids=["oldest", "newest"]
 )
-async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
-    """ "drop_oldest" and "drop_newest" keep the others and count what was dropped (R39)."""
+async def test_overflow_drop_policies_count_dropped_events(overflow: Any, kept: list[int]):
+    """The policies "drop_oldest" and "drop_newest" keep the other events and count the dropped ones (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3, overflow=overflow)
@@ -733,7 +736,7 @@ async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
 
 
 async def test_overflow_latest_keeps_the_newest_per_key():
-    """ "latest" keeps one event per key in the order of the keys, and the newest keys when there are too many (R39)."""
+    """With "latest" one event per key stays, in the order of the keys; of too many keys the newest stay (R39)."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room")
@@ -753,7 +756,7 @@ async def test_overflow_latest_keeps_the_newest_per_key():
 
 
 async def test_overflow_pause_stops_reading():
-    """ "pause": nothing is lost; reading stops while the buffer is full and goes on when it has room (R39)."""
+    """With "pause" no event is lost; reading stops while the buffer is full and resumes when it has space (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
@@ -765,7 +768,8 @@ async def test_overflow_pause_stops_reading():
 
 
 async def test_a_pause_ends_with_the_first_request():
-    """While a request waits for its reply the socket is read in spite of "pause", which then is as "error" (R39)."""
+    """While a request waits for its reply the socket is read in spite of "pause", which then acts like "error"
+    (R39)."""
     async with driven() as (client, server, driver):
         room = client.channel("room", ack=True)
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
@@ -799,22 +803,23 @@ async def test_a_pause_ends_after_a_heartbeat_interval():
     "options",
     [{"overflow": "latest"}, {"key": str}, {"buffer": 0}, {"overflow": "drop"}, {"overflow": "latest", "key": 5}],
 )
-async def test_wrong_choices_of_listen_raise(options: dict[str, Any]):
-    """Policies that do not fit together raise at the call."""
+async def test_wrong_options_of_listen_raise(options: dict[str, Any]):
+    """Options of `listen` that exclude each other raise at the call."""
     async with connected() as (client, _):
         with pytest.raises(InvalidArgumentError):
             client.channel("room").listen(broadcast(), **options)
 
 
 async def test_listen_without_a_selector_raises():
-    """`listen()` without a selector would never yield, so it is an error."""
+    """`listen()` without a selector raises, because it would never yield."""
     async with connected() as (client, _):
         with pytest.raises(InvalidArgumentError, match="needs a selector"):
             cast("Any", client.channel("room")).listen()
 
 
 async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
-    """A burst of a thousand frames passes through a buffer of two, since the consumer gets its turns (R39)."""
+    """A burst of a thousand frames passes through a buffer of two, because the consumer runs between the frames
+    (R39)."""
     async with connected() as (client, server):
         room = client.channel("room")
         stream = room.listen(broadcast(), buffer=2)
@@ -831,16 +836,16 @@ async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
         assert stream.dropped == 0
 
 
-async def test_unknown_and_odd_frames_are_ignored():
-    """Garbage, unknown events and frames of unknown topics are counted, and what follows is delivered (R40)."""
-    heard: list[Any] = []
+async def test_unknown_and_invalid_frames_are_ignored():
+    """Invalid frames, unknown events and frames of unknown topics are counted, and later events are delivered (R40)."""
+    received: list[Any] = []
     async with connected() as (client, server):
         room = client.channel("room")
-        room.on(broadcast(), heard.append)
-        room.on(presence(), heard.append)
+        room.on(broadcast(), received.append)
+        room.on(presence(), received.append)
         await room.subscribe()
         await settled()
-        heard.clear()
+        received.clear()
         for data in (
             b"",
             b"{",
@@ -856,6 +861,6 @@ async def test_unknown_and_odd_frames_are_ignored():
         server.broadcast("nobody", "e", 1)
         server.broadcast("room", "e", "after")
         await settled()
-        assert payloads(heard) == ["after"]
+        assert payloads(received) == ["after"]
         stats = client.stats()
         assert stats.garbage_frames > 0 and stats.unknown_frames > 0

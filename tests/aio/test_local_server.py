@@ -47,17 +47,17 @@ def client_of(server: LocalServer, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("protocol", ["1.0.0", "2.0.0"])
-async def test_two_clients_talk(server: LocalServer, protocol: Any):
+async def test_two_clients_exchange_all_kinds_of_events(server: LocalServer, protocol: Any):
     """Broadcast, ack, presence and changes work between two clients in both versions of the protocol."""
     async with client_of(server, protocol=protocol) as one, client_of(server, protocol=protocol) as two:
         name = f"room:{protocol}"
         first, second = one.channel(name, ack=True), two.channel(name, presence_key="two")
-        heard, rows = first.listen(broadcast("typing")), first.listen(changes("users"))
+        received, rows = first.listen(broadcast("typing")), first.listen(changes("users"))
         people = first.listen(presence())
         await first.subscribe(wait="ready")
         await second.subscribe()
         await second.broadcast("typing", {"user": "zwei"})
-        assert (await anext(heard)).payload == {"user": "zwei"}
+        assert (await anext(received)).payload == {"user": "zwei"}
         assert (await first.broadcast("typing", [1, None])).acked
         await second.track({"name": "Zwei"})
         async for event in people:
@@ -71,21 +71,21 @@ async def test_two_clients_talk(server: LocalServer, protocol: Any):
         assert change.record == {"id": 2**60, "name": "Ada"}
 
 
-async def test_bytes_go_through(server: LocalServer):
+async def test_bytes_arrive_as_they_were_sent(server: LocalServer):
     """A binary broadcast arrives as the bytes that were sent."""
     async with client_of(server) as client:
         room = client.channel("bytes", echo=True)
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         async with room:
             await room.broadcast("blob", bytes(range(256)) * 1000)
-            assert (await anext(heard)).payload == bytes(range(256)) * 1000
+            assert (await anext(received)).payload == bytes(range(256)) * 1000
 
 
-async def test_a_dropped_connection_comes_back(server: LocalServer):
-    """After a cut, refusals and a close code, the channel is joined again and receives (R7, R15)."""
+async def test_a_dropped_connection_is_restored(server: LocalServer):
+    """After a cut connection, refusals and a close code, the channel is joined again and receives (R7, R15)."""
     async with client_of(server) as client:
         room = client.channel("back")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         await room.subscribe()
         server.refuse_connections(times=2)
         server.drop_connections()
@@ -94,11 +94,11 @@ async def test_a_dropped_connection_comes_back(server: LocalServer):
         await until(lambda: client.stats().reconnects == 2 and room.state.value == "joined")
         async with client_of(server) as other, other.channel("back") as theirs:
             await theirs.broadcast("e", "again")
-        assert (await anext(heard)).payload == "again"
+        assert (await anext(received)).payload == "again"
 
 
 async def test_a_wrong_key_raises_at_once(server: LocalServer):
-    """A key that the server does not take is refused at once, and the error does not show it (R30, R48)."""
+    """A wrong key is refused at once, and the error does not show it (R30, R48)."""
     with pytest.raises(ConnectError) as caught:
         await connect_async(server.url, "not-the-key")
     assert caught.value.status in (401, 403)
@@ -106,51 +106,51 @@ async def test_a_wrong_key_raises_at_once(server: LocalServer):
 
 
 async def test_a_private_channel_needs_its_policy(server: LocalServer):
-    """A private channel is refused to a stranger for good, and joined by a user who may."""
-    async with client_of(server) as stranger:
+    """A private channel is refused permanently without permission, and joined by a user with permission."""
+    async with client_of(server) as unauthorized:
         with pytest.raises(JoinDeniedError):
-            await stranger.channel("secret", private=True).subscribe()
+            await unauthorized.channel("secret", private=True).subscribe()
     async with client_of(server, token=server.token()) as user:
         await user.channel("secret", private=True).subscribe()
 
 
-async def test_garbage_on_a_real_socket_is_survived(server: LocalServer):
-    """Garbage of every kind leaves the client receiving, on this connection or the next (R40)."""
+async def test_the_client_receives_after_garbage_on_a_real_socket(server: LocalServer):
+    """After invalid frames of every kind the client still receives, on this connection or the next (R40)."""
     async with client_of(server) as client:
         room = client.channel("garbage")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         await room.subscribe()
         server.garbage()
         await until(lambda: client.stats().garbage_frames > 0)
         await until(lambda: room.state.value == "joined")
         async with client_of(server) as other, other.channel("garbage") as theirs:
             await theirs.broadcast("e", "after")
-        assert (await anext(heard)).payload == "after"
+        assert (await anext(received)).payload == "after"
 
 
-async def test_a_big_message_passes(server: LocalServer):
-    """Three megabytes go out and come back (R36)."""
+async def test_a_message_of_three_megabytes_arrives(server: LocalServer):
+    """A message of three megabytes is sent and received (R36)."""
     async with client_of(server) as client:
         room = client.channel("big", echo=True)
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         async with room:
             await room.broadcast("e", "x" * 2_900_000)
-            assert len((await anext(heard)).payload) == 2_900_000
+            assert len((await anext(received)).payload) == 2_900_000
 
 
 async def test_many_messages_keep_their_order(server: LocalServer):
-    """Thousands of broadcasts from one client arrive at another, all and in order (R31)."""
+    """Thousands of broadcasts from one client all arrive at another in order (R31)."""
     async with client_of(server) as one, client_of(server) as two:
-        heard = two.channel("flood").listen(broadcast(), buffer=5000)
+        received = two.channel("flood").listen(broadcast(), buffer=5000)
         await two.channel("flood").subscribe()
         async with one.channel("flood") as room:
             for number in range(3000):
                 await room.broadcast("e", number)
-            assert [(await anext(heard)).payload for _ in range(3000)] == list(range(3000))
+            assert [(await anext(received)).payload for _ in range(3000)] == list(range(3000))
 
 
 async def test_a_hundred_channels_on_one_connection(server: LocalServer):
-    """A hundred channels join together, within the pace of their limit, and all receive (R9)."""
+    """A hundred channels join within the limit on joins, and all receive (R9)."""
     async with client_of(server) as client, client_of(server) as other:
         rooms = [client.channel(f"many:{number}") for number in range(100)]
         streams = [room.listen(broadcast()) for room in rooms]
@@ -172,7 +172,7 @@ async def test_close_ends_although_the_server_is_silent(server: LocalServer):
 
 
 async def test_open_and_close_leaves_no_socket(server: LocalServer):
-    """Many clients, closed in different states, leave no task, thread or file descriptor behind (R10)."""
+    """Many clients, closed in different states, leave no task, thread or file descriptor (R10)."""
 
     async def one(number: int) -> None:
         client = await client_of(server)

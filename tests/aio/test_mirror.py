@@ -11,12 +11,12 @@ from supawire.options import Backoff, Limits
 from tests.aio.mirror_scenarios import Scene, now, scenario
 from tests.aio.peer import until
 
-# --- the order, over a wire
+# --- the order of changes on a slow connection
 
 
 @scenario()
 async def test_rows_committed_around_a_fetch_are_in_the_mirror(scene: Scene) -> None:
-    """Rows that change before, during and after the fetch, on a slow wire, are as the table has them (R44)."""
+    """Rows that change before, during and after the fetch on a slow connection are as in the table (R44)."""
     table = scene.table
     table.early = table.late = 1.0
     scene.server.lag(0.4)
@@ -26,7 +26,7 @@ async def test_rows_committed_around_a_fetch_are_in_the_mirror(scene: Scene) -> 
     table.put(2, v=1)
     await until(lambda: users.state is MirrorState.FETCHING)
     table.put(1, v=2)
-    await asyncio.sleep(1)  # here the query sees the table
+    await asyncio.sleep(1)  # here the query reads the table
     table.put(1, v=3)
     table.delete(2)
     table.put(3, v=1)
@@ -40,8 +40,9 @@ async def test_rows_committed_around_a_fetch_are_in_the_mirror(scene: Scene) -> 
 
 
 @scenario()
-async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
-    """What was missed while the wire was cut is there when it is live again; until then the old copy is (R44)."""
+async def test_changes_missed_while_disconnected_are_fetched(scene: Scene) -> None:
+    """Changes missed while disconnected are in the mirror when it is live again; until then it has the old rows
+    (R44)."""
     table, server = scene.table, scene.server
     table.put(1, v=1)
     async with scene.mirror() as users:
@@ -61,8 +62,8 @@ async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
 
 
 @scenario()
-async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
-    """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch (R19)."""
+async def test_a_postgres_changes_error_ends_being_live(scene: Scene) -> None:
+    """A `system` error of postgres_changes ends the state live; its ok starts a fetch that restores it (R19)."""
     async with scene.mirror() as users:
         scene.server.send_system(
             "mirror:public.users", "error", "Unable to connect to the project database", extension="postgres_changes"
@@ -76,9 +77,9 @@ async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
 
 @scenario()
 async def test_rows_are_fetched_again_after_a_new_subscription_of_the_server(scene: Scene) -> None:
-    """After a restart of its worker it only says once more that changes are live: what it missed is fetched."""
+    """After a restart its worker sends only another confirmation that changes are live; missed rows are fetched."""
     async with scene.mirror() as users:
-        scene.table.rows[1] = {"id": 1, "v": 1}  # nobody is told
+        scene.table.rows[1] = {"id": 1, "v": 1}  # without a change event
         scene.server.send_system("mirror:public.users", "ok", "Subscribed to PostgreSQL", extension="postgres_changes")
         await asyncio.sleep(5)
         assert users.live and users.snapshot() == scene.table.rows and scene.table.queries == 2
@@ -86,7 +87,7 @@ async def test_rows_are_fetched_again_after_a_new_subscription_of_the_server(sce
 
 @scenario()
 async def test_a_gap_during_a_fetch_starts_another(scene: Scene) -> None:
-    """The wire is cut while a fetch runs: it is cancelled, and the one after the gap counts."""
+    """A fetch during which the connection is lost is cancelled, and the fetch after the gap is used."""
     table = scene.table
     table.put(1, v=1)
     table.late = 30.0
@@ -107,7 +108,7 @@ async def test_a_gap_during_a_fetch_starts_another(scene: Scene) -> None:
 
 @scenario()
 async def test_a_row_that_leaves_the_filter_leaves_the_mirror(scene: Scene) -> None:
-    """The server tells a filter nothing of a row that leaves it: the mirror sees it all the same, and comes back."""
+    """The server does not report a row that leaves a filter; the mirror removes it, and adds it when it returns."""
     table = scene.table
     table.least = 3
     table.put(1, v=5)
@@ -126,7 +127,7 @@ async def test_a_row_that_leaves_the_filter_leaves_the_mirror(scene: Scene) -> N
 
 @scenario()
 async def test_a_narrow_mirror_receives_only_matching_changes(scene: Scene) -> None:
-    """With narrow=True a row that leaves stays until the next fetch, as documented."""
+    """With narrow=True a row that leaves the filter stays until the next fetch, as documented."""
     table = scene.table
     table.least = 3
     table.put(1, v=5)
@@ -142,12 +143,12 @@ async def test_a_narrow_mirror_receives_only_matching_changes(scene: Scene) -> N
         assert sorted(users) == [2]
 
 
-# --- the end, and refusals
+# --- closing and refusals
 
 
 @scenario()
 async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
-    """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left (R10)."""
+    """Waiting calls raise ClosedError, the fetch is cancelled, and no timer and no task is left (R10)."""
     scene.table.early = 1000.0
     users = scene.mirror(timeout=None)
     waiting = asyncio.create_task(users.ready(None))
@@ -162,7 +163,7 @@ async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
 
 @scenario()
 async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> None:
-    """Its channel is left, its listeners are gone, its topic is free again (R24)."""
+    """After `close` its channel has left, its listeners are unregistered, and its topic is free (R24)."""
     async with scene.mirror() as one, scene.mirror() as two:
         assert {one._core.name, two._core.name} == {"mirror:public.users", "mirror:public.users:2"}
         assert dict(scene.client.channels) == {}
@@ -174,7 +175,7 @@ async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> Non
 
 @scenario()
 async def test_changes_that_the_server_refuses_raise(scene: Scene) -> None:
-    """A table outside of the publication raises in `ready`, and an entry that fails leaves nothing."""
+    """A table outside the publication raises in `ready`, and a failed entry leaves no channel."""
     scene.server.reject_join("mirror:public.users", "Unauthorized: You do not have permissions to read")
     users = scene.mirror()
     events = users.listen()
@@ -194,8 +195,9 @@ async def test_changes_that_the_server_refuses_raise(scene: Scene) -> None:
 
 
 @scenario()
-async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
-    """What the server will never make live, such as a table outside of the publication, raises in `ready` (R18)."""
+async def test_permanently_rejected_changes_raise_in_ready(scene: Scene) -> None:
+    """Changes that the server rejects permanently, such as those of a table outside the publication, raise in
+    `ready` (R18)."""
     users = scene.mirror()
     text = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given"
     waiting = asyncio.create_task(users.ready())
@@ -209,7 +211,7 @@ async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
 
 @scenario(limits=Limits(channels=1))
 async def test_a_mirror_is_a_channel_of_the_connection(scene: Scene) -> None:
-    """It counts against the limit of channels, and one too many raises at once and leaves nothing (R35)."""
+    """A mirror counts against the limit of channels; one too many raises at once and leaves no channel (R35)."""
     async with scene.mirror() as users:
         with pytest.raises(RateLimitedError):
             scene.mirror()
@@ -239,7 +241,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @scenario()
 async def test_wrong_arguments_raise_at_once(scene: Scene) -> None:
-    """Each is named, and nothing is begun."""
+    """Each wrong argument is named in the error, and no channel is made."""
     for options, words in WRONG.values():
         chosen: dict[str, Any] = {"table": "users", "key": "id", "fetch": scene.table.fetch, **options}
         with pytest.raises(InvalidArgumentError, match=words):
@@ -249,7 +251,7 @@ async def test_wrong_arguments_raise_at_once(scene: Scene) -> None:
 
 @scenario()
 async def test_a_draining_client_makes_no_mirror(scene: Scene) -> None:
-    """drain() takes nothing new."""
+    """`mirror` of a draining client raises."""
     scene.client._driver.draining = True
     with pytest.raises(StateError, match="draining"):
         scene.mirror()

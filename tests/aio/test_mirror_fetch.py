@@ -1,4 +1,4 @@
-"""What a mirror makes of its fetch: kinds of functions, failures, and those that hang."""
+"""How a mirror calls its fetch: kinds of functions, failures, and fetches that hang."""
 
 import asyncio
 import logging
@@ -23,7 +23,8 @@ TOO_LARGE = "Error 413: Payload Too Large"
 
 @scenario()
 async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
-    """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it (R1)."""
+    """`on_error` receives each failure, `error` is the newest until the mirror is live, and a wait that ends names
+    it (R1)."""
     scene.table.failing = 3
     scene.table.put(1, v=1)
     users = scene.mirror(backoff=Backoff(initial=60, maximum=60, jitter=0))
@@ -36,7 +37,8 @@ async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
 
 
 def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One record with the traceback, however its text differs, then a line now and then that counts (R48)."""
+    """The first failure is logged with its traceback, later ones at intervals with their number, whatever their text
+    (R48)."""
     calls = 0
 
     async def fetch() -> list[Any]:
@@ -47,20 +49,20 @@ def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFix
         return [{"id": 1}]
 
     @scenario(on_error=None)
-    async def story(scene: Scene) -> None:
+    async def steps(scene: Scene) -> None:
         async with scene.mirror(fetch=fetch, backoff=Backoff(initial=1, maximum=1, jitter=0)) as users:
             assert list(users) == [1]
 
     with caplog.at_level(logging.INFO, "supawire"):
-        story()
+        steps()
     records = [record for record in caplog.records if "the fetch" in record.getMessage()]
     assert [record.exc_info is not None for record in records] == [True, False]
     assert "(10 times so far" in records[1].getMessage()
 
 
 @scenario()
-async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
-    """After `timeout` seconds an async fetch is cancelled and tried again."""
+async def test_a_fetch_that_hangs_is_cancelled(scene: Scene) -> None:
+    """An async fetch is cancelled after `timeout` seconds and called again."""
     cancelled: list[bool] = []
 
     async def fetch() -> list[Any]:
@@ -78,7 +80,7 @@ async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
 
 @scenario()
 async def test_a_fetch_that_cancels_itself_has_failed(scene: Scene) -> None:
-    """A CancelledError out of the user's code ends neither task nor mirror (R1)."""
+    """A CancelledError raised by the user's code ends neither the task nor the mirror (R1)."""
     calls = iter([asyncio.CancelledError, None])
 
     async def fetch() -> list[Any]:
@@ -119,15 +121,16 @@ FETCHES: dict[str, Any] = {
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", FETCHES)
 async def test_any_kind_of_function_fetches(name: str) -> None:
-    """Plain functions run on a thread of ours, async ones on the loop; generators of both kinds too."""
+    """Plain functions and generators run on a thread, async ones on the event loop."""
     server = VirtualServer()
     async with server.connect() as client, client.mirror("t", key="id", fetch=FETCHES[name], settle=0) as mirror:
         assert list(mirror) == [1, 2]
 
 
 @scenario()
-async def test_a_row_that_came_incomplete_is_fetched_alone(scene: Scene) -> None:
-    """While it is fetched its changes win, and the fetch is cancelled with a delete and with the mirror."""
+async def test_an_incomplete_row_is_fetched_alone(scene: Scene) -> None:
+    """Changes during the fetch of a row override it, and the fetch is cancelled by a delete and by closing the
+    mirror."""
     cancelled: list[Any] = []
     table = scene.table
 
@@ -166,7 +169,7 @@ async def test_a_row_that_came_incomplete_is_fetched_alone(scene: Scene) -> None
 
 @scenario()
 async def test_a_fetch_of_a_row_that_hangs_fetches_all_rows(scene: Scene) -> None:
-    """It has the same timeout as a fetch of all rows."""
+    """A fetch of one row that exceeds the timeout is replaced by a fetch of all rows."""
     table = scene.table
     table.put(1, v=0)
 
@@ -186,7 +189,7 @@ async def test_a_fetch_of_a_row_that_hangs_fetches_all_rows(scene: Scene) -> Non
 
 @pytest.mark.anyio
 async def test_plain_fetches_of_rows_that_hang_occupy_few_threads() -> None:
-    """They cannot be stopped, so no more of them run at once than rows may be incomplete."""
+    """Hanging plain fetches cannot be stopped, so at most as many run at once as rows may be incomplete."""
     gate, running = threading.Event(), list[int]()
 
     def fetch_row(key: int) -> int:
@@ -206,7 +209,7 @@ async def test_plain_fetches_of_rows_that_hang_occupy_few_threads() -> None:
 
 @pytest.mark.anyio
 async def test_a_plain_fetch_whose_thread_cannot_start_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not count as a running one, which the next would wait for."""
+    """A plain fetch whose thread did not start does not count as running, so the next one does not wait for it."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -222,7 +225,7 @@ async def test_a_plain_fetch_whose_thread_cannot_start_can_be_repeated(monkeypat
 
 @pytest.mark.anyio
 async def test_a_plain_fetch_that_hangs_occupies_one_thread() -> None:
-    """It cannot be stopped: the next attempt waits for it, and closing does not."""
+    """A plain fetch that hangs cannot be stopped: the next attempt waits for it, and closing does not."""
     server, gate, calls = VirtualServer(), threading.Event(), 0
 
     def fetch() -> list[Any]:
@@ -238,7 +241,7 @@ async def test_a_plain_fetch_that_hangs_occupies_one_thread() -> None:
         assert calls == 1
         gate.set()
         await mirror.ready(None)
-        assert list(mirror) == [calls]  # mostly 2; a thread knows nothing of virtual time, and may be late
+        assert list(mirror) == [calls]  # mostly 2; a thread does not follow virtual time, and may be late
         gate.clear()
         before = calls
         mirror.refresh()

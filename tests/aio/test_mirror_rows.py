@@ -1,4 +1,4 @@
-"""Reading a mirror: as a mapping, as objects, and what its iterators tell."""
+"""Reading a mirror as a mapping and as objects, and the events of its iterators."""
 
 import asyncio
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from tests.aio.mirror_scenarios import Scene, scenario
 
 
 @scenario()
-async def test_it_is_a_mapping_of_copies(scene: Scene) -> None:
-    """It reads as a dict, and what is read can be changed without changing the copy."""
+async def test_a_mirror_is_a_mapping_of_copies(scene: Scene) -> None:
+    """A mirror reads like a dict, and changing a row that was read does not change the mirror."""
     scene.table.put(1, tags=["a"])
     async with scene.mirror() as users:
         users[1]["tags"].append("b")
@@ -36,7 +36,7 @@ class User:
 
 @scenario()
 async def test_rows_can_be_objects(scene: Scene) -> None:
-    """With `model=` rows are made into it when they are read; one that does not fit raises there, and only there."""
+    """With `model=` rows are converted when they are read; a row that does not fit raises only there."""
     table = scene.table
     table.put(1, name="alice")
     users = scene.client.mirror("users", key="id", fetch=table.fetch, model=User)
@@ -57,25 +57,25 @@ async def test_rows_can_be_objects(scene: Scene) -> None:
 
 
 @scenario()
-async def test_channels_beside_it_are_not_disturbed(scene: Scene) -> None:
-    """Other listeners of the same table hear each change once, with a mirror or without."""
+async def test_a_mirror_does_not_affect_other_channels_of_its_table(scene: Scene) -> None:
+    """Other listeners of the same table receive each change once, with a mirror or without."""
     room = scene.client.channel("db")
-    heard = room.listen(changes("users"))
+    received = room.listen(changes("users"))
     await room.subscribe(wait="ready")
     async with scene.mirror(where=col("v") >= 3):
         scene.table.put(1, v=1)
-        assert (await anext(heard)).type == "INSERT"
+        assert (await anext(received)).type == "INSERT"
         await asyncio.sleep(0.1)
         with pytest.raises(OperationTimeout):
-            await heard.get(timeout=0)
+            await received.get(timeout=0)
 
 
 # --- iterators
 
 
 @scenario()
-async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
-    """It is told all rows first, and then every change: nothing falls between."""
+async def test_a_later_iterator_begins_with_all_rows(scene: Scene) -> None:
+    """A later iterator yields all rows first, and then every change without a gap."""
     scene.table.put(1, v=1)
     async with scene.mirror() as users:
         events = users.listen()
@@ -86,8 +86,8 @@ async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
 
 
 @scenario()
-async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
-    """More events than there is room for are merged into one that tells what they come to (R39)."""
+async def test_a_slow_iterator_gets_merged_events(scene: Scene) -> None:
+    """More events than the buffer holds are merged into one that has their combined effect (R39)."""
     table = scene.table
     for key in (1, 2, 3):
         table.put(key, v=1)
@@ -110,7 +110,7 @@ async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
 
 @scenario()
 async def test_a_slow_iterator_gets_several_fetched_rows(scene: Scene) -> None:
-    """Events of rows whose fetches are settled at the same time are merged one by one, each with the rows so far."""
+    """Events of rows whose fetches end at the same time are merged one by one, each with the rows so far."""
     table = scene.table
 
     async def fetch_row(key: dict[str, Any]) -> dict[str, Any] | None:
@@ -139,7 +139,8 @@ async def test_a_slow_iterator_gets_several_fetched_rows(scene: Scene) -> None:
 
 @scenario()
 async def test_iterators_end_with_the_mirror(scene: Scene) -> None:
-    """Closing ends an iteration after what it has; later calls raise ClosedError, and the copy can still be read."""
+    """After `close` an iterator ends after its remaining events; later calls raise ClosedError, and rows can still
+    be read."""
     scene.table.put(1, v=1)
     async with scene.mirror() as users:
         events = users.listen()
@@ -155,7 +156,7 @@ async def test_iterators_end_with_the_mirror(scene: Scene) -> None:
 
 @scenario()
 async def test_an_unreferenced_iterator_is_unregistered(scene: Scene) -> None:
-    """It is unregistered when it is dropped or closed, and gets nothing more."""
+    """An iterator that is dropped or closed is unregistered, and receives no further events."""
     async with scene.mirror() as users:
         kept, closed = users.listen(), users.listen()
         users.listen()

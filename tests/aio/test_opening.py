@@ -26,14 +26,14 @@ pytestmark = pytest.mark.anyio
 
 
 def ours() -> set[str]:
-    """Names of tasks and threads that belong to clients."""
+    """Return the names of tasks and threads that belong to clients."""
     tasks = {task.get_name() for task in asyncio.all_tasks()}
     threads = {thread.name for thread in threading.enumerate()}
     return {name for name in tasks | threads if name.startswith("supawire")}
 
 
 async def test_a_client_is_opened_by_await_or_by_async_with():
-    """Both ways give an open client, and an awaited one works in `async with` too."""
+    """`await` and `async with` both open a client, and an awaited client works in `async with` too."""
     async with serving() as server:
         async with connect_async(URL, KEY, transport=server.transport) as client:
             assert client.state is ConnectionState.OPEN
@@ -45,7 +45,7 @@ async def test_a_client_is_opened_by_await_or_by_async_with():
 
 
 async def test_nothing_starts_before_it_is_opened():
-    """An opening that is dropped has connected to nothing, and warns."""
+    """An opener that is dropped unused has not connected, and causes a warning."""
     transport = MemoryTransport()
     opening: Any = connect_async(URL, KEY, transport=transport)
     await settled()
@@ -57,7 +57,7 @@ async def test_nothing_starts_before_it_is_opened():
 
 
 def test_another_event_loop_than_asyncios_is_an_error():
-    """Under trio `connect_async` raises a StateError that says what works there, and warns of nothing (R46)."""
+    """Under trio `connect_async` raises a StateError that names the supported event loops, without a warning (R46)."""
 
     async def main() -> None:
         await connect_async("http://127.0.0.1:1", "key")
@@ -88,13 +88,13 @@ async def test_an_opening_is_used_once():
     ids=lambda options: next(iter(options)),
 )
 async def test_wrong_options_raise_at_the_call(options: dict[str, Any]):
-    """`connect_async` refuses a wrong option at once, before anything is opened."""
+    """`connect_async` raises for a wrong option at once, before anything is opened."""
     with pytest.raises(InvalidArgumentError):
         connect_async(URL, KEY, **options)
 
 
 async def test_a_permanent_refusal_raises_at_once():
-    """A 403 is not tried again: opening raises it with the server's words, and leaves nothing (R30)."""
+    """A 403 is not retried: opening raises it with the server's message, and leaves no task (R30)."""
     transport = MemoryTransport()
     transport.refuse(403, '{"error": "TenantNotFound: no such tenant"}')
     with pytest.raises(ConnectError, match="TenantNotFound") as caught:
@@ -104,8 +104,8 @@ async def test_a_permanent_refusal_raises_at_once():
     assert ours() == set()
 
 
-async def test_a_failure_that_may_pass_is_tried_again():
-    """Refused connections and 503 are tried again until one succeeds (R7, R30)."""
+async def test_a_temporary_failure_is_retried():
+    """Refused connections and 503 are retried until an attempt succeeds (R7, R30)."""
     async with serving() as server:
         server.transport.refuse()
         server.transport.refuse(503)
@@ -115,7 +115,7 @@ async def test_a_failure_that_may_pass_is_tried_again():
 
 
 async def test_opening_has_a_time_limit():
-    """When nothing answers within `open_timeout`, opening raises ConnectError and leaves nothing."""
+    """When no server answers within `open_timeout`, opening raises ConnectError and leaves no task."""
     transport = MemoryTransport()
     transport.silent = True
     with pytest.raises(ConnectError, match=r"within 0\.05 s"):
@@ -147,7 +147,7 @@ async def test_a_cancelled_opening_leaves_nothing():
 
 @pytest.mark.parametrize("turns", range(1, 12))
 async def test_an_opening_may_be_cancelled_at_any_moment(turns: int):
-    """After however many turns of the loop it is cancelled, no task of the client is left (R2)."""
+    """An opening that is cancelled after any number of iterations of the loop leaves no task of the client (R2)."""
     async with serving() as server:
         opening = asyncio.ensure_future(connect_async(URL, KEY, transport=server.transport)._open())
         for _ in range(turns):
@@ -160,7 +160,7 @@ async def test_an_opening_may_be_cancelled_at_any_moment(turns: int):
 
 
 async def test_close_is_idempotent_and_final():
-    """After `close` every call raises ClosedError, closing again returns, and nothing of ours is left (R10, R11)."""
+    """After `close` every call raises ClosedError, closing again returns, and no task or thread is left (R10, R11)."""
     async with connected() as (client, _):
         room = client.channel("room")
         await room.subscribe()
@@ -203,8 +203,8 @@ async def test_close_leaves_the_channels_and_sends_a_close_frame():
             await peer.receive()
 
 
-async def test_who_waits_gets_closed_error():
-    """Closing settles every call that waits with ClosedError (R10)."""
+async def test_close_raises_closed_error_in_every_waiting_call():
+    """Closing ends every waiting call with ClosedError (R10)."""
     async with connected() as (client, server):
         server.answers["phx_join"] = server.answers["heartbeat"] = None
         waiting: list[asyncio.Task[Any]] = [
@@ -218,7 +218,7 @@ async def test_who_waits_gets_closed_error():
 
 
 async def test_close_while_connecting_and_while_backing_off():
-    """`close` works in every state of the link, at once (R10)."""
+    """`close` works in every state of the connection, at once (R10)."""
     async with connected(backoff=lambda attempt: 60.0) as (client, server):
         assert server.peer is not None
         server.peer.drop()
@@ -237,7 +237,7 @@ async def test_close_while_connecting_and_while_backing_off():
 
 
 async def test_close_ends_although_the_peer_is_silent():
-    """Closing takes a bounded time although the peer never answers the close frame."""
+    """Closing takes a bounded time although the server never answers the close frame."""
     async with connected(close_timeout=0.05) as (client, server):
         assert server.peer is not None
         server.peer.answers_close = False
@@ -245,8 +245,8 @@ async def test_close_ends_although_the_peer_is_silent():
         assert ours() == set()
 
 
-async def test_a_cancelled_close_is_gone_at_once(monkeypatch: pytest.MonkeyPatch):
-    """Cancelling `close` drops the socket and everything else instead of leaving it half closed."""
+async def test_a_cancelled_close_drops_the_socket_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Cancelling `close` drops the socket and ends all tasks instead of leaving the client half closed."""
     async with connected() as (client, server):
         assert server.peer is not None
         server.peer.answers_close = False
@@ -262,7 +262,8 @@ async def test_a_cancelled_close_is_gone_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_an_async_handler_may_close_the_client():
-    """`close()` in an async handler returns in the handler when the rest has ended, and does not cancel it (R10)."""
+    """`close()` in an async handler returns there when all other tasks have ended, and does not cancel the handler
+    (R10)."""
     after: list[set[str]] = []
     async with connected() as (client, server):
         room = client.channel("room")
@@ -281,7 +282,7 @@ async def test_an_async_handler_may_close_the_client():
 
 
 async def test_a_plain_handler_may_start_the_close():
-    """A plain handler that starts `close()` in a task ends the client like anybody else."""
+    """A plain handler may start `close()` in a task, which ends the client."""
     async with connected() as (client, server):
         room = client.channel("room")
         tasks: list[asyncio.Task[None]] = []
@@ -294,7 +295,7 @@ async def test_a_plain_handler_may_start_the_close():
 
 
 async def test_a_failing_transport_is_reported_and_retried():
-    """A transport that raises something odd is reported and survived; the client still connects (R2)."""
+    """An unexpected exception of a transport is reported, and the client connects by a later attempt (R2)."""
     errors: list[Exception] = []
 
     class OddError(Exception):
@@ -319,7 +320,7 @@ async def test_a_failing_transport_is_reported_and_retried():
 @pytest.mark.parametrize("bug", [TypeError, AttributeError, AssertionError, KeyError, ImportError, ValueError])
 @pytest.mark.parametrize("when", ["opening", "reading"])
 async def test_a_bug_on_opening_ends_the_client_with_its_cause(bug: type[Exception], when: str):
-    """An error that only a wrong program raises is not tried again: it is the cause that waiters get at once (R2)."""
+    """An exception that shows a bug is not retried; waiting calls raise an error with it as the cause at once (R2)."""
 
     class Wrong(MemoryTransport):
         async def open(self, request: Any, /) -> Any:
@@ -351,7 +352,7 @@ async def test_a_bug_on_opening_ends_the_client_with_its_cause(bug: type[Excepti
 
 
 async def test_a_request_that_cannot_be_served_is_refused_at_once():
-    """A transport that says that an argument is wrong ends the opening with that error, and is not asked again."""
+    """When a transport raises InvalidArgumentError, the opening ends with that error without another attempt."""
 
     class Refusing(MemoryTransport):
         async def open(self, request: Any, /) -> Any:
@@ -365,7 +366,7 @@ async def test_a_request_that_cannot_be_served_is_refused_at_once():
 
 
 async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.MonkeyPatch):
-    """When a part of the client fails, waiters, iterators and `wait_closed` raise that cause (R2)."""
+    """When an internal part of the client fails, waiting calls, iterators and `wait_closed` raise that cause (R2)."""
     async with driven() as (client, server, driver):
         room = client.channel("room")
         await room.subscribe()
@@ -389,7 +390,7 @@ async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.
 
 
 async def test_the_end_of_the_loop_ends_the_client():
-    """A client that was never closed leaves no socket when its event loop ends, and makes no noise."""
+    """A client that was never closed leaves no socket when its event loop ends, and logs nothing."""
     made: list[Any] = []
 
     async def forget() -> None:
@@ -405,7 +406,7 @@ async def test_the_end_of_the_loop_ends_the_client():
 
 
 async def test_a_client_belongs_to_one_loop():
-    """Used from another event loop or from no loop at all, a client says so (R46)."""
+    """A client that is used from another event loop or from no loop raises an error that says so (R46)."""
     async with connected() as (client, _):
         room = client.channel("room")
 
@@ -429,7 +430,7 @@ async def test_many_clients_leave_nothing():
     assert (len(asyncio.all_tasks()), threading.active_count()) == before
 
 
-async def test_a_token_that_cannot_be_had_does_not_hang_the_opening():
+async def test_a_failing_token_provider_does_not_block_the_opening():
     """A provider that raises before the first connection is reported, and the client connects without a token (R27)."""
     errors: list[Exception] = []
 
@@ -442,7 +443,7 @@ async def test_a_token_that_cannot_be_had_does_not_hang_the_opening():
     assert isinstance(errors[0].__cause__, KeyError)
 
 
-def test_the_client_is_typed():
-    """`connect_async` is found lazily, and is what the package says it is."""
+def test_connect_async_is_imported_lazily():
+    """`connect_async` is imported lazily, and has the type that the package declares."""
     assert connect_async.__module__ == "supawire.aio.connect"
     assert supawire.AsyncClient is AsyncClient

@@ -1,4 +1,4 @@
-"""What is logged, what `on_error` receives, and what `on_frame` receives of frames with tokens."""
+"""Log records, errors that `on_error` receives, and frames with tokens that `on_frame` receives."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """The records of a logger that nobody else uses."""
+    """Yield a logger of the test's own and its records."""
     kept: list[logging.LogRecord] = []
     logger = logging.getLogger("tests.reports")
     handler = logging.Handler()
@@ -31,12 +31,12 @@ def records() -> Iterator[list[logging.LogRecord]]:
 
 
 def shown(records: list[logging.LogRecord]) -> list[tuple[str, bool]]:
-    """The records above DEBUG: the text, and whether there is a traceback."""
+    """Return the records above DEBUG: the text, and whether there is a traceback."""
     return [(each.getMessage(), bool(each.exc_info)) for each in records if each.levelno > logging.DEBUG]
 
 
 async def test_a_handler_that_raises_for_each_event_logs_one_traceback(records: list[logging.LogRecord]):
-    """A thousand events in a broken handler are one traceback and three lines, whatever the texts of the errors are."""
+    """A thousand errors of one handler are logged as one traceback and three lines, whatever their texts."""
 
     def handler(event: Any) -> None:
         raise ValueError(event.payload)
@@ -56,8 +56,9 @@ async def test_a_handler_that_raises_for_each_event_logs_one_traceback(records: 
     ]
 
 
-def test_errors_that_go_on_are_logged_each_minute_and_kinds_are_apart(records: list[logging.LogRecord]):
-    """After a minute the next one of a kind is logged with its number; another kind begins with its own traceback."""
+def test_repeated_errors_are_logged_each_minute_by_kind(records: list[logging.LogRecord]):
+    """After a minute the next error of a kind is logged with their number; another kind begins with its own
+    traceback."""
     now = 0.0
     reports = Reports(None, logging.getLogger("tests.reports"), clock=lambda: now)
     reports.error(ValueError("a"), "handler")
@@ -70,7 +71,7 @@ def test_errors_that_go_on_are_logged_each_minute_and_kinds_are_apart(records: l
 
 
 def test_the_kinds_that_are_counted_are_bounded(records: list[logging.LogRecord]):
-    """Errors of ever new texts are all logged, and only the newest kinds are remembered."""
+    """Errors with ever new texts are all logged, and only the newest kinds are remembered."""
     reports = Reports(None, logging.getLogger("tests.reports"))
     for number in range(1000):
         reports.error(ValueError(number), "handler")
@@ -79,29 +80,29 @@ def test_the_kinds_that_are_counted_are_bounded(records: list[logging.LogRecord]
 
 
 def test_the_hook_gets_every_error():
-    """`on_error` is called for each error, also of one kind."""
-    heard: list[Exception] = []
-    reports = Reports(heard.append, None)
+    """`on_error` is called for each error, also for repeated ones of one kind."""
+    errors: list[Exception] = []
+    reports = Reports(errors.append, None)
     for _ in range(20):
         reports.error(ValueError("a"), "handler")
-    assert len(heard) == 20
+    assert len(errors) == 20
 
 
 @pytest.mark.parametrize("secret", [False, True])
 def test_tokens_are_hidden_in_unmarked_frames(secret: bool):
-    """A frame with a token in it is shown without it, whether or not it was known to hold one."""
+    """A frame with a token is shown without it, whether or not it is marked as containing one."""
     frame = json.dumps([None, None, "t", "e", {"a": [{"access_token": "the-token"}], "b": 1}]).encode()
     shown = redact_frame(frame, binary=False, secret=secret)
     assert json.loads(shown) == [None, None, "t", "e", {"a": [{"access_token": "***"}], "b": 1}]
 
 
 def test_a_frame_with_a_token_that_cannot_be_read_is_hidden_whole():
-    """Where the token stands cannot be told, so nothing of the frame is shown."""
+    """A frame with a token at an unknown position is hidden completely."""
     assert redact_frame(b'{"access_token": "the-token"', binary=False, secret=False) == b"***"
 
 
 def test_other_frames_are_shown_as_they_are():
-    """Frames without a token are the very bytes that were on the wire."""
+    """A frame without a token is shown with the bytes that were received or sent."""
     for frame, binary in ((b"[1, 2]", False), (b"not json", False), (b"\x04bytes", True)):
         assert redact_frame(frame, binary=binary, secret=False) is frame
 
@@ -110,7 +111,7 @@ REASON = "Unauthorized: You do not have permissions to read from this Channel to
 
 
 async def refuse_later(client: Any, server: Server, room: Any) -> None:
-    """Let the server refuse the channel for good when it joins again."""
+    """Refuse the channel permanently when it joins again."""
     server.answers["phx_join"] = server.refuse(REASON)
     client.reconnect()
     await until(lambda: room.state is ChannelState.FAILED)
@@ -121,7 +122,7 @@ async def async_handler(event: Any) -> None: ...
 
 @pytest.mark.parametrize("kind", ["nothing", "handler", "another topic's iterator"])
 async def test_an_error_that_no_caller_gets_goes_to_on_error(kind: str):
-    """Handlers and iterators of other channels do not raise why a channel ended: `on_error` gets it, once."""
+    """Handlers, and iterators of other channels, do not raise why a channel ended: `on_error` receives it once."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room", private=True)
@@ -135,20 +136,20 @@ async def test_an_error_that_no_caller_gets_goes_to_on_error(kind: str):
 
 
 async def test_an_end_that_an_iterator_raises_is_not_reported():
-    """The channel's own iterator raises the reason, so `on_error` does not get it."""
+    """The channel's own iterator raises the reason, so `on_error` does not receive it."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         room = client.channel("room", private=True)
-        heard = room.listen(broadcast())
+        stream = room.listen(broadcast())
         await room.subscribe()
         await refuse_later(client, server, room)
         with pytest.raises(JoinError, match="permissions"):
-            await anext(heard)
+            await anext(stream)
         assert errors == []
 
 
 async def test_an_end_that_a_caller_gets_is_not_reported():
-    """A `subscribe` that waits raises the reason, so `on_error` does not get it."""
+    """A waiting `subscribe` raises the reason, so `on_error` does not receive it."""
     errors: list[Exception] = []
     async with connected(on_error=errors.append) as (client, server):
         server.answers["phx_join"] = server.refuse(REASON)

@@ -1,4 +1,4 @@
-"""Broadcasts: what becomes of them is always told."""
+"""Broadcasts over the connection, and how their outcome is reported."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_broadcast_returns_when_it_is_written():
-    """Without ack it returns when the frame is handed over, and nothing is left behind (R31, R33)."""
+    """Without ack `broadcast` returns when the frame is written, and leaves nothing pending (R31, R33)."""
     async with driven() as (client, server, driver):
         room = client.channel("room")
         await room.subscribe()
@@ -51,7 +51,7 @@ async def test_any_json_value_or_bytes_can_be_sent(payload: Any):
 
 
 async def test_values_of_python_are_written_as_json():
-    """Datetimes and decimals become strings; bytes-like payloads are bytes."""
+    """Datetimes and decimals become strings; bytes-like payloads are sent as bytes."""
     async with connected() as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -63,7 +63,7 @@ async def test_values_of_python_are_written_as_json():
 
 
 async def test_a_payload_that_is_not_json_raises_at_once():
-    """NaN, odd objects, and empty or overlong event names are refused before anything is sent."""
+    """NaN, objects that are not JSON, and empty or overlong event names raise before anything is sent."""
     async with connected() as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -74,8 +74,8 @@ async def test_a_payload_that_is_not_json_raises_at_once():
         assert server.events()["broadcast"] == 0
 
 
-async def test_with_ack_the_server_has_confirmed():
-    """With ack it returns after the server's reply (R31)."""
+async def test_with_ack_broadcast_returns_after_the_reply():
+    """With ack `broadcast` returns after the server's reply (R31)."""
     async with connected() as (client, server):
         server.answers["broadcast"] = None
         room = client.channel("room", ack=True)
@@ -110,7 +110,7 @@ async def test_an_ack_that_does_not_come_is_a_timeout():
 
 
 async def test_the_error_of_a_lost_connection_has_maybe_sent():
-    """An ack that the end of the connection cut off raises ConnectionLostError with `maybe_sent` (R31)."""
+    """An ack lost with the connection raises ConnectionLostError with `maybe_sent` (R31)."""
     async with connected() as (client, server):
         server.answers["broadcast"] = None
         room = client.channel("room", ack=True)
@@ -125,7 +125,8 @@ async def test_the_error_of_a_lost_connection_has_maybe_sent():
 
 
 async def test_a_full_network_delays_the_caller():
-    """When the network takes nothing, `broadcast` waits for its frame; one that was never taken says so (R31)."""
+    """While the network accepts no data `broadcast` waits for its frame to be written; an unwritten frame raises an
+    error that says so (R31)."""
     async with connected(capacity=3) as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -133,7 +134,7 @@ async def test_a_full_network_delays_the_caller():
         peer = server.peer
         assert peer is not None
         server.transport.silent = True
-        server.deaf.set()
+        server.stops_reading.set()
         sending = [asyncio.create_task(room.broadcast("e", number)) for number in range(6)]
         await settled()
         done = [task.done() for task in sending]
@@ -164,7 +165,8 @@ async def test_not_joined_raises_by_default():
 
 
 async def test_offline_wait_sends_after_the_join():
-    """With offline="wait" the call returns when it was sent after the join, or raises when its time is over (R32)."""
+    """With offline="wait" the call returns when the broadcast was sent after the join, or raises after its timeout
+    (R32)."""
     async with connected(offline="wait") as (client, server):
         room = client.channel("room")
         with pytest.raises(OperationTimeout, match="not sent"):
@@ -179,7 +181,7 @@ async def test_offline_wait_sends_after_the_join():
 
 
 async def test_a_waiting_broadcast_can_be_cancelled():
-    """Cancelling a broadcast that waits for the join takes it back: it is never sent (R32)."""
+    """A broadcast that is cancelled while it waits for the join is never sent (R32)."""
     async with connected(offline="wait") as (client, server):
         room = client.channel("room")
         sending = asyncio.create_task(room.broadcast("e", "cancelled"))
@@ -194,7 +196,8 @@ async def test_a_waiting_broadcast_can_be_cancelled():
 
 
 async def test_offline_queue_returns_at_once():
-    """With offline="queue" the call returns a AsyncQueuedSent; sent in order after the join, each once (R32)."""
+    """With offline="queue" the call returns an AsyncQueuedSent, and broadcasts are sent in order, once each, after
+    the join (R32)."""
     async with connected(offline="queue") as (client, server):
         room = client.channel("room")
         queued = [await room.broadcast("e", number) for number in range(5)]
@@ -210,7 +213,8 @@ async def test_offline_queue_returns_at_once():
 
 
 async def test_a_queued_failure_reaches_on_error_and_wait():
-    """A queued broadcast that expires fails its `wait`, and `on_error` hears of it without anybody waiting (R32)."""
+    """A queued broadcast that expires fails its `wait`, and is reported to `on_error` if `wait` was not called
+    (R32)."""
     errors: list[Exception] = []
     async with connected(offline="queue", on_error=errors.append) as (client, _):
         room = client.channel("room")
@@ -223,7 +227,7 @@ async def test_a_queued_failure_reaches_on_error_and_wait():
 
 
 async def test_the_queue_is_bounded():
-    """A full queue refuses the next broadcast instead of growing (R32)."""
+    """A full queue raises for the next broadcast instead of growing (R32)."""
     async with connected(offline="queue", queue_size=2, on_error=lambda error: None) as (client, _):
         room = client.channel("room")
         await room.broadcast("e", 1)
@@ -244,7 +248,7 @@ async def test_sizes_raise_at_once():
 
 
 async def test_pacing_delays_then_raises():
-    """A limit on messages delays a broadcast up to its timeout, then RateLimitedError says which limit (R35)."""
+    """A limit on messages delays a broadcast up to its timeout, then RateLimitedError names the limit (R35)."""
     async with connected(limits=Limits(messages_per_second=2)) as (client, server):
         room = client.channel("room")
         await room.subscribe()
@@ -256,7 +260,7 @@ async def test_pacing_delays_then_raises():
 
 
 async def test_ack_needs_a_channel_with_ack():
-    """Asking one broadcast to be acked on a channel without ack says what to do."""
+    """`ack=True` for one broadcast of a channel without ack raises an error that says what to do."""
     async with connected() as (client, _):
         room = client.channel("room")
         await room.subscribe()

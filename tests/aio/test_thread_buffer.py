@@ -1,4 +1,4 @@
-"""Buffers that the event loop fills and a thread empties, and the lock that such a thread waits on."""
+"""Buffers that the event loop fills and a thread empties, and the event that such a thread waits on."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ def thread_buffer(inner: Buffer, longest: float = 30.0) -> tuple[ThreadBuffer, S
 
 
 def take_all(kept: ThreadBuffer, until: Any) -> list[Any]:
-    """Take, on this thread, until an event is this one."""
+    """Take events on this thread until the last one equals this one."""
     taken: list[Any] = []
     kept.wakeup_pending = False
     while not taken or taken[-1] != until:
@@ -50,7 +50,7 @@ def take_all(kept: ThreadBuffer, until: Any) -> list[Any]:
 @pytest.mark.parametrize("inner", [Buffer, DropNewest, DropOldest], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("limit", [1, 2, 100, 1000])
 async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], limit: int):
-    """However fast events come, a consumer on a thread that takes them at once gets all, in order (R39)."""
+    """A consumer on a thread that takes events at once gets all events of a burst in order (R39)."""
     kept, reading = thread_buffer(inner(limit))
     count = COUNT if limit > 2 else 500
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, count - 1))
@@ -70,7 +70,7 @@ async def test_a_slow_consumer_gets_its_policy_after_the_grace_period():
     for number in range(10):
         assert kept.put(number)
     assert not reading.reads.is_set()
-    kept.put(10)  # it was being read when reading stopped
+    kept.put(10)  # one event was being read when reading stopped
     await reading.reads.wait()
     assert not kept.put(11)
     assert reading.reads.is_set() and reading.stops == 1
@@ -85,7 +85,7 @@ async def test_a_slow_consumer_gets_its_policy_after_the_grace_period():
 
 
 async def test_one_event_at_a_time_wakes_the_consumer():
-    """A consumer that waits between any two events misses no wake-up."""
+    """A consumer that waits between events is woken by each event."""
     kept, _ = thread_buffer(Buffer(10))
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, 99))
     for number in range(100):
@@ -95,7 +95,7 @@ async def test_one_event_at_a_time_wakes_the_consumer():
 
 
 async def test_the_newest_of_each_key_is_kept_across_threads():
-    """With "latest" a thread always ends up with the newest event of each key, while events come."""
+    """With "latest" a thread ends with the newest event of each key, while events arrive."""
     kept, _ = thread_buffer(Latest(10, lambda event: event[0]))
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, ("end", 0)))
     for number in range(COUNT):
@@ -110,7 +110,7 @@ async def test_the_newest_of_each_key_is_kept_across_threads():
 
 
 async def test_a_wait_ends_by_time_and_by_being_woken():
-    """`wait` returns False when its time is over, and True when it is woken without an event."""
+    """`wait` returns False after its timeout, and True when it is woken without an event."""
     kept, _ = thread_buffer(Buffer(10))
     kept.wakeup_pending = False
     assert not await asyncio.to_thread(kept.wait, 0.01)
@@ -118,11 +118,11 @@ async def test_a_wait_ends_by_time_and_by_being_woken():
     await until(lambda: kept.has_waiter)
     kept.wake()
     assert await waiting
-    assert kept.wait()  # nobody has looked why yet
+    assert kept.wait()  # the event was not consumed yet
 
 
 async def test_closing_resumes_reading():
-    """A full buffer that is closed does not hold the reading any longer."""
+    """A full buffer that is closed does not pause reading any longer."""
     kept, reading = thread_buffer(Buffer(1))
     kept.put(1)
     assert not reading.reads.is_set()
@@ -151,7 +151,7 @@ def test_events_can_be_taken_after_the_loop_has_ended():
 
 
 class SlowLock:
-    """A lock that is acquired with the n-th attempt, and records the timeout of each attempt."""
+    """A lock that is acquired at the n-th attempt, and records the timeout of each attempt."""
 
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts
@@ -164,13 +164,13 @@ class SlowLock:
 
 @pytest.mark.parametrize("timeout", [None, 600.0])
 def test_no_wait_on_a_lock_is_long(timeout: float | None):
-    """A Ctrl-C just before a wait is handled when the wait ends, so each wait on the lock is short (R46)."""
+    """A Ctrl-C during a wait is handled when the wait ends, so each wait on the lock is short (R46)."""
     lock: Any = SlowLock(5)
     assert acquire_in_steps(lock, timeout)
     assert len(lock.timeouts) == 5 and all(0 < waited <= MAX_LOCK_WAIT for waited in lock.timeouts)
 
 
-def test_another_thread_sets_it():
+def test_another_thread_can_set_the_event():
     """A wait ends when another thread sets the event, and the next wait does not return at once."""
     event = OneShotLock()
     threading.Timer(0, event.set).start()
