@@ -1,6 +1,6 @@
-"""A client of the package `supabase`, as much of it as is used; `tests/interop` holds the same against the real one.
+"""The parts of a client of the package `supabase` that are used; `tests/interop` runs the same tests with the real one.
 
-Events are told at once, to everybody, on the thread where they happen, and what a listener raises comes out there.
+Listeners are called at once, on the thread of the change, and their exceptions are raised there.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ Listener = Callable[[str, Any], None]
 
 
 class Auth:
-    """Its client of Auth; a session is stored, and asked for the package refreshes it."""
+    """The `auth` of the client: it stores a session, which `get_session` refreshes as in the package."""
 
     def __init__(self) -> None:
         self.session: Any = None
         self.listeners: dict[int, Listener] = {}
-        self.asked = 0
+        self.session_reads = 0
         self.error: Exception | None = None
 
     def on_auth_state_change(self, callback: Listener) -> Any:
@@ -25,27 +25,27 @@ class Auth:
         return SimpleNamespace(id=number, callback=callback, unsubscribe=lambda: self.listeners.pop(number))
 
     def get_session(self) -> Any:
-        self.asked += 1
+        self.session_reads += 1
         if self.error is not None:
             raise self.error
         return self.session
 
     def become(self, event: str, token: str | None) -> None:
-        """Somebody signs in or out, or the token is another one now."""
+        """Change the session, as by a sign-in, a sign-out or a refreshed token, and notify the listeners."""
         self.session = None if token is None else SimpleNamespace(access_token=token)
         for listener in list(self.listeners.values()):
             listener(event, self.session)
 
 
 class AsyncAuth(Auth):
-    """The same of an async client: the session is awaited."""
+    """The `auth` of an async client, with an async `get_session`."""
 
     async def get_session(self) -> Any:
         return super().get_session()
 
 
 class Supabase:
-    """A client, whose URL is an object that prints with a slash at its end."""
+    """A client whose URL is an object that prints with a slash at its end."""
 
     def __init__(self, url: str, key: str, *, waits: bool = False) -> None:
         self.supabase_url = _Url(url + "/")

@@ -37,7 +37,7 @@ WRAPPED: Final = (
 
 
 class AwaitableProxy:
-    """An object of the async or the sync client, with methods that are all awaited."""
+    """An object of the async or the sync client, all methods of which are awaited."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -59,13 +59,13 @@ class AwaitableProxy:
         return call
 
     async def next(self) -> Any:
-        """The next event of an iterator, or `END`."""
+        """Return the next event of an iterator, or `END`."""
         if isinstance(self.inner, AsyncStream):
             return await anext(self.inner, END)
         return await asyncio.to_thread(next, self.inner, END)
 
     async def take(self, count: int) -> list[Any]:
-        """So many events."""
+        """Return this many events."""
         return [await self.next() for _ in range(count)]
 
     async def __aenter__(self) -> "AwaitableProxy":
@@ -89,21 +89,21 @@ class ClientApi:
     name: Literal["async", "sync"]
 
     async def open(self, url: str, key: str, **options: Any) -> AwaitableProxy:
-        """An open client."""
+        """Return an open client."""
         if self.name == "async":
             return AwaitableProxy(await connect_async(url, key, **options))
         return AwaitableProxy(await asyncio.to_thread(connect, url, key, **options))
 
     @asynccontextmanager
     async def client(self, server: LocalServer, **options: Any) -> AsyncGenerator[AwaitableProxy, None]:
-        """An open client of this server, that does not wait before it tries again."""
+        """Yield an open client of this server that reconnects without delay."""
         quick: dict[str, Any] = {"backoff": lambda attempt: 0.0, "rejoin_backoff": lambda attempt: 0.0}
         async with await self.open(server.url, server.anon_key, **{**quick, **options}) as client:
             yield client
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what another thread does; a test that waits too long fails."""
+    """Wait until the condition holds in another thread, and fail after a time limit."""
     for _ in range(5000):
         if condition():
             return

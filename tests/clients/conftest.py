@@ -1,4 +1,4 @@
-"""Each scenario runs with the async and the sync client."""
+"""Fixtures: the kind of client, so that each scenario runs with both, and a local server."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from tests.clients.client_api import ClientApi
 
 @pytest.fixture(params=["async", "sync"])
 def api(request: pytest.FixtureRequest) -> ClientApi:
-    """The kind of client that the scenario runs with."""
+    """Return the kind of client that the scenario runs with."""
     return ClientApi(request.param)
 
 
 @pytest.fixture
 def server() -> Iterator[LocalServer]:
-    """A local server that runs."""
+    """Yield a running local server."""
     with LocalServer() as server:
         yield server

@@ -22,7 +22,7 @@ from tests.clients.client_api import ClientApi, until
 
 
 async def test_drain_finishes_pending_sends(api: ClientApi, server: LocalServer):
-    """A drain returns after each send got its confirmation, and after the client is closed."""
+    """`drain` returns after each send is confirmed and the client is closed."""
     server.delay_replies(0.2)
     async with api.client(server) as client:
         room = await client.channel("room", ack=True)
@@ -35,7 +35,7 @@ async def test_drain_finishes_pending_sends(api: ClientApi, server: LocalServer)
 
 
 async def test_queued_sends_go_out_over_a_reconnect(api: ClientApi, server: LocalServer):
-    """What waits in the queue for a lost connection is sent by the next one before the end (R31, R32)."""
+    """Broadcasts queued during a lost connection are sent by the next connection before the drain ends (R31, R32)."""
     async with api.client(server, offline="queue") as client:
         room = await client.channel("room")
         await room.subscribe()
@@ -56,7 +56,7 @@ async def test_new_calls_are_refused_while_draining(api: ClientApi, server: Loca
     server.drop_reply("broadcast", times=1)
     async with api.client(server) as client:
         room, late = await client.channel("room", ack=True), await client.channel("late")
-        heard = await room.listen(broadcast("from the server"))
+        received = await room.listen(broadcast("from the server"))
         await room.subscribe()
         last = asyncio.ensure_future(room.broadcast("a", 1, timeout=None))
         await until(lambda: [frame for frame in server.frames if frame.event == "broadcast"])
@@ -71,7 +71,7 @@ async def test_new_calls_are_refused_while_draining(api: ClientApi, server: Loca
             with pytest.raises(StateError, match="draining"):
                 await call
         server.broadcast("room", "from the server", {"n": 1})
-        assert (await heard.next()).payload == {"n": 1}
+        assert (await received.next()).payload == {"n": 1}
         server.drop_connections()
         with pytest.raises(ConnectionLostError):
             await last
@@ -79,7 +79,7 @@ async def test_new_calls_are_refused_while_draining(api: ClientApi, server: Loca
 
 
 async def test_presence_ends_with_the_leave(api: ClientApi, server: LocalServer):
-    """After a drain the presence of this client is gone."""
+    """After a drain the presence of this client is removed."""
     async with api.client(server) as client, api.client(server) as witness:
         watching = await witness.channel("room")
         seen = await watching.listen(presence())
@@ -118,7 +118,7 @@ async def test_a_wrong_deadline_raises_and_closes_nothing(api: ClientApi, server
 
 
 async def test_drain_of_a_closed_client_does_nothing(api: ClientApi, server: LocalServer):
-    """A second call does nothing, also after `close`, and later calls raise ClosedError."""
+    """A second `drain`, or one after `close`, does nothing, and later calls raise ClosedError."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await client.drain()

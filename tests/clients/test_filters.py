@@ -55,22 +55,22 @@ WANTED: Final[tuple[tuple[Where, set[int]], ...]] = (
 )
 
 
-async def test_rows_come_as_expressions_want_them(api: ClientApi, server: LocalServer):
-    """Each of many filters, with every type of value, lets through exactly the rows that fit it (R43)."""
+async def test_exactly_the_matching_rows_arrive(api: ClientApi, server: LocalServer):
+    """Each of many filters, with every type of value, lets through exactly the rows that match it (R43)."""
     async with api.client(server) as client:
         room = await client.channel("db")
-        heard = [await room.listen(changes("orders", where=where)) for where, _ in WANTED]
+        received = [await room.listen(changes("orders", where=where)) for where, _ in WANTED]
         await room.subscribe(wait="ready")
         for row in ROWS:
             server.emit("INSERT", "orders", record=row)
-        got = [await each.take(len(wanted)) for each, (_, wanted) in zip(heard, WANTED, strict=True)]
+        got = [await each.take(len(wanted)) for each, (_, wanted) in zip(received, WANTED, strict=True)]
         assert [{ROWS.index(change.record) for change in came} for came in got] == [wanted for _, wanted in WANTED]
         await room.unsubscribe()
-        assert [await each.next() for each in heard] == [END] * len(heard)  # nothing else came
+        assert [await each.next() for each in received] == [END] * len(received)  # no other event arrived
 
 
 async def test_the_key_decides_about_a_delete(api: ClientApi, server: LocalServer):
-    """A DELETE is judged by its old row, of which only the key is there (R43)."""
+    """A DELETE is matched by its old row, which contains only the key (R43)."""
     async with api.client(server) as client:
         room = await client.channel("db")
         by_key = await room.listen(changes("orders", event="DELETE", where=col("id") >= 2))
@@ -84,7 +84,7 @@ async def test_the_key_decides_about_a_delete(api: ClientApi, server: LocalServe
 
 
 async def test_a_wrong_filter_raises_before_anything_is_sent(api: ClientApi, server: LocalServer):
-    """An expression that cannot be sent raises where it is written; the channel is as it was (R43)."""
+    """An expression that cannot be sent raises where it is written, and the channel is unchanged (R43)."""
     async with api.client(server) as client:
         room = await client.channel("db")
         with pytest.raises(InvalidArgumentError, match="an empty list never matches"):

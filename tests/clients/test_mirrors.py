@@ -28,14 +28,14 @@ def put(server: LocalServer, table: Rows, key: int, **values: Any) -> None:
 
 
 async def mirror_of(client: AwaitableProxy, table: Mapping[int, Any], **options: Any) -> AwaitableProxy:
-    """A mirror with a plain fetch that shows the table quickly."""
+    """Return a mirror of the table with a plain fetch and short delays."""
     chosen: dict[str, Any] = {"key": "id", "fetch": lambda: list(table.values()), "settle": 0, "backoff": QUICK}
     chosen["pause"] = 0
     return await client.mirror("users", **{**chosen, **options})
 
 
 async def test_a_mirror_follows_its_table(api: ClientApi, server: LocalServer):
-    """It is read as a mapping, its iterator tells each change, and both agree."""
+    """A mirror is a mapping, its iterator yields each change, and both agree."""
     table: Rows = {1: {"id": 1, "name": "alice"}}
     async with api.client(server) as client, await mirror_of(client, table) as users:
         assert (users.state, users.live, users.error) == (MirrorState.LIVE, True, None)
@@ -59,7 +59,8 @@ async def test_a_mirror_follows_its_table(api: ClientApi, server: LocalServer):
 
 
 async def test_a_mirror_is_correct_after_faults(api: ClientApi, server: LocalServer):
-    """Over real sockets: cut, refused, crashed and degraded, the mirror ends as the table is, and said so meanwhile."""
+    """After cut, refused, crashed and degraded connections the mirror equals the table, and its state was not live
+    meanwhile."""
     table: Rows = {1: {"id": 1, "v": 0}}
     faults: list[Callable[[], None]] = [
         server.drop_connections,
@@ -72,7 +73,7 @@ async def test_a_mirror_is_correct_after_faults(api: ClientApi, server: LocalSer
         events = await users.listen()
         await events.next()
         for number, fault in enumerate(faults, 1):
-            table[number] = {"id": number, "v": number}  # nobody is told
+            table[number] = {"id": number, "v": number}  # without a change event
             fault()
             if number == 4:
                 await until(lambda: users.state is MirrorState.JOINING)
@@ -88,8 +89,8 @@ async def test_a_mirror_is_correct_after_faults(api: ClientApi, server: LocalSer
         assert await users.snapshot() == table
 
 
-async def test_a_filtered_mirror_sees_rows_leave(api: ClientApi, server: LocalServer):
-    """A row that an UPDATE takes out of the filter is gone, and one that a DELETE takes is gone too."""
+async def test_a_filtered_mirror_removes_rows_that_leave_the_filter(api: ClientApi, server: LocalServer):
+    """A row that an UPDATE takes out of the filter is removed, and so is a deleted row."""
     table: Rows = {1: {"id": 1, "v": 5}, 2: {"id": 2, "v": 6}}
     async with (
         api.client(server) as client,
@@ -111,7 +112,7 @@ class Thing:
 
 
 async def test_a_fetch_may_block_and_raise(api: ClientApi, server: LocalServer):
-    """A plain fetch blocks nobody; what it raises goes to `on_error`, is seen in `error`, and is tried again."""
+    """A plain fetch blocks no other task; its exception goes to `on_error`, is in `error`, and the fetch is retried."""
     errors: list[Exception] = []
     gate = threading.Event()
 
@@ -137,12 +138,12 @@ async def test_a_fetch_may_block_and_raise(api: ClientApi, server: LocalServer):
 
 
 LARGE = "y" * 2000
-"""A value with which the server of `small_rows` truncates its row."""
+"""A value so long that the server of `small_rows` truncates its row."""
 
 
 @pytest.fixture
 def small_rows() -> Iterator[LocalServer]:
-    """A local server that truncates rows of more than a kilobyte."""
+    """Yield a local server that truncates rows of more than a kilobyte."""
     with LocalServer(limits=ServerLimits(change_bytes=1000)) as server:
         yield server
 
@@ -190,7 +191,7 @@ async def test_a_truncated_row_is_fetched_alone(api: ClientApi, small_rows: Loca
 
 
 async def test_a_fetch_of_a_row_that_fails_fetches_all_rows(api: ClientApi, small_rows: LocalServer):
-    """Its error goes to `on_error`; a result that is not the row is such an error too."""
+    """An error of `fetch_row`, also a result that is not the row, goes to `on_error`, and all rows are fetched."""
     server = small_rows
     errors: list[Exception] = []
     table: Rows = {1: {"id": 1, "name": "alice"}}
@@ -216,7 +217,8 @@ async def test_a_fetch_of_a_row_that_fails_fetches_all_rows(api: ClientApi, smal
 
 
 async def test_a_slow_iterator_gets_one_resynced(api: ClientApi, server: LocalServer):
-    """More changes than have room are one event, and who applies what he is told has the copy (R39)."""
+    """More changes than the buffer holds become one event, and applying the events gives the rows of the mirror
+    (R39)."""
     table: Rows = {}
     async with api.client(server) as client, await mirror_of(client, table) as users:
         events = await users.listen(buffer=3)
@@ -236,7 +238,7 @@ async def test_a_slow_iterator_gets_one_resynced(api: ClientApi, server: LocalSe
 
 
 async def test_mirrors_end_with_their_client(api: ClientApi, server: LocalServer):
-    """Closing either ends iterators and waits; the copy can still be read, and nothing else can be asked."""
+    """Closing the mirror or the client ends iterators and waits; rows can still be read, and other calls raise."""
     async with api.client(server) as client:
         kept, closed = [await mirror_of(client, {1: {"id": 1}}) for _ in range(2)]
         await kept.ready()
@@ -257,7 +259,7 @@ async def test_mirrors_end_with_their_client(api: ClientApi, server: LocalServer
 
 
 async def test_many_mirrors_are_on_one_client(api: ClientApi, server: LocalServer):
-    """Each follows its own table, also where a name is a pattern of the other."""
+    """Each mirror follows its own table, also where one name is a pattern that matches the other."""
     names = ["user_a", "userXa", *(f"table_{number}" for number in range(8))]
     async with api.client(server) as client:
         mirrors = [await client.mirror(name, key="id", fetch=list, settle=0) for name in names]
@@ -274,7 +276,7 @@ async def test_many_mirrors_are_on_one_client(api: ClientApi, server: LocalServe
 
 
 async def test_wrong_arguments_raise_in_both_clients(api: ClientApi, server: LocalServer):
-    """A key that is none, and a function that is none, are refused at once."""
+    """A wrong key and a fetch that is not a function are refused at once."""
     async with api.client(server) as client:
         for wrong in (
             {"key": ""},

@@ -57,7 +57,7 @@ BOB: dict[str, Any] = {"id": 2, "name": "bob"}
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
 async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalServer, model: Any):
-    """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers (R42)."""
+    """Rows and payloads arrive as objects of the selector's class, in iterators and in handlers (R42)."""
     handled: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("db", echo=True)
@@ -83,15 +83,16 @@ async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalS
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
 async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, model: Any):
-    """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts (R42)."""
+    """Entries of all presence events, and of the state, are objects; a listener without a model receives dicts
+    (R42)."""
     handled: list[Any] = []
     threaded: list[Any] = []
 
-    def hear(event: Any) -> None:
+    def handle(event: Any) -> None:
         if isinstance(event, PresenceSync):
             handled.extend(entry.payload for entries in event.state.values() for entry in entries)
 
-    def hear_on_a_thread(event: Any) -> None:
+    def handle_in_thread(event: Any) -> None:
         if isinstance(event, PresenceSync):
             threaded.extend(entry.payload for entries in event.state.values() for entry in entries)
 
@@ -99,8 +100,8 @@ async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, 
         room = await client.channel("room", presence_key="alice")
         people = await room.listen(presence(model=model))
         plain = await room.listen(presence())
-        await room.on(presence(model=model), hear)
-        await room.on(presence(model=model), hear_on_a_thread, thread=True)
+        await room.on(presence(model=model), handle)
+        await room.on(presence(model=model), handle_in_thread, thread=True)
         await room.subscribe()
         await room.track(ALICE)
         first, joined, sync = await people.take(3)
@@ -124,7 +125,8 @@ async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, 
 
 
 async def test_an_iterator_continues_after_a_row_that_does_not_fit(api: ClientApi, server: LocalServer):
-    """R42: a row that does not fit raises RowError where it is read, with the row; the iterator gives the next one."""
+    """R42: a row that does not fit raises RowError with the row when it is read, and the iterator yields the next
+    event."""
     async with api.client(server) as client:
         room = await client.channel("db")
         users = await room.listen(changes("users", model=User))
@@ -141,19 +143,20 @@ async def test_an_iterator_continues_after_a_row_that_does_not_fit(api: ClientAp
 
 @pytest.mark.parametrize("how", ["plain", "async", "threaded"])
 async def test_a_misfit_in_a_handler_reaches_on_error(api: ClientApi, server: LocalServer, how: str):
-    """R42: where a handler reads what does not fit, `on_error` gets the RowError, and the handler the next event."""
+    """R42: a payload that does not fit raises RowError in the handler, which goes to `on_error`, and the handler is
+    called again."""
     errors: list[Exception] = []
     names: list[str] = []
 
-    def hear(message: Any) -> None:
+    def handle(message: Any) -> None:
         names.append(message.payload.name)
 
-    async def hear_async(message: Any) -> None:
+    async def handle_async(message: Any) -> None:
         names.append(message.payload.name)
 
     async with api.client(server, on_error=errors.append) as client:
         room = await client.channel("room")
-        handler = hear_async if how == "async" else hear
+        handler = handle_async if how == "async" else handle
         await room.on(broadcast("hello", model=UserStruct), handler, **({"thread": True} if how == "threaded" else {}))
         await room.subscribe()
         server.broadcast("room", "hello", {"id": 1})
@@ -169,7 +172,7 @@ async def test_a_misfit_in_a_handler_reaches_on_error(api: ClientApi, server: Lo
 async def test_the_log_of_a_row_that_does_not_fit_shows_no_value(
     api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
-    """R48: without on_error the misfit is logged, and nothing of the payload with it."""
+    """R48: without `on_error` the RowError is logged without any value of the payload."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await room.on(broadcast("hello", model=UserModel), lambda message: message.payload)
@@ -181,8 +184,8 @@ async def test_the_log_of_a_row_that_does_not_fit_shows_no_value(
     assert "secret-value" not in caplog.text
 
 
-async def test_a_model_that_is_none_is_refused_before_anything_is_sent(api: ClientApi, server: LocalServer):
-    """What is no such class raises where the selector is made, and the channel is as it was."""
+async def test_a_wrong_model_is_refused_before_anything_is_sent(api: ClientApi, server: LocalServer):
+    """A class that cannot be a model raises where the selector is made, and the channel is unchanged."""
     async with api.client(server) as client:
         room = await client.channel("room")
         with pytest.raises(InvalidArgumentError, match="model must be"):

@@ -1,4 +1,4 @@
-"""Scenarios of users, with both clients."""
+"""Typical uses of both clients."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -58,30 +58,30 @@ def pushes(server: LocalServer, event: str) -> int:
 
 
 async def test_messages_reach_iterators_and_handlers(api: ClientApi, server: LocalServer):
-    """A broadcast reaches every iterator and handler whose selector it fits, in order (R41)."""
-    heard: list[Any] = []
+    """A broadcast reaches every iterator and handler whose selector matches it, in order (R41)."""
+    received: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         every, one = await room.listen(broadcast()), await room.listen(broadcast("a"))
-        await room.on(broadcast("a"), heard.append)
+        await room.on(broadcast("a"), received.append)
         await room.subscribe()
         for number in range(6):
             assert await room.broadcast("ab"[number % 2], number) == Sent("socket")
         assert payloads(await every.take(6)) == [0, 1, 2, 3, 4, 5]
         assert payloads(await one.take(3)) == [0, 2, 4]
-        await until(lambda: len(heard) == 3)
-        assert payloads(heard) == [0, 2, 4]
-        assert isinstance(heard[0], Broadcast) and heard[0].topic == "room"
+        await until(lambda: len(received) == 3)
+        assert payloads(received) == [0, 2, 4]
+        assert isinstance(received[0], Broadcast) and received[0].topic == "room"
 
 
 async def test_bytes_are_payloads_too(api: ClientApi, server: LocalServer):
     """A broadcast of bytes arrives as the same bytes."""
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         await room.subscribe()
         await room.broadcast("blob", b"\x00\xff")
-        assert (await heard.next()).payload == b"\x00\xff"
+        assert (await received.next()).payload == b"\x00\xff"
 
 
 async def test_rows_are_typed(api: ClientApi, server: LocalServer):
@@ -98,7 +98,7 @@ async def test_rows_are_typed(api: ClientApi, server: LocalServer):
 
 
 async def test_one_iterator_over_several_selectors(api: ClientApi, server: LocalServer):
-    """An iterator over several selectors gives the events of all, in the order in which they came."""
+    """An iterator over several selectors yields the events of all in the order of arrival."""
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         union = await room.listen(broadcast("a"), status(), system())
@@ -109,28 +109,28 @@ async def test_one_iterator_over_several_selectors(api: ClientApi, server: Local
 
 
 async def test_iterating_subscribes_and_leaving_ends_it(api: ClientApi, server: LocalServer):
-    """The first `next` joins a channel that nobody joined; `unsubscribe` ends the iteration, of later ones too."""
+    """The first `next` joins the channel; `unsubscribe` ends the iteration, and that of later iterators."""
     async with api.client(server) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast())
-        reading = asyncio.ensure_future(heard.next())
+        received = await room.listen(broadcast())
+        reading = asyncio.ensure_future(received.next())
         await until(lambda: room.state is ChannelState.JOINED)
         server.broadcast("room", "a", 1)
         assert (await reading).payload == 1
-        last = asyncio.ensure_future(heard.next())
+        last = asyncio.ensure_future(received.next())
         await room.unsubscribe()
         assert await last == END
-        assert await heard.next() == END
+        assert await received.next() == END
         assert await (await room.listen(broadcast())).next() == END
         await room.subscribe()
         assert room.state is ChannelState.JOINED
 
 
 async def test_closing_ends_iterators_after_their_waiting_events(api: ClientApi, server: LocalServer):
-    """Closing the client ends an iterator; events that came before are still read."""
+    """Closing the client ends an iterator after the events that arrived before."""
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         seen = await room.listen(broadcast())
         await room.subscribe()
         await room.broadcast("a", 1)
@@ -138,167 +138,169 @@ async def test_closing_ends_iterators_after_their_waiting_events(api: ClientApi,
         waiting = asyncio.ensure_future(seen.next())
         await client.close()
         assert await waiting == END
-        assert payloads([await heard.next()]) == [1]
-        assert await heard.next() == END
+        assert payloads([await received.next()]) == [1]
+        assert await received.next() == END
 
 
 async def test_an_iterator_raises_why_its_channel_failed(api: ClientApi, server: LocalServer):
-    """When a channel is refused for good, its iterators raise that; so does `subscribe`, and `error` says it (R23)."""
+    """When a channel is refused permanently, its iterators and `subscribe` raise the reason, which is in `error`
+    (R23)."""
     server.reject_join("room", "Unauthorized: You do not have permissions to read from this Channel topic: room")
     async with api.client(server) as client:
         room = await client.channel("room", private=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         with pytest.raises(JoinDeniedError, match="permissions"):
             await room.subscribe()
         with pytest.raises(JoinDeniedError, match="permissions"):
-            await heard.next()
+            await received.next()
         assert room.state is ChannelState.FAILED and isinstance(room.error, JoinDeniedError)
 
 
 async def test_waiting_for_an_event_has_a_time_limit(api: ClientApi, server: LocalServer):
-    """`get(timeout=...)` raises OperationTimeout and the iterator goes on; after the end it raises ClosedError."""
+    """`get(timeout=...)` raises OperationTimeout and the iterator continues; after the end it raises ClosedError."""
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         await room.subscribe()
         with pytest.raises(OperationTimeout, match="no event arrived in time"):
-            await heard.get(timeout=0.01)
+            await received.get(timeout=0.01)
         with pytest.raises(OperationTimeout):
-            await heard.get(timeout=0)
+            await received.get(timeout=0)
         with pytest.raises(InvalidArgumentError):
-            await heard.get(timeout=-1)
+            await received.get(timeout=-1)
         await room.broadcast("a", 1)
-        assert (await heard.get(timeout=30)).payload == 1
+        assert (await received.get(timeout=30)).payload == 1
         await room.broadcast("a", 2)
-        assert (await heard.get()).payload == 2
-        await heard.close()
+        assert (await received.get()).payload == 2
+        await received.close()
         with pytest.raises(ClosedError, match="iteration has ended"):
-            await heard.get()
-        assert await heard.next() == END
+            await received.get()
+        assert await received.next() == END
 
 
-async def test_an_iterator_outlives_a_time_limit_during_the_first_join(api: ClientApi, server: LocalServer):
-    """`get(timeout=...)` before the channel is joined raises, and a later one goes on with the same join."""
+async def test_an_iterator_continues_after_a_timeout_during_the_first_join(api: ClientApi, server: LocalServer):
+    """`get(timeout=...)` before the channel is joined raises, and a later one continues with the same join."""
     server.drop_reply("phx_join", 1)
     async with api.client(server, timeout=0.3) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         for limit in (0, 0.01, 0.05):
             with pytest.raises(OperationTimeout, match="no event arrived in time"):
-                await heard.get(timeout=limit)
-        coming = asyncio.ensure_future(heard.get(timeout=30))
+                await received.get(timeout=limit)
+        coming = asyncio.ensure_future(received.get(timeout=30))
         await until(lambda: room.state is ChannelState.JOINED)
         server.broadcast("room", "a", 1)
         assert (await coming).payload == 1
 
 
-async def test_an_iterator_outlives_its_own_time_limit_for_the_join(api: ClientApi, server: LocalServer):
-    """A join that takes longer than `subscribe` would wait raises OperationTimeout once, and the iterator goes on."""
+async def test_an_iterator_continues_after_its_own_timeout_of_the_join(api: ClientApi, server: LocalServer):
+    """A join that exceeds the timeout of `subscribe` raises OperationTimeout once, and the iterator continues."""
     server.drop_reply("phx_join")
     async with api.client(server, timeout=0.02) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         with pytest.raises(OperationTimeout, match="not joined in time"):
-            await heard.next()
+            await received.next()
         server.reset_faults()
-        coming = asyncio.ensure_future(heard.next())
+        coming = asyncio.ensure_future(received.next())
         await until(lambda: room.state is ChannelState.JOINED)
         server.broadcast("room", "a", 1)
         assert (await coming).payload == 1
 
 
-async def test_an_iterator_outlives_a_subscribe_that_timed_out(api: ClientApi, server: LocalServer):
-    """What `subscribe(timeout=...)` withdraws is asked for again by an iterator that is read."""
+async def test_an_iterator_joins_again_after_a_subscribe_that_timed_out(api: ClientApi, server: LocalServer):
+    """A join that `subscribe(timeout=...)` withdrew is sent again when an iterator is read."""
     server.drop_reply("phx_join", 1)
     async with api.client(server) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         with pytest.raises(OperationTimeout):
             await room.subscribe(timeout=0.05)
-        coming = asyncio.ensure_future(heard.next())
+        coming = asyncio.ensure_future(received.next())
         await until(lambda: room.state is ChannelState.JOINED)
         server.broadcast("room", "a", 1)
         assert (await coming).payload == 1
 
 
 async def test_closing_an_iterator_withdraws_the_join_that_it_began(api: ClientApi, server: LocalServer):
-    """A channel that only a closed iterator wanted, and that was never joined, is left."""
+    """A channel that only a closed iterator subscribed, and that was never joined, leaves."""
     server.drop_reply("phx_join")
     async with api.client(server) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         with pytest.raises(OperationTimeout):
-            await heard.get(timeout=0.05)
+            await received.get(timeout=0.05)
         assert room.state is ChannelState.JOINING
-        await heard.close()
+        await received.close()
         await until(lambda: room.state is ChannelState.IDLE)
 
 
 async def test_a_slow_consumer_gets_an_error_and_continues(api: ClientApi, server: LocalServer):
-    """More events than the buffer holds: what fits is read, then SlowConsumerError, and then new events again (R39)."""
+    """After more events than the buffer holds the iterator yields those that fit, raises SlowConsumerError, and
+    continues with new events (R39)."""
     async with api.client(server) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast(), buffer=3)
+        received = await room.listen(broadcast(), buffer=3)
         latest = await room.listen(broadcast(), buffer=2, overflow="latest", key=lambda event: event.event)
         newest = await room.listen(broadcast(), buffer=3, overflow="drop_oldest")
         await room.subscribe()
         for number in range(6):
             server.broadcast("room", "ab"[number % 2], number)
-        await until(lambda: heard.dropped == 3 and newest.dropped == 3 and latest.dropped == 4)
-        assert payloads(await heard.take(3)) == [0, 1, 2]
+        await until(lambda: received.dropped == 3 and newest.dropped == 3 and latest.dropped == 4)
+        assert payloads(await received.take(3)) == [0, 1, 2]
         with pytest.raises(SlowConsumerError):
-            await heard.next()
+            await received.next()
         server.broadcast("room", "c", "next")
-        assert (await heard.next()).payload == "next"
+        assert (await received.next()).payload == "next"
         assert payloads(await newest.take(3)) in ([3, 4, 5], [4, 5, "next"])
         assert {4, 5} & set(payloads(await latest.take(2)))
 
 
 async def test_iterators_and_subscriptions_can_be_ended(api: ClientApi, server: LocalServer):
-    """`with` around an iterator and `cancel()` of a handler end them; others go on."""
-    heard: list[Any] = []
+    """`with` around an iterator and `cancel()` of a handler end them; other listeners continue."""
+    received: list[Any] = []
     other: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
-        subscription = await room.on(broadcast(), heard.append)
+        subscription = await room.on(broadcast(), received.append)
         await room.on(broadcast(), other.append)
         await room.subscribe()
         async with await room.listen(broadcast()) as stream:
             await room.broadcast("a", 1)
             await stream.next()
-        await until(lambda: len(heard) == 1)
+        await until(lambda: len(received) == 1)
         assert await stream.next() == END
         await subscription.cancel()
         await subscription.cancel()
         await room.broadcast("a", 2)
         await until(lambda: len(other) == 2)
-        assert payloads(heard) == [1]
+        assert payloads(received) == [1]
 
 
 async def test_on_is_a_decorator(api: ClientApi, server: LocalServer):
-    """`@channel.on(selector)` registers a function and gives it back."""
-    heard: list[Any] = []
+    """`@channel.on(selector)` registers a function and returns it."""
+    received: list[Any] = []
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
 
         def function(event: Broadcast[Any]) -> None:
-            heard.append(event.payload)
+            received.append(event.payload)
 
         decorator = room.inner.on(broadcast("a"))
         assert decorator(function) is function
         await room.subscribe()
         await room.broadcast("a", 1)
-        await until(lambda: heard == [1])
+        await until(lambda: received == [1])
 
 
 async def test_async_handlers_run_in_order(api: ClientApi, server: LocalServer):
     """An async handler is called with one event after another, also when it waits in between (R37)."""
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def handler(event: Any) -> None:
-        heard.append(("begin", event.payload))
+        received.append(("begin", event.payload))
         await asyncio.sleep(0)
-        heard.append(("end", event.payload))
+        received.append(("end", event.payload))
 
     async with api.client(server) as client:
         room = await client.channel("room", echo=True)
@@ -306,13 +308,13 @@ async def test_async_handlers_run_in_order(api: ClientApi, server: LocalServer):
         await room.subscribe()
         for number in range(3):
             await room.broadcast("a", number)
-        await until(lambda: len(heard) == 6)
-        assert heard == [(what, number) for number in range(3) for what in ("begin", "end")]
+        await until(lambda: len(received) == 6)
+        assert received == [(what, number) for number in range(3) for what in ("begin", "end")]
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
 async def test_exceptions_of_handlers_reach_on_error(api: ClientApi, server: LocalServer, is_async: bool):
-    """A handler that raises is told to `on_error`, once each time, and gets the next event (R1)."""
+    """Each exception of a handler is reported to `on_error` once, and the handler gets the next event (R1)."""
     errors: list[Exception] = []
     calls: list[Any] = []
 
@@ -337,7 +339,8 @@ async def test_exceptions_of_handlers_reach_on_error(api: ClientApi, server: Loc
 
 
 async def test_wrong_listeners_raise_at_once(api: ClientApi, server: LocalServer):
-    """What cannot be called with one event, is no selector, or no policy, is refused where it is registered (R38)."""
+    """A handler that cannot be called with one event, and a wrong selector or policy, are refused when registered
+    (R38)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         for wrong in (
@@ -355,11 +358,12 @@ async def test_wrong_listeners_raise_at_once(api: ClientApi, server: LocalServer
                 await wrong
 
 
-# --- joining, and the life of a connection
+# --- joining and the connection
 
 
-async def test_asking_again_gives_the_same_channel(api: ClientApi, server: LocalServer):
-    """The same topic and options give the same object, other options raise, a removed one is gone (R21, R24)."""
+async def test_channel_returns_the_same_object_for_a_topic(api: ClientApi, server: LocalServer):
+    """The same topic and options give the same object, other options raise, and a removed channel is replaced (R21,
+    R24)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         assert (await client.channel("realtime:room")).inner is room.inner
@@ -373,7 +377,7 @@ async def test_asking_again_gives_the_same_channel(api: ClientApi, server: Local
             await room.subscribe()
         again = await client.channel("room", echo=True)
         await again.subscribe()
-        await client.remove_channel(room)  # of its topic, another has it now
+        await client.remove_channel(room)  # its topic belongs to another channel now
         assert again.state is ChannelState.JOINED
         await client.remove_all_channels()
         assert dict(client.channels) == {}
@@ -381,14 +385,14 @@ async def test_asking_again_gives_the_same_channel(api: ClientApi, server: Local
 
 @pytest.mark.parametrize("wrong", ["room", None, 5])
 async def test_only_a_channel_can_be_removed(api: ClientApi, server: LocalServer, wrong: Any):
-    """A topic, or anything else, is refused with a word on what is wanted."""
+    """`remove_channel` with a topic or another object raises an error that says what is expected."""
     async with api.client(server) as client:
         with pytest.raises(InvalidArgumentError, match=r"a channel of client\.channel"):
             await client.remove_channel(wrong)
 
 
 async def test_a_channel_is_a_context_manager(api: ClientApi, server: LocalServer):
-    """Entering joins, leaving leaves, and it works again (R20)."""
+    """Entering joins, exiting leaves, and the channel can be entered again (R20)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         for _ in range(2):
@@ -412,19 +416,19 @@ async def test_ready_is_more_than_joined(api: ClientApi, server: LocalServer):
 
 
 @pytest.mark.parametrize("call", ["ready", "subscribe"])
-async def test_ready_counts_a_listener_that_came_late(api: ClientApi, server: LocalServer, call: str):
+async def test_ready_includes_listeners_added_after_the_join(api: ClientApi, server: LocalServer, call: str):
     """A row that is emitted right after `ready()` reaches a listener that was added to a joined channel."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
-        heard = await room.listen(changes("users"))
+        received = await room.listen(changes("users"))
         await (room.ready() if call == "ready" else room.subscribe(wait="ready"))
         server.emit("INSERT", "users", record={"id": 1})
-        assert (await heard.get(timeout=30)).record == {"id": 1}
+        assert (await received.get(timeout=30)).record == {"id": 1}
 
 
 async def test_a_join_that_gets_no_answer_times_out(api: ClientApi, server: LocalServer):
-    """`subscribe(timeout=...)` raises OperationTimeout and withdraws the wish; later it works (R20, R22)."""
+    """`subscribe(timeout=...)` raises OperationTimeout and withdraws the join; a later call works (R20, R22)."""
     server.drop_reply("phx_join", times=1)
     async with api.client(server) as client:
         room = await client.channel("room")
@@ -435,31 +439,32 @@ async def test_a_join_that_gets_no_answer_times_out(api: ClientApi, server: Loca
 
 
 async def test_a_lost_connection_is_restored_and_gaps_are_reported(api: ClientApi, server: LocalServer):
-    """After a drop the channel is joined again, events flow, and the time away is a Gap (R7, R44)."""
+    """After a lost connection the channel is joined again, events arrive, and a Gap is reported (R7, R44)."""
     async with api.client(server) as client:
         room = await client.channel("room")
-        away, heard = await room.listen(gaps()), await room.listen(broadcast())
+        away, received = await room.listen(gaps()), await room.listen(broadcast())
         moves = await client.listen()
         await room.subscribe()
         server.drop_connections()
         gap = await away.next()
         assert isinstance(gap, Gap) and gap.lost == {"broadcast"} and gap.started_at <= gap.ended_at
         server.broadcast("room", "a", 1)
-        assert (await heard.next()).payload == 1
+        assert (await received.next()).payload == 1
         seen = [move.state for move in await moves.take(4) if isinstance(move, Status)]
         assert ChannelState.JOINED in seen
         assert (await client.stats()).reconnects == 1
 
 
 async def test_a_permanent_refusal_raises_in_every_call(api: ClientApi, server: LocalServer):
-    """A refused reconnect ends the client: `wait_closed`, iterators, waiting and later calls raise it (R2, R30)."""
+    """A refused reconnect ends the client: `wait_closed`, iterators, waiting calls and later calls raise it (R2,
+    R30)."""
     errors: list[Exception] = []
     async with api.client(server, on_error=errors.append) as client:
         room = await client.channel("room")
-        heard, moves = await room.listen(broadcast()), await client.listen()
+        received, moves = await room.listen(broadcast()), await client.listen()
         await room.subscribe()
         server.drop_reply("heartbeat")
-        waiting = [asyncio.ensure_future(call) for call in (heard.next(), client.wait_closed())]
+        waiting = [asyncio.ensure_future(call) for call in (received.next(), client.wait_closed())]
         server.refuse_connections(status=403)
         server.drop_connections()
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
@@ -477,7 +482,7 @@ async def test_a_permanent_refusal_raises_in_every_call(api: ClientApi, server: 
 
 
 async def test_opening_fails_with_the_reason(api: ClientApi, server: LocalServer):
-    """A refusal for good raises at once; one that may pass is tried again until `open_timeout` (R30)."""
+    """A permanent refusal raises at once; a temporary one is retried until `open_timeout` (R30)."""
     server.refuse_connections(status=403)
     with pytest.raises(ConnectError, match="403"):
         await api.open(server.url, server.anon_key)
@@ -494,8 +499,8 @@ async def test_opening_fails_with_the_reason(api: ClientApi, server: LocalServer
     assert client.state is ConnectionState.CLOSED
 
 
-async def test_the_connection_is_looked_after(api: ClientApi, server: LocalServer):
-    """`ping` gives seconds, `stats` counts, `reconnect` replaces the connection, and `repr` says how it stands."""
+async def test_ping_stats_reconnect_and_repr_of_the_client(api: ClientApi, server: LocalServer):
+    """`ping` returns seconds, `stats` counts, `reconnect` replaces the connection, and `repr` shows its state."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
@@ -513,7 +518,7 @@ async def test_the_connection_is_looked_after(api: ClientApi, server: LocalServe
 
 
 async def test_the_repr_of_listeners_names_their_selectors(api: ClientApi, server: LocalServer):
-    """Iterators and subscriptions print their selectors, their channel and how many events wait."""
+    """Iterators and subscriptions print their selectors, their channel and the number of waiting events."""
 
     def added(change: Any) -> None: ...
 
@@ -531,8 +536,9 @@ async def test_the_repr_of_listeners_names_their_selectors(api: ClientApi, serve
         assert "Stream of status() and gaps() of the client, 0 waiting" in repr(every.inner)
 
 
-async def test_heartbeats_can_be_watched(api: ClientApi, server: LocalServer):
-    """`listen(heartbeats=True)` gives what became of each; without it only moves and gaps come."""
+async def test_heartbeats_are_events(api: ClientApi, server: LocalServer):
+    """`listen(heartbeats=True)` yields the outcome of each heartbeat; without it only state changes and gaps are
+    events."""
     async with api.client(server, heartbeat=0.05) as client:
         beats, plain = await client.listen(heartbeats=True), await client.listen()
         sent, answered = [event for event in await beats.take(2) if isinstance(event, Heartbeat)]
@@ -543,7 +549,7 @@ async def test_heartbeats_can_be_watched(api: ClientApi, server: LocalServer):
 
 
 async def test_a_published_message_has_its_id(api: ClientApi, server: LocalServer):
-    """`Sent.id` is the id that was given; None without one."""
+    """`Sent.id` is the given id, or None without one."""
     async with api.client(server) as client:
         number = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
         assert (await client.publish("room", "e", {}, id=number)).id == number
@@ -578,8 +584,8 @@ QUIET = {"remove_channel", "remove_all_channels", "stats", "close", "wait_closed
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_after_close_every_call_has_an_answer(api: ClientApi, server: LocalServer, name: str):
-    """After `close` a call raises ClosedError, or is one of those that have nothing left to do (R10, R11)."""
+async def test_after_close_every_call_raises_or_returns_at_once(api: ClientApi, server: LocalServer, name: str):
+    """After `close` a call raises ClosedError, or is one of those that then do nothing (R10, R11)."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
@@ -592,8 +598,8 @@ async def test_after_close_every_call_has_an_answer(api: ClientApi, server: Loca
         assert (client.state, room.state) == (ConnectionState.CLOSED, ChannelState.CLOSED)
 
 
-async def test_who_waits_when_it_closes_gets_closed_error(api: ClientApi, server: LocalServer):
-    """Closing settles the calls that wait, and a `wait_closed` returns (R10)."""
+async def test_close_raises_closed_error_in_every_waiting_call(api: ClientApi, server: LocalServer):
+    """Closing ends waiting calls with ClosedError, and a `wait_closed` returns (R10)."""
     server.drop_reply("phx_join")
     server.drop_reply("heartbeat")
     async with api.client(server) as client:
@@ -609,7 +615,7 @@ async def test_who_waits_when_it_closes_gets_closed_error(api: ClientApi, server
 
 
 async def test_a_confirmed_broadcast(api: ClientApi, server: LocalServer):
-    """With ack the call returns when the server has confirmed, and times out when it does not (R31)."""
+    """With ack the call returns when the server has confirmed, and raises OperationTimeout when it does not (R31)."""
     async with api.client(server) as client:
         room = await client.channel("room", ack=True)
         await room.subscribe()
@@ -620,32 +626,33 @@ async def test_a_confirmed_broadcast(api: ClientApi, server: LocalServer):
 
 
 async def test_sending_while_not_joined(api: ClientApi, server: LocalServer):
-    """`offline` decides: raise, queue, wait, or HTTP; nothing is sent twice (R32, R34)."""
+    """`offline` selects raise, queue, wait, or HTTP; nothing is sent twice (R32, R34)."""
     async with api.client(server) as client:
         with pytest.raises(StateError, match="not joined"):
             await (await client.channel("room")).broadcast("a", 1)
     async with api.client(server, offline="queue") as client:
         room = await client.channel("room", echo=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         sent = [await room.broadcast("a", number) for number in range(3)]
         assert [one.via for one in sent] == ["queue"] * 3
         await room.subscribe()
         assert [await one.wait() for one in sent] == [Sent("socket")] * 3
-        assert payloads(await heard.take(3)) == [0, 1, 2]
+        assert payloads(await received.take(3)) == [0, 1, 2]
     async with api.client(server, offline="wait") as client:
         room = await client.channel("room", echo=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         sending = asyncio.ensure_future(room.broadcast("a", "waited"))
         await until(lambda: client.inner._driver.session.stats().queued if api.name == "async" else True)
         await room.subscribe()
         assert await sending == Sent("socket")
-        assert (await heard.next()).payload == "waited"
+        assert (await received.next()).payload == "waited"
     async with api.client(server, offline="http") as client:
         assert (await (await client.channel("room")).broadcast("a", {"by": "http"})).via == "http"
 
 
 async def test_queued_sends_fail_with_the_cause(api: ClientApi, server: LocalServer):
-    """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also at the end (R31)."""
+    """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also when the client closes
+    (R31)."""
     errors: list[Exception] = []
     async with api.client(server, offline="queue", on_error=errors.append) as client:
         sent = await (await client.channel("room")).broadcast("a", 1)
@@ -656,15 +663,15 @@ async def test_queued_sends_fail_with_the_cause(api: ClientApi, server: LocalSer
 
 
 async def test_publishing_needs_no_channel(api: ClientApi, server: LocalServer):
-    """`publish` and `publish_many` send by HTTP to whoever listens (R34)."""
+    """`publish` and `publish_many` send by HTTP to every client that listens (R34)."""
     async with api.client(server) as client:
         room = await client.channel("room")
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         await room.subscribe()
         assert (await client.publish("room", "a", {"n": 1})).via == "http"
         messages = ({"topic": "room", "event": "a", "payload": {"n": number}} for number in (2, 3))
         assert (await client.publish_many(messages)).accepted == 2
-        assert payloads(await heard.take(3)) == [{"n": 1}, {"n": 2}, {"n": 3}]
+        assert payloads(await received.take(3)) == [{"n": 1}, {"n": 2}, {"n": 3}]
         with pytest.raises(InvalidArgumentError):
             await client.publish("room", "a", 5)
         with pytest.raises(InvalidArgumentError):
@@ -675,7 +682,7 @@ async def test_publishing_needs_no_channel(api: ClientApi, server: LocalServer):
 
 
 async def test_presence(api: ClientApi, server: LocalServer):
-    """Who comes, changes and goes is told, and the state is a snapshot of who is here (R45)."""
+    """Joins, updates and leaves of other clients are events, and the state is a snapshot of all present (R45)."""
     async with api.client(server) as client, api.client(server) as other:
         room = await client.channel("room", presence_key="me")
         seen = await room.listen(presence())
@@ -700,11 +707,11 @@ async def test_presence(api: ClientApi, server: LocalServer):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
 async def test_a_token_provider_is_called(api: ClientApi, server: LocalServer, is_async: bool):
-    """A plain or async `token=` is called, and what it gives opens a private channel (R25, R29)."""
-    asked: list[datetime] = []
+    """A plain or async `token=` is called, and private channels join with the token that it returns (R25, R29)."""
+    calls: list[datetime] = []
 
     def plain() -> str:
-        asked.append(datetime.now(UTC))
+        calls.append(datetime.now(UTC))
         return server.token("authenticated", 3600)
 
     async def coroutine() -> str:
@@ -712,11 +719,12 @@ async def test_a_token_provider_is_called(api: ClientApi, server: LocalServer, i
 
     async with api.client(server, token=coroutine if is_async else plain) as client:
         await (await client.channel("room", private=True)).subscribe()
-    assert asked
+    assert calls
 
 
 async def test_a_token_can_be_set(api: ClientApi, server: LocalServer):
-    """`set_auth` of the client or of one channel is what private channels join with, and a wrong one raises (R27)."""
+    """Private channels join with the token given to `set_auth` of the client or of the channel, and a wrong one
+    raises (R27)."""
     async with api.client(server) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(JoinError):
@@ -731,7 +739,7 @@ async def test_a_token_can_be_set(api: ClientApi, server: LocalServer):
 
 
 async def test_every_error_has_one_base(api: ClientApi, server: LocalServer):
-    """What a call raises is a RealtimeError, raised as itself and not wrapped."""
+    """Every error that a call raises is a RealtimeError, raised without a wrapper."""
     async with api.client(server) as client:
         with pytest.raises(RealtimeError) as caught:
             await (await client.channel("room")).broadcast("a", 1)

@@ -53,7 +53,7 @@ WAITS = {
 
 
 def plain(text: object) -> str:
-    """An annotation or a signature with the names of the sync client."""
+    """Return an annotation or a signature with the names of the sync client."""
     words = str(text).replace("supawire.aio", "supawire").replace("supawire.sync", "supawire")
     return words.replace("Async", "").replace("'", "").replace('"', "")
 

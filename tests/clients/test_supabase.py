@@ -1,4 +1,4 @@
-"""A client of Realtime beside one of the package `supabase`, with both clients."""
+"""A client of Realtime with the session of a client of the package `supabase`, sync and async."""
 
 import asyncio
 import inspect
@@ -43,7 +43,7 @@ async def following(api: ClientApi, account: Any, **options: Any) -> AsyncGenera
 
 @pytest.fixture(params=["async, async", "async, sync", "sync, sync"])
 def pair(request: pytest.FixtureRequest) -> list[str]:
-    """A kind of client, and a kind of `supabase` client that it accepts."""
+    """Return a kind of client, and a kind of `supabase` client that it accepts."""
     return request.param.split(", ")
 
 
@@ -59,7 +59,7 @@ def account(pair: list[Any], server: LocalServer) -> Supabase:
 
 @pytest.fixture
 def users(server: LocalServer) -> list[Any]:
-    """Whom the server was asked about, in order: the `sub` of each token, None for the key."""
+    """Return the `sub` of each token that the server has checked, in order; None for the key."""
     seen: list[Any] = []
 
     @server.policy
@@ -76,7 +76,8 @@ def users(server: LocalServer) -> list[Any]:
 async def test_the_token_is_that_of_the_session(
     api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
-    """Who is signed in is who joins; a refresh, another user and the sign-out reach a joined channel by themselves."""
+    """A channel joins as the signed-in user; a refresh, another user and the sign-out reach a joined channel by
+    themselves."""
     account.auth.become("SIGNED_IN", server.token(sub="alice"))
     async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
@@ -91,7 +92,7 @@ async def test_the_token_is_that_of_the_session(
 
 
 async def test_a_user_need_not_be_signed_in(api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]):
-    """Without a session the key stands for the user, and a later sign-in is heard of."""
+    """Without a session the key is used, and a later sign-in takes effect."""
     async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
         assert users == [None]
@@ -99,19 +100,19 @@ async def test_a_user_need_not_be_signed_in(api: ClientApi, server: LocalServer,
         await until(lambda: users == [None, "alice"])
 
 
-async def test_a_client_made_for_a_user_stands_for_that_user(
+async def test_the_authorization_header_is_used_until_the_session_changes(
     api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
-    """The `Authorization` header of a client counts until somebody signs in or out, and not after."""
+    """The `Authorization` header of a client is used until a sign-in or a sign-out."""
     account.options.headers["Authorization"] = f"Bearer {server.token(sub='carol')}"
     async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
         assert users == ["carol"]
         account.auth.become("SIGNED_OUT", None)
         await until(lambda: users == ["carol", None])
-        asked = account.auth.asked
+        reads = account.auth.session_reads
         await client.reconnect()
-        await until(lambda: account.auth.asked > asked)
+        await until(lambda: account.auth.session_reads > reads)
         await (await client.channel("other", private=True)).subscribe()
         assert users == ["carol", None]
 
@@ -119,25 +120,26 @@ async def test_a_client_made_for_a_user_stands_for_that_user(
 async def test_the_session_is_read_before_each_connection(
     api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
-    """After a lost connection the channel joins with the session's token of then, events or not (R25)."""
+    """After a lost connection the channel joins with the current token of the session, with events or without (R25)."""
     async with following(api, account, rejoin_backoff=lambda attempt: 0.0) as client:
         room = await client.channel("room", private=True)
-        heard = await room.listen(broadcast())
+        received = await room.listen(broadcast())
         await room.subscribe()
-        asked = account.auth.asked
+        reads = account.auth.session_reads
         account.auth.listeners.clear()
         account.auth.become("SIGNED_IN", server.token(sub="alice"))
         server.drop_connections()
         await until(lambda: "alice" in users)
-        assert account.auth.asked > asked
+        assert account.auth.session_reads > reads
         await until(lambda: room.state == "joined")
         server.broadcast("room", "a", 1, private=True)
-        assert (await heard.next()).payload == 1
+        assert (await received.next()).payload == 1
         account.auth.listeners[0] = print  # what close() takes away
 
 
-async def test_a_lost_session_ends_the_client_when_wanted(api: ClientApi, server: LocalServer, account: Supabase):
-    """With close_on_sign_out=True a sign-out ends the client with AuthError; without it goes on with the key."""
+async def test_close_on_sign_out_ends_the_client(api: ClientApi, server: LocalServer, account: Supabase):
+    """With close_on_sign_out=True a sign-out ends the client with AuthError; without it the client continues with
+    the key."""
     account.auth.become("SIGNED_IN", server.token(sub="alice"))
     async with following(api, account) as client:
         account.auth.become("SIGNED_OUT", None)
@@ -155,7 +157,8 @@ async def test_a_lost_session_ends_the_client_when_wanted(api: ClientApi, server
 
 
 async def test_closing_unsubscribes_from_the_session(api: ClientApi, server: LocalServer, account: Supabase):
-    """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us (R10)."""
+    """After `close`, after an opening that failed and after an end by itself `auth` has no listener of the client
+    (R10)."""
     async with following(api, account):
         assert len(account.auth.listeners) == 1
     assert account.auth.listeners == {}
@@ -176,7 +179,7 @@ async def test_closing_unsubscribes_from_the_session(api: ClientApi, server: Loc
 
 
 async def test_an_event_after_the_end_is_ignored(api: ClientApi, server: LocalServer, account: Supabase):
-    """Whoever tells a client that has ended is not disturbed: sign-in works on."""
+    """An event of the session after the client has ended is ignored, and signing in still works."""
     client = await opened(api, account)
     listeners = dict(account.auth.listeners)
     await client.close()
@@ -187,7 +190,8 @@ async def test_an_event_after_the_end_is_ignored(api: ClientApi, server: LocalSe
 
 
 async def test_a_session_that_cannot_be_read_is_reported(api: ClientApi, server: LocalServer, account: Supabase):
-    """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too (R27)."""
+    """An exception of `get_session` reaches `on_error` as the cause of an AuthError, and so does a wrong token
+    (R27)."""
     errors: list[Exception] = []
     async with following(api, account, on_error=errors.append) as client:
         account.auth.error = RuntimeError("no way to Auth")
@@ -201,7 +205,7 @@ async def test_a_session_that_cannot_be_read_is_reported(api: ClientApi, server:
 
 
 async def test_options_pass_through(api: ClientApi, server: LocalServer, account: Supabase):
-    """Options are those of `connect`, checked at once; an unknown one is Python's own TypeError."""
+    """Options are those of `connect`, checked at once; an unknown one raises Python's own TypeError."""
     frames: list[Any] = []
     async with following(api, account, protocol="1.0.0", on_frame=lambda *frame: frames.append(frame)) as client:
         await client.ping()
@@ -228,14 +232,14 @@ WRONG: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("call", [from_supabase, from_supabase_async])
 @pytest.mark.parametrize("name", WRONG)
 def test_an_object_that_is_not_a_client_is_refused(call: Any, name: str):
-    """What the package did not make is refused at once, and the error says what is wanted and shows nothing of it."""
+    """Any other object is refused at once, and the error says what is expected and does not show the object."""
     with pytest.raises(InvalidArgumentError, match="client of the package supabase") as caught:
         call(WRONG[name]())
     assert "token=" in str(caught.value.hint) and "abc.supabase" not in str(caught.value)
 
 
-async def test_a_client_that_is_not_made_yet_is_refused():
-    """The coroutine of `acreate_client` is recognised; the error says that it must be awaited."""
+async def test_an_unawaited_acreate_client_is_refused():
+    """The coroutine of `acreate_client` is recognised, and the error says that it must be awaited."""
 
     async def acreate_client() -> None: ...
 
@@ -254,7 +258,7 @@ def test_the_sync_client_refuses_an_async_supabase_client(server: LocalServer):
 
 
 def test_both_take_the_options_of_connect():
-    """What may be passed is what `connect` takes, but the token, with the same types."""
+    """The options are those of `connect` without the token, with the same types."""
     assert inspect.signature(from_supabase).parameters == inspect.signature(from_supabase_async).parameters
     options = list(inspect.signature(connect).parameters.values())[3:]
     assert [field.name for field in fields(ClientOptions)][1:] == [option.name for option in options]
@@ -262,9 +266,9 @@ def test_both_take_the_options_of_connect():
     assert annotations == {option.name: option.annotation for option in options}
 
 
-async def test_one_that_is_dropped_unused_warns_by_its_name(server: LocalServer):
-    """`from_supabase_async` starts nothing before it is awaited, and warns when it never is."""
+async def test_an_opener_that_is_never_awaited_warns(server: LocalServer):
+    """`from_supabase_async` starts nothing before it is awaited, and warns when it is never awaited."""
     account = Supabase(server.url, server.anon_key)
     with pytest.warns(ResourceWarning, match=r"from_supabase_async\(\) was called"):
         from_supabase_async(account)
-    assert account.auth.listeners == {} and account.auth.asked == 0
+    assert account.auth.listeners == {} and account.auth.session_reads == 0

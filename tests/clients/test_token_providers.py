@@ -1,4 +1,4 @@
-"""Refusals reach who waits: token providers that fail, and changes that the server will never send."""
+"""Errors of token providers, and of changes that the server refuses, are raised by waiting calls."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ async def hanging() -> str:
 async def test_subscribe_fails_with_the_error_of_the_token_provider(
     api: ClientApi, server: LocalServer, provider: Any, words: str
 ):
-    """A provider that raises or hangs before it ever gave a token is the cause of the timeout of `subscribe`."""
+    """When a provider has never returned a token, its exception or delay is the cause of the timeout of `subscribe`."""
     async with api.client(server, token=provider, timeout=0.05, on_error=lambda error: None) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(OperationTimeout, match=words) as caught:
@@ -47,14 +47,14 @@ async def test_subscribe_fails_with_the_error_of_the_token_provider(
             assert isinstance(caught.value.__cause__.__cause__, RuntimeError)
 
 
-async def test_a_provider_that_is_still_at_work_is_named(api: ClientApi, server: LocalServer):
-    """A `subscribe` whose time is over before the provider's says that the provider has not answered."""
-    asked = 0
+async def test_the_timeout_of_subscribe_names_a_running_provider(api: ClientApi, server: LocalServer):
+    """A `subscribe` that ends before the provider's deadline says that the provider has not answered."""
+    calls = 0
 
     async def second_hangs() -> str:
-        nonlocal asked
-        asked += 1
-        return broken() if asked == 1 else await hanging()
+        nonlocal calls
+        calls += 1
+        return broken() if calls == 1 else await hanging()
 
     async with api.client(server, token=second_hangs, on_error=lambda error: None) as client:
         with pytest.raises(OperationTimeout, match="the token provider has not returned a token yet"):
@@ -79,7 +79,7 @@ async def test_subscribe_fails_at_once_when_the_provider_gives_no_token(
 
 
 async def test_a_channel_that_got_no_token_is_joined_with_the_next(api: ClientApi, server: LocalServer):
-    """A channel that failed with its provider's answer is joined when a token is there."""
+    """A channel that failed for want of a token joins when the provider returns one."""
 
     def provider() -> Any:
         return 5
@@ -103,39 +103,39 @@ async def test_a_provider_that_takes_arguments_is_refused(api: ClientApi, server
 
 
 async def test_a_failing_provider_is_logged_once(api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """The same failure at the opening and at the join is one record."""
+    """The same failure at the opening and at the join is logged once."""
     async with api.client(server, token=broken) as client:
         with pytest.raises(OperationTimeout):
             await (await client.channel("room")).subscribe(timeout=0.3)
     assert warnings(caplog) == [message for message in warnings(caplog)[:1] if "broken" in message] != []
 
 
-# --- changes that will never come
+# --- changes that the server refuses permanently
 
 
 async def refused(server: LocalServer, client: Any, *selectors: Any) -> Any:
-    """A channel of whose changes the server says that they will never come, and an iterator over the selectors."""
+    """Return a channel whose changes the server refuses permanently, and an iterator over the selectors."""
     room = await client.channel("room")
-    heard = await room.listen(*selectors)
+    received = await room.listen(*selectors)
     await room.subscribe(wait="ready")
     server.send_system("room", "error", NEVER, extension="postgres_changes")
-    return room, heard
+    return room, received
 
 
 async def test_an_iterator_over_changes_raises_their_refusal(
     api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
-    """An iterator of changes that will never come raises the reason each time, and nothing is logged, then or later."""
+    """An iterator of changes that were refused permanently raises the reason each time, and nothing is logged."""
     async with api.client(server) as client:
-        _, heard = await refused(server, client, changes("nope"))
+        _, received = await refused(server, client, changes("nope"))
         for _ in range(2):
             with pytest.raises(JoinError, match="Unable to subscribe"):
-                await heard.get(timeout=30)
+                await received.get(timeout=30)
     assert warnings(caplog) == []
 
 
 async def test_an_iterator_over_more_than_changes_continues_after_the_refusal(api: ClientApi, server: LocalServer):
-    """The refusal is raised once to an iterator that waits for broadcasts too, and one of broadcasts never sees it."""
+    """An iterator of changes and broadcasts raises the refusal once, and one of broadcasts never raises it."""
     async with api.client(server) as client:
         room, both = await refused(server, client, changes("nope"), broadcast())
         plain = await room.listen(broadcast())
@@ -148,7 +148,7 @@ async def test_an_iterator_over_more_than_changes_continues_after_the_refusal(ap
 async def test_a_refusal_of_changes_is_logged_once_when_no_iterator_raises_it(
     api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
-    """With handlers alone the refusal is one record, and leaving adds no warning of a gap."""
+    """With handlers alone the refusal is logged once, and leaving logs no warning of a gap."""
     async with api.client(server) as client:
         room = await client.channel("room")
         await room.on(changes("nope"), lambda change: None)

@@ -1,4 +1,4 @@
-"""Clients and servers that nobody closes."""
+"""Clients and servers that are collected without `close`."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ HERE = __file__
 
 
 def collected(make: Callable[[], Any]) -> list[str]:
-    """What is warned of while something is made, forgotten and collected; each warning names a line of this file."""
+    """Return the warnings of objects that are made, dropped and collected; each names a line of this file."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         make()
@@ -37,7 +37,7 @@ def threads(prefix: str) -> list[threading.Thread]:
 
 
 def test_a_sync_client_that_is_collected_ends_and_warns():
-    """Its thread and socket end, its presence is gone, and a ResourceWarning names the line that opened it."""
+    """Its thread, socket and presence end, and a ResourceWarning names the line that opened it."""
 
     def forget(server: LocalServer) -> None:
         room = connect(server.url, server.anon_key).channel("room")
@@ -48,8 +48,8 @@ def test_a_sync_client_that_is_collected_ends_and_warns():
         seen = watcher.channel("room").listen(presence())
         watcher.channel("room").subscribe()
         before = set(threads("supawire-io"))
-        said = collected(lambda: [forget(server) for _ in range(3)])
-        assert len(said) == 3 and all("a client that was opened at" in text for text in said)
+        warned = collected(lambda: [forget(server) for _ in range(3)])
+        assert len(warned) == 3 and all("a client that was opened at" in text for text in warned)
         for thread in set(threads("supawire-io")) - before:
             thread.join(10)
             assert not thread.is_alive()
@@ -59,9 +59,9 @@ def test_a_sync_client_that_is_collected_ends_and_warns():
 
 
 def test_objects_in_use_keep_their_sync_client():
-    """A channel, an iterator or a handler keeps the client open from which it came; a closed one warns of nothing."""
+    """A channel, an iterator or a handler keeps its client open, and a closed client causes no warning."""
     with LocalServer() as server:
-        heard = threading.Event()
+        received = threading.Event()
         kept: list[Any] = []
 
         def use() -> None:
@@ -69,14 +69,14 @@ def test_objects_in_use_keep_their_sync_client():
             kept[0].subscribe()
             kept.append(connect(server.url, server.anon_key).listen())
             handling = connect(server.url, server.anon_key).channel("room")
-            handling.on(broadcast(), lambda _: heard.set())
+            handling.on(broadcast(), lambda _: received.set())
             handling.subscribe()
             with connect(server.url, server.anon_key):
                 pass
 
         assert collected(use) == []
         kept[0].broadcast("x", {})
-        assert heard.wait(10)
+        assert received.wait(10)
         assert len(threads("supawire-io")) == 3
         server.stop()
         ended = threads("supawire-io")
@@ -86,7 +86,7 @@ def test_objects_in_use_keep_their_sync_client():
 
 
 def end_client_of(thread: threading.Thread) -> None:
-    """End a client of which only its thread is left."""
+    """End the client of a thread."""
     for portal in list(open_portals):
         if portal.thread is thread:
             portal.end_soon()
@@ -107,9 +107,9 @@ async def test_an_async_client_that_is_collected_ends_and_warns():
             warnings.simplefilter("always")
             await asyncio.create_task(forget())
             gc.collect()
-        said = [one for one in caught if "never closed" in str(one.message)]
-        assert [(one.category, one.filename) for one in said] == [(ResourceWarning, HERE)]
-        assert said[0].lineno in lines_of(forget)
+        warned = [one for one in caught if "never closed" in str(one.message)]
+        assert [(one.category, one.filename) for one in warned] == [(ResourceWarning, HERE)]
+        assert warned[0].lineno in lines_of(forget)
         for _ in range(500):
             if asyncio.all_tasks() == tasks and not Held.now().since(before):
                 break
@@ -123,8 +123,8 @@ def test_a_local_server_that_is_collected_ends_and_warns():
     def forget() -> None:
         LocalServer().start()
 
-    said = collected(forget)
-    assert len(said) == 1 and "a local server that was opened at" in said[0]
+    warned = collected(forget)
+    assert len(warned) == 1 and "a local server that was opened at" in warned[0]
     for thread in threads("supawire-local-server"):
         thread.join(10)
         assert not thread.is_alive()

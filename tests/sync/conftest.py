@@ -1,4 +1,4 @@
-"""A server, and nothing left behind."""
+"""Fixtures: a local server, and a check that no thread of a client is left."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from supawire.sync.portal import Portal
 
 @pytest.fixture
 def server() -> Iterator[LocalServer]:
-    """A local server that runs."""
+    """Yield a running local server."""
     with LocalServer() as server:
         yield server
 
@@ -32,13 +32,13 @@ def opened(server: LocalServer, settings: DriverSettings) -> Client:
 
 
 def ours() -> list[str]:
-    """Threads of clients that are there now."""
+    """Return the running threads of clients."""
     names = sorted(thread.name for thread in threading.enumerate())
     return [name for name in names if name.startswith("supawire-") and name != "supawire-local-server"]
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No test leaves a thread of a client behind (R10)."""
+    """Check that no test leaves a thread of a client running (R10)."""
     yield
     assert ours() == []

@@ -1,4 +1,4 @@
-"""Programs in processes of their own, which are interrupted, forked and left alone."""
+"""Programs in processes of their own, for tests of interrupts, forks and the exit of the interpreter."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from supawire import LocalServer
 from tests.conftest import ROOT
 from tests.faults.misbehaver import Misbehaver
 
-PATIENCE: Final = 30.0
-"""Seconds after which a program counts as hung."""
+EXIT_TIMEOUT: Final = 30.0
+"""Timeout in seconds for the end of a program."""
 
 WARNINGS: Final = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
-"""Any is an error, but that a process with threads forks, of which newer versions of Python warn."""
+"""All warnings are errors, except the one of newer versions of Python that a process with threads forks."""
 
 PRELUDE: Final = '''
 import os, signal, sys, threading, time
@@ -26,11 +26,11 @@ from supawire import broadcast, changes, presence
 URL, KEY = sys.argv[1:]
 MAIN = threading.main_thread().ident
 
-def say(word):
-    os.write(1, f"{word}\\n".encode())
+def report(value):
+    os.write(1, f"{value}\\n".encode())
 
-def announce(module):
-    """Say `blocked` when the main thread waits in the function `wait` of this module."""
+def report_when_blocked(module):
+    """Report `blocked` when the main thread waits in the function `wait` of this module."""
     def watch():
         while True:
             frame = sys._current_frames()[MAIN]
@@ -38,7 +38,7 @@ def announce(module):
             code = caller.f_code if caller else None
             blocked = frame.f_code.co_name == "acquire_in_steps" and code.co_name == "wait"
             if blocked and code.co_filename.endswith(f"{module}.py"):
-                return say("blocked")
+                return report("blocked")
             time.sleep(0.001)
     threading.Thread(target=watch, daemon=True).start()
 
@@ -48,7 +48,7 @@ def ours():
 
 
 class Program:
-    """A Python program that has this module's words, the server's URL and key, and warns as an error does."""
+    """A Python program with the functions of `PRELUDE`, the server's URL and key, and warnings as errors."""
 
     def __init__(self, server: "LocalServer | Misbehaver", source: str) -> None:
         key = server.anon_key if isinstance(server, LocalServer) else "key"
@@ -62,8 +62,8 @@ class Program:
             text=True,
         )  # fmt: skip
 
-    def hear(self) -> str:
-        """The next word that it says."""
+    def read_line(self) -> str:
+        """Return the next line of its output."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip("\n")
 
@@ -74,12 +74,12 @@ class Program:
         self._process.stdin.flush()
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Send the signal of Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> tuple[int, list[str], str]:
-        """How it ended: exit code, what it said since, and what it complained about."""
-        out, err = self._process.communicate(timeout=PATIENCE)
+        """Wait for its end; return the exit code, the remaining lines of its output, and its error output."""
+        out, err = self._process.communicate(timeout=EXIT_TIMEOUT)
         return self._process.returncode, out.split("\n")[:-1], err
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the user's code may raise, return and do where the blocking client calls it."""
+"""Exceptions, return values and calls of the user's code in the sync client."""
 
 import asyncio
 import threading
@@ -18,12 +18,12 @@ EVERY = [*KINDS, *EXITS]
 
 @pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("place", ["plain", "async"])
-def test_whatever_a_handler_raises_is_reported(server: LocalServer, kind: type[BaseException], place: str):
-    """An exception of any kind, a wish to exit too, reaches `on_error`, and the handler is called again."""
-    errors, heard = Notes(), list[Any]()
+def test_every_exception_of_a_handler_is_reported(server: LocalServer, kind: type[BaseException], place: str):
+    """An exception of any kind, SystemExit included, reaches `on_error`, and the handler is called again."""
+    errors, received = Notes(), list[Any]()
 
     def plain(event: Any) -> None:
-        heard.append(event.payload)
+        received.append(event.payload)
         raise kind
 
     async def handler(event: Any) -> None:
@@ -36,18 +36,18 @@ def test_whatever_a_handler_raises_is_reported(server: LocalServer, kind: type[B
         for number in range(2):
             room.broadcast("e", number)
         assert causes(errors.wait(2)) == [kind, kind] and isinstance(errors.all[0], HandlerError)
-        assert heard == [0, 1] and client.state is ConnectionState.OPEN
+        assert received == [0, 1] and client.state is ConnectionState.OPEN
 
 
 @pytest.mark.parametrize("kind", EVERY)
-def test_whatever_on_error_raises_is_logged(
+def test_every_exception_of_on_error_is_logged(
     server: LocalServer, kind: type[BaseException], caplog: pytest.LogCaptureFixture
 ):
-    """An `on_error` may raise anything, `sys.exit()` too: the thread of handlers goes on, and ends with the client."""
-    told = Notes()
+    """When `on_error` raises, even SystemExit, the thread of handlers continues, and ends with the client."""
+    reported = Notes()
 
     def on_error(error: Exception) -> None:
-        told(error)
+        reported(error)
         raise kind
 
     def handler(_: object) -> None:
@@ -59,7 +59,7 @@ def test_whatever_on_error_raises_is_logged(
         room.subscribe()
         for number in range(2):
             room.broadcast("e", number)
-        told.wait(2)
+        reported.wait(2)
         assert "supawire-dispatch" in ours()
     assert caplog.text.count("on_error raised for HandlerError") == 2
     assert "left alone" not in caplog.text
@@ -68,8 +68,8 @@ def test_whatever_on_error_raises_is_logged(
 
 @pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("place", ["on_frame", "async provider", "plain provider", "backoff"])
-def test_whatever_a_hook_raises_is_reported(server: LocalServer, kind: type[BaseException], place: str):
-    """What runs on the I/O thread may raise anything too, and ends neither that thread nor the client."""
+def test_every_exception_of_a_hook_is_reported(server: LocalServer, kind: type[BaseException], place: str):
+    """An exception of user code on the I/O thread is reported, and ends neither that thread nor the client."""
     errors, raised = Notes(), Notes()
 
     def raises(*_: Any) -> Any:
@@ -98,15 +98,16 @@ def test_whatever_a_hook_raises_is_reported(server: LocalServer, kind: type[Base
 
 
 def test_a_plain_handler_may_return_an_awaitable(server: LocalServer):
-    """What `lambda m: self.handle(m)` returns is awaited, one event after another, before and after errors."""
-    errors, heard, running = Notes(), Notes(), list[Any]()
+    """The awaitable that `lambda m: self.handle(m)` returns is awaited, one event after another, before and after
+    errors."""
+    errors, received, running = Notes(), Notes(), list[Any]()
 
     async def handle(event: Any) -> None:
         running.append(event)
         assert len(running) == 1, "one after another"
         await asyncio.sleep(0)
         running.remove(event)
-        heard(event.payload)
+        received(event.payload)
         if event.payload == 1:
             raise KeyError
 
@@ -118,7 +119,7 @@ def test_a_plain_handler_may_return_an_awaitable(server: LocalServer):
         room.subscribe()
         for number in range(5):
             room.broadcast("e", number)
-        assert heard.wait(5) == [0, 1, 2, 3, 4]
+        assert received.wait(5) == [0, 1, 2, 3, 4]
         assert len(plain.wait(5)) == 5
         assert causes(errors.wait(1)) == [KeyError] and "lambda" in str(errors.all[0])
 
@@ -141,7 +142,7 @@ async def by_wait_for(client: Client) -> None:
 
 @pytest.mark.parametrize("way", [in_thread, by_gather, by_task, by_wait_for])
 def test_an_async_handler_may_close_the_client_in_any_way(server: LocalServer, way: Callable[[Client], Any]):
-    """However an async handler calls `close()`, it goes on to its end and is not waited for."""
+    """An async handler that calls `close()`, in any way, runs to its end, and `close()` does not wait for it."""
     after = Notes()
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)

@@ -1,4 +1,4 @@
-"""A fork: the child keeps nothing of its parent's client, the parent notices nothing."""
+"""Forks: the child has no client of its parent, and the parent's client is not affected."""
 
 from supawire import LocalServer
 from tests.sync.scripts import Program
@@ -35,12 +35,13 @@ def child(act):
             code = 0
         finally:
             os._exit(code)
-    say(f"child {os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}")
+    report(f"child {os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}")
 """
 
 
 def test_every_call_in_a_forked_child_raises_with_a_hint(server: LocalServer):
-    """In the child each call raises StateError at once, iterators too; `repr` and properties do not (R46)."""
+    """In the child each call raises StateError at once, iterators included; `repr` and properties do not raise
+    (R46)."""
     source = (
         CHILD
         + """
@@ -58,11 +59,11 @@ with supawire.connect(URL, KEY) as client:
                  room.subscribe, room.unsubscribe, room.presence_state, room.untrack, lambda: room.broadcast("a", 1),
                  lambda: room.on(broadcast(), print), lambda: room.listen(broadcast()), handle.cancel,
                  lambda: next(stream), stream.get, stream.close, client.__enter__]
-        say([number for number, call in enumerate(calls) if not refused(call)])
-        say(f"{client!r} {room.state} {stream.dropped}".replace(client._async.address, "HOST"))
+        report([number for number, call in enumerate(calls) if not refused(call)])
+        report(f"{client!r} {room.state} {stream.dropped}".replace(client._async.address, "HOST"))
     child(act)
-    say(client.ping() > 0)
-    say(next(stream).payload)
+    report(client.ping() > 0)
+    report(next(stream).payload)
 """
     )
     with Program(server, source) as program:
@@ -70,7 +71,8 @@ with supawire.connect(URL, KEY) as client:
 
 
 def test_the_child_closes_the_socket_without_sending(server: LocalServer):
-    """The child has no connection to the server, closes and exits without a frame, and the parent's goes on (R46)."""
+    """The child closes its copy of the socket and exits without sending a frame, and the parent's connection stays
+    open (R46)."""
     source = (
         CHILD
         + """
@@ -78,18 +80,18 @@ with supawire.connect(URL, KEY) as client:
     room = client.channel("room")
     with room, room.listen(broadcast()) as stream:
         client.publish("room", "a", {})  # a pooled HTTP connection is inherited too
-        say(len(peers()))
+        report(len(peers()))
         sys.stdout.flush()
         number = os.fork()
         if not number:
             import gc
             gc.collect()
-            say(len(peers()))
+            report(len(peers()))
             sys.exit(3)  # through every `with`, and the exit hooks
-        say(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
-        say(client.stats().connects)
+        report(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
+        report(client.stats().connects)
         room.broadcast("a", {})
-        say(f"{client.ping() > 0} {len(peers())}")
+        report(f"{client.ping() > 0} {len(peers())}")
 """
     )
     with Program(server, source) as program:
@@ -99,7 +101,7 @@ with supawire.connect(URL, KEY) as client:
 
 
 def test_the_child_opens_a_client_of_its_own(server: LocalServer):
-    """After a fork the child connects by itself, and closes and exits as any program does (R46)."""
+    """After a fork the child opens a client, and closes it and exits like any program (R46)."""
     source = (
         CHILD
         + """
@@ -112,8 +114,8 @@ def act():
         stream = theirs.listen(broadcast())
         theirs.subscribe()
         theirs.broadcast("a", "from the child")
-        say(next(stream).payload)
-    say(ours())
+        report(next(stream).payload)
+    report(ours())
 child(act)
 client.close()
 """
@@ -133,11 +135,11 @@ def handler(event):
     if event.payload == 1:
         number = os.fork()
         if number:
-            say(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
+            report(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
         else:
-            say(refused(client.ping))
+            report(refused(client.ping))
     else:
-        say(event.payload)
+        report(event.payload)
         done.set()
 with supawire.connect(URL, KEY) as client:
     room = client.channel("room", echo=True)
@@ -153,7 +155,7 @@ with supawire.connect(URL, KEY) as client:
 
 
 def test_prefork_workers_open_their_own(server: LocalServer):
-    """Workers of a forking pool, as Celery's, each open a client and send, while the parent has one open (R46)."""
+    """Workers of a forking pool, as in Celery, each open a client and send while the parent has one open (R46)."""
     source = """
 import multiprocessing
 
@@ -169,8 +171,8 @@ if __name__ == "__main__":
         stream = room.listen(broadcast())
         room.subscribe()
         with multiprocessing.get_context("fork").Pool(3) as pool:
-            say(pool.map(work, range(6)))
-        say(sorted(next(stream).payload for _ in range(6)))
+            report(pool.map(work, range(6)))
+        report(sorted(next(stream).payload for _ in range(6)))
 """
     with Program(server, source) as program:
         code, words, complaint = program.end()

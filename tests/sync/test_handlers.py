@@ -1,4 +1,4 @@
-"""Handlers of the sync client: their thread, and what they may do."""
+"""Handlers of the sync client: their thread, and the calls they may make."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ def wait_for(event: threading.Event) -> None:
 
 
 class Notes:
-    """Notes of what happened, and a way to wait for the n-th."""
+    """A list of values added by any thread, with a method that waits for the n-th."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -37,7 +37,7 @@ class Notes:
             self._news.notify_all()
 
     def wait(self, count: int) -> list[Any]:
-        """The first so many notes."""
+        """Wait until there are this many values, and return them."""
         with self._news:
             assert self._news.wait_for(lambda: len(self.all) >= count, LONG), self.all
             return self.all[:count]
@@ -65,8 +65,8 @@ def test_all_user_code_of_a_client_has_one_thread(server: LocalServer):
     assert seen == [(what, "supawire-dispatch") for what in ("plain", "threaded", "async", "error")]
 
 
-def test_events_reach_several_handlers_in_the_order_in_which_they_came(server: LocalServer):
-    """Two handlers of one client get their events interleaved as they came, not each its own in a row (R37)."""
+def test_several_handlers_receive_events_in_order_of_arrival(server: LocalServer):
+    """Two handlers of one client receive their events interleaved in the order of arrival (R37)."""
     notes = Notes()
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
@@ -79,7 +79,8 @@ def test_events_reach_several_handlers_in_the_order_in_which_they_came(server: L
 
 
 def test_a_blocked_handler_delays_no_heartbeat_and_no_iterator(server: LocalServer):
-    """While a handler blocks, another channel's events are read, sends are confirmed and heartbeats answered (R39)."""
+    """While a handler blocks, events of another channel are read, sends are confirmed and heartbeats are answered
+    (R39)."""
     entered, leave, order = threading.Event(), threading.Event(), Notes()
 
     def blocking(event: Any) -> None:
@@ -108,7 +109,7 @@ def test_a_blocked_handler_delays_no_heartbeat_and_no_iterator(server: LocalServ
 
 
 def test_handlers_may_call_everything(server: LocalServer):
-    """A handler broadcasts with ack, pings, joins another channel and reads its iterator, and goes on (R46)."""
+    """A handler may broadcast with ack, ping, join another channel and read its iterator (R46)."""
     notes = Notes()
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
@@ -128,7 +129,7 @@ def test_handlers_may_call_everything(server: LocalServer):
 
 
 def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer):
-    """While one async handler awaits, plain ones and other async ones of the client are called (R37, R39)."""
+    """While an async handler waits, plain handlers and other async handlers of the client are called (R37, R39)."""
     notes = Notes()
 
     async def patient(event: Any) -> None:
@@ -155,8 +156,8 @@ def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer
         assert notes.wait(3)[2] == "patient"
 
 
-def test_an_async_handler_survives_its_own_cancellation(server: LocalServer):
-    """An async handler that cancels itself, or raises SystemExit, is told to `on_error` and called again (R1)."""
+def test_an_async_handler_that_cancels_itself_is_called_again(server: LocalServer):
+    """An async handler that cancels itself, or raises SystemExit, is reported to `on_error` and called again (R1)."""
     errors, notes = Notes(), Notes()
 
     async def handler(event: Any) -> None:
@@ -182,7 +183,8 @@ def test_an_async_handler_survives_its_own_cancellation(server: LocalServer):
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, SystemExit, StopIteration])
 def test_exceptions_of_plain_handlers_do_not_end_the_client(server: LocalServer, raised: type[BaseException]):
-    """Whatever a handler raises is told to `on_error` with its cause, and the handler gets the next event (R1)."""
+    """Every exception of a handler is reported to `on_error` with its cause, and the handler gets the next event
+    (R1)."""
     errors, notes = Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -200,7 +202,7 @@ def test_exceptions_of_plain_handlers_do_not_end_the_client(server: LocalServer,
 
 
 def test_an_on_error_that_raises_is_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """An `on_error` that raises ends nothing: what it was told is logged, and it is called again (R1)."""
+    """When `on_error` raises, the error it was called with is logged, and it is called again (R1)."""
     errors = Notes()
 
     def on_error(error: Exception) -> None:
@@ -239,7 +241,8 @@ def closers(client: Client, notes: Notes) -> dict[str, Callable[[Any], Any]]:
 
 @pytest.mark.parametrize("how", ["plain", "async", "with", "twice"])
 def test_a_handler_may_close_the_client(server: LocalServer, how: str):
-    """`close()` in a handler returns when all but that handler's thread has ended, and does not cancel it (R10)."""
+    """`close()` in a handler returns when all other threads of the client have ended, and does not cancel the
+    handler (R10)."""
     notes = Notes()
     client = connect(server.url, server.anon_key)
     room = client.channel("room", echo=True)
@@ -255,7 +258,7 @@ def test_a_handler_may_close_the_client(server: LocalServer, how: str):
 
 
 def test_on_error_may_close_the_client(server: LocalServer):
-    """An `on_error` that closes its client ends it, and nothing is left (R10)."""
+    """An `on_error` that closes its client ends it, and no thread is left (R10)."""
     closed = threading.Event()
 
     def on_error(error: Exception) -> None:
@@ -272,7 +275,7 @@ def test_on_error_may_close_the_client(server: LocalServer):
 
 
 def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
-    """A handler that closes while other threads do keeps nobody waiting for the other (R10)."""
+    """When a handler and other threads call `close` at the same time, none blocks the others (R10)."""
     entered, resume, closed = threading.Event(), threading.Event(), Notes()
     client = connect(server.url, server.anon_key)
 
@@ -302,7 +305,8 @@ def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
 
 
 def test_closing_calls_no_more_handlers_and_reports_every_error(server: LocalServer):
-    """What waits behind a handler at `close` is dropped, but what `on_error` is owed is told before the end (R31)."""
+    """Events that wait for a handler at `close` are dropped, but pending errors reach `on_error` before the end
+    (R31)."""
     entered, resume, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -350,8 +354,8 @@ def test_a_handler_that_does_not_return_is_left_running(server: LocalServer, cap
     _gone()
 
 
-def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
-    """After `cancel` a handler is not called, not even with what waited for it already."""
+def test_a_cancelled_handler_receives_no_further_events(server: LocalServer):
+    """After `cancel` a handler is not called, not even for events that wait already."""
     entered, resume, notes = threading.Event(), threading.Event(), Notes()
 
     def blocking(event: Any) -> None:
@@ -374,7 +378,7 @@ def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
 
 @pytest.mark.parametrize("overflow", ["error", "drop_newest", "drop_oldest"])
 def test_events_waiting_for_a_handler_are_bounded(server: LocalServer, overflow: Any):
-    """More events than `buffer` behind a blocked handler follow the policy; "error" is told once (R39)."""
+    """More events than `buffer` behind a blocked handler follow the policy; "error" is reported once (R39)."""
     entered, resume, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -403,7 +407,7 @@ def test_events_waiting_for_a_handler_are_bounded(server: LocalServer, overflow:
 
 
 def test_the_state_of_presence_is_read_on_any_thread(server: LocalServer):
-    """`PresenceSync.state` is everyone who is here when it is first read, also after the client closed (R45)."""
+    """`PresenceSync.state` is the state at its first read, on any thread, also after the client closed (R45)."""
     kept, notes = Notes(), Notes()
 
     def handler(event: Any) -> None:
@@ -444,11 +448,11 @@ def test_hooks_on_the_io_thread_may_not_block(server: LocalServer):
     with connect(server.url, server.anon_key, on_frame=on_frame, on_error=errors) as client:
         assert client.ping() > 0
         assert notes.wait(1) == [("out", "supawire-io")]
-        assert isinstance(errors.wait(1)[0].__cause__, StateError)  # client.channel() says so too
+        assert isinstance(errors.wait(1)[0].__cause__, StateError)  # client.channel() raises it too
 
 
 def test_an_exit_of_the_io_thread_ends_the_client(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """A SystemExit out of a transport on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
+    """A SystemExit raised by a transport on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
 
     class Exiting(WebSocketConnection):
         __slots__ = ()
@@ -485,7 +489,7 @@ def test_an_exit_of_the_io_thread_ends_the_client(server: LocalServer, caplog: p
     assert "never retrieved" not in caplog.text
 
 
-def test_an_async_handler_is_not_for_another_thread(server: LocalServer):
+def test_thread_true_with_an_async_handler_is_refused(server: LocalServer):
     """`thread=True` with an async handler is refused, as by the async client."""
 
     async def handler(event: Any) -> None: ...
@@ -494,8 +498,8 @@ def test_an_async_handler_is_not_for_another_thread(server: LocalServer):
         client.channel("room").on(broadcast(), handler, thread=True)
 
 
-def test_without_on_error_it_is_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """What nobody waits for is logged when there is no `on_error` (R48)."""
+def test_without_on_error_errors_are_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
+    """Without `on_error` an error that no call raises is logged (R48)."""
     done = threading.Event()
     with caplog.at_level(logging.ERROR), connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
@@ -508,7 +512,7 @@ def test_without_on_error_it_is_logged(server: LocalServer, caplog: pytest.LogCa
 
 
 def _gone() -> None:
-    """Wait until the threads of a client that closed itself are gone."""
+    """Wait until the threads of a client that closed itself have ended."""
     for thread in threading.enumerate():
         if thread.name.startswith("supawire-") and thread.name != "supawire-local-server":
             thread.join(LONG)

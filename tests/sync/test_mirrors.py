@@ -13,7 +13,7 @@ Rows = dict[int, dict[str, int]]
 
 
 def change(server: LocalServer, table: Rows, number: int) -> None:
-    """Commit something."""
+    """Commit changes."""
     key = number * 5 % 8
     if number % 3 == 2 and key in table:
         del table[key]
@@ -25,7 +25,7 @@ def change(server: LocalServer, table: Rows, number: int) -> None:
 
 
 def look(users: Mirror[Any]) -> None:
-    """Read it in every way; rows are whole."""
+    """Read the mirror in every way, and check that rows are whole."""
     assert all(row == {"id": key, "a": row["a"], "b": row["a"]} for key, row in users.snapshot().items())
     assert all(isinstance(key, int) for key in users)
     row = users.get(3)
@@ -34,7 +34,7 @@ def look(users: Mirror[Any]) -> None:
 
 
 def follow(events: Stream[Any], held: Rows) -> None:
-    """Apply what is told."""
+    """Apply the events of an iterator to a dict."""
     for event in events:
         match event:
             case Resynced():
@@ -47,7 +47,7 @@ def follow(events: Stream[Any], held: Rows) -> None:
 
 
 def test_an_async_fetch_is_refused_by_the_sync_client(server: LocalServer) -> None:
-    """The I/O thread runs no code of the user: a coroutine function is refused, a coroutine fails the fetch."""
+    """The sync client refuses a coroutine function, and a fetch that returns a coroutine fails."""
 
     async def fetch() -> list[Any]:
         return []
@@ -71,7 +71,7 @@ def test_an_async_fetch_is_refused_by_the_sync_client(server: LocalServer) -> No
 
 
 def test_any_thread_may_read(server: LocalServer) -> None:
-    """Threads that look, iterate and copy while rows come and go see whole rows, and in the end all of them (R46)."""
+    """Threads that read and iterate while rows change get whole rows, and in the end all of them (R46)."""
     over, errors = threading.Event(), list[BaseException]()
     table: Rows = {}
     held: Rows = {}
@@ -80,7 +80,7 @@ def test_any_thread_may_read(server: LocalServer) -> None:
         def work() -> None:
             try:
                 function()
-            except BaseException as error:  # noqa: BLE001  it is told on the test's thread
+            except BaseException as error:  # noqa: BLE001  the test's thread checks it
                 errors.append(error)
 
         thread = threading.Thread(target=work)

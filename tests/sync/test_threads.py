@@ -1,4 +1,4 @@
-"""One client, many threads; many clients, no thread left."""
+"""One client used by many threads, and many clients that leave no thread."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ EACH = 50
 
 
 def in_threads(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
-    """What the threads return, each given its number; they begin together."""
+    """Call the function in threads that begin together, each with its number, and return the results."""
     start = threading.Barrier(count)
 
     def run(number: int) -> Any:
@@ -32,7 +32,7 @@ def in_threads(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
         return list(pool.map(run, range(count)))
 
 
-def test_threads_share_a_client_and_lose_nothing(server: LocalServer):
+def test_threads_send_through_one_channel_without_loss(server: LocalServer):
     """Sixteen threads send through one channel: each message arrives once, in its thread's order (R31, R46)."""
     with connect(server.url, server.anon_key) as client, connect(server.url, server.anon_key) as reader:
         room = client.channel("room")
@@ -46,9 +46,9 @@ def test_threads_share_a_client_and_lose_nothing(server: LocalServer):
                 assert room.broadcast("a", [number, count]).via == "socket"
 
         in_threads(send)
-        heard = [next(stream).payload for _ in range(THREADS * EACH)]
+        received = [next(stream).payload for _ in range(THREADS * EACH)]
     for number in range(THREADS):
-        assert [count for sender, count in heard if sender == number] == list(range(EACH))
+        assert [count for sender, count in received if sender == number] == list(range(EACH))
 
 
 def test_threads_share_a_client_for_everything(server: LocalServer):
@@ -56,21 +56,21 @@ def test_threads_share_a_client_for_everything(server: LocalServer):
     with connect(server.url, server.anon_key) as client:
 
         def live(number: int) -> list[Any]:
-            heard: list[Any] = []
+            received: list[Any] = []
             with client.channel(f"room-{number}", echo=True, ack=True) as room, room.listen(broadcast()) as stream:
                 for count in range(5):
                     room.broadcast("a", count)
-                    heard.append(next(stream).payload)
+                    received.append(next(stream).payload)
                 client.ping()
             client.remove_channel(room)
-            return heard
+            return received
 
         assert in_threads(live) == [list(range(5))] * THREADS
         assert dict(client.channels) == {}
 
 
-def test_threads_that_ask_for_one_channel_get_one(server: LocalServer):
-    """Sixteen threads that ask for a topic and subscribe get the same object, joined once (R21)."""
+def test_threads_get_the_same_channel_of_a_topic(server: LocalServer):
+    """Sixteen threads that get a channel and subscribe receive the same object, joined once (R21)."""
     with connect(server.url, server.anon_key) as client:
 
         def join(_: int) -> Any:
@@ -83,7 +83,8 @@ def test_threads_that_ask_for_one_channel_get_one(server: LocalServer):
 
 
 def test_closing_under_many_threads(server: LocalServer):
-    """Threads that send, wait and iterate while another closes all come to a definite end (R10, R31)."""
+    """Threads that send, wait and iterate while another thread closes the client all end with a definite result
+    (R10, R31)."""
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True, ack=True)
         room.subscribe()
@@ -109,7 +110,7 @@ def test_closing_under_many_threads(server: LocalServer):
 
 
 def test_an_iterator_is_for_one_thread_at_a_time(server: LocalServer):
-    """A second thread that waits on the same iterator is told so; the first goes on."""
+    """A second thread that waits on the same iterator raises an error, and the first continues."""
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
         room.subscribe()
@@ -125,7 +126,7 @@ def test_an_iterator_is_for_one_thread_at_a_time(server: LocalServer):
 
 
 def test_another_thread_may_close_an_iterator(server: LocalServer):
-    """Closing an iterator ends the thread that waits on it."""
+    """Closing an iterator ends the wait of the thread that reads it."""
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room")
         room.subscribe()
@@ -139,7 +140,7 @@ def test_another_thread_may_close_an_iterator(server: LocalServer):
 
 
 def test_an_unreferenced_iterator_is_unregistered(server: LocalServer):
-    """An iterator that is no longer referenced receives nothing more, and its buffer is gone."""
+    """An iterator without references receives no further events, and its buffer is freed."""
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room")
         stream: Any = room.listen(broadcast())
@@ -152,8 +153,8 @@ def test_an_unreferenced_iterator_is_unregistered(server: LocalServer):
 
 
 @pytest.mark.anyio
-async def test_a_running_event_loop_does_not_matter(server: LocalServer):
-    """Inside a coroutine, as in a notebook, the sync client works, and the caller's event loop is not used (R46)."""
+async def test_the_sync_client_works_inside_a_coroutine(server: LocalServer):
+    """The sync client works inside a coroutine, as in a notebook, and does not use the caller's event loop (R46)."""
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks()
     with connect(server.url, server.anon_key) as client:
@@ -166,7 +167,7 @@ async def test_a_running_event_loop_does_not_matter(server: LocalServer):
 
 
 def test_a_generator_of_messages_runs_in_the_thread_of_the_caller(server: LocalServer):
-    """`publish_many` reads it where it was called, so that it may block without stopping the client."""
+    """`publish_many` reads a generator in the caller's thread, so it may block without blocking the client."""
     threads: list[int] = []
 
     def messages() -> Iterator[dict[str, Any]]:
@@ -179,7 +180,7 @@ def test_a_generator_of_messages_runs_in_the_thread_of_the_caller(server: LocalS
     assert threads == [threading.get_ident()] * 2
 
 
-def test_a_client_belongs_to_no_thread(server: LocalServer):
+def test_a_client_can_be_used_and_closed_in_other_threads(server: LocalServer):
     """A client opened in one thread is used by a second after the first has ended, and closed in a third (R46)."""
     with ThreadPoolExecutor(1) as first:
         client = first.submit(connect, server.url, server.anon_key).result()
@@ -191,7 +192,7 @@ def test_a_client_belongs_to_no_thread(server: LocalServer):
 
 
 def test_opening_and_closing_leaves_nothing(server: LocalServer):
-    """A hundred clients with handlers and iterators leave no thread and no open file behind (R10)."""
+    """A hundred clients with handlers and iterators leave no thread and no open file (R10)."""
 
     def cycle(number: int) -> None:
         with connect(server.url, server.anon_key) as client:
@@ -214,7 +215,7 @@ def test_opening_and_closing_leaves_nothing(server: LocalServer):
 
 
 def test_an_opening_that_fails_leaves_nothing(server: LocalServer):
-    """A refused `connect` has ended its thread when it raises."""
+    """When `connect` raises a refusal, its thread has ended."""
     server.refuse_connections(status=403)
     for _ in range(10):
         with pytest.raises(ConnectError):
@@ -223,7 +224,7 @@ def test_an_opening_that_fails_leaves_nothing(server: LocalServer):
 
 
 def test_a_client_that_ends_by_itself_ends_its_threads(server: LocalServer):
-    """A client that the server has refused for good needs no `close` to let go of its threads (R2)."""
+    """The threads of a client that the server refused permanently end without `close` (R2)."""
     errors: list[Exception] = []
     client = connect(server.url, server.anon_key, backoff=lambda attempt: 0.0, on_error=errors.append)
     server.refuse_connections(status=403)
@@ -238,7 +239,7 @@ def test_a_client_that_ends_by_itself_ends_its_threads(server: LocalServer):
 
 
 def test_time_limits_are_kept_by_every_wait(server: LocalServer):
-    """Each call that waits takes `timeout`, and raises OperationTimeout when it is over."""
+    """Each call that waits has a `timeout`, after which it raises OperationTimeout."""
     for event in ("heartbeat", "presence", "broadcast"):
         server.drop_reply(event)
     with connect(server.url, server.anon_key) as client:
@@ -255,7 +256,7 @@ def test_time_limits_are_kept_by_every_wait(server: LocalServer):
 
 
 def test_no_token_and_no_key_is_shown(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """A session at DEBUG, with an error on the way, logs neither key nor token, nor do `repr` and tracebacks (R48)."""
+    """A session at DEBUG with an error logs neither key nor token, and `repr` and tracebacks do not show them (R48)."""
     token = server.token("authenticated", 3600)
     with caplog.at_level(logging.DEBUG), connect(server.url, server.anon_key, token=token) as client:
         room = client.channel("room", private=True)
@@ -266,8 +267,8 @@ def test_no_token_and_no_key_is_shown(server: LocalServer, caplog: pytest.LogCap
     assert token not in shown and server.anon_key not in shown
 
 
-def test_another_process_is_known_by_its_number(server: LocalServer):
-    """A call in a process that is not the client's raises, also when no hook saw the fork."""
+def test_another_process_is_recognised_by_its_id(server: LocalServer):
+    """A call in another process than the client's raises, also when the fork hook did not run."""
     with connect(server.url, server.anon_key) as client:
         portal = client._portal
         ours, portal._pid = portal._pid, -1
@@ -280,7 +281,7 @@ def test_another_process_is_known_by_its_number(server: LocalServer):
 
 
 def test_an_async_handler_that_closes_the_client_runs_to_its_end(server: LocalServer):
-    """The handler that calls `close` is not cancelled by it, while another one is."""
+    """The handler that calls `close` is not cancelled by it, but other handlers are."""
     done: list[str] = []
     both = threading.Event()
     client = connect(server.url, server.anon_key)
@@ -288,7 +289,7 @@ def test_an_async_handler_that_closes_the_client_runs_to_its_end(server: LocalSe
 
     async def closes(event: Any) -> None:
         client.close()
-        await asyncio.sleep(0.02)  # the thread ends its other tasks meanwhile
+        await asyncio.sleep(0.02)  # meanwhile the thread ends its other tasks
         done.append("closed")
         both.set()
 

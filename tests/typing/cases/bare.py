@@ -1,4 +1,4 @@
-"""Generic types without their parameter pass strict checkers, and have the parameter that they have without model=."""
+"""Generic types without a parameter pass strict checkers, and have the parameter of listeners without `model=`."""
 
 from typing import Any, assert_type
 

@@ -1,4 +1,4 @@
-"""A comparison of a column is a condition, and only conditions are taken for `where=`."""
+"""A comparison of a column is a condition, and `where=` accepts only conditions."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,7 +30,7 @@ def conditions() -> None:
     assert_type(str(price > 1), str)
 
 
-def only_conditions_are_taken() -> None:
+def only_conditions_are_accepted() -> None:
     assert_type(
         changes("orders", event="INSERT", where=(col("price") >= 1) & ~col("note").is_(None)),
         Selector[Insert[dict[str, Any]]],

@@ -1,4 +1,4 @@
-"""What a type checker knows of an error that was caught."""
+"""Attributes of caught errors that a type checker knows."""
 
 from typing import assert_type
 
@@ -13,7 +13,9 @@ def every_error(error: RealtimeError) -> None:
     assert_type(error.docs, str | None)
 
 
-def some_say_more(lost: ConnectionLostError, refused: ConnectError, answer: HttpError, row: RowError) -> None:
+def some_errors_have_more_fields(
+    lost: ConnectionLostError, refused: ConnectError, answer: HttpError, row: RowError
+) -> None:
     assert_type(lost.maybe_sent, bool)
     assert_type(lost.close_code, int | None)
     assert_type(refused.retry_after, float | None)

@@ -1,4 +1,4 @@
-"""What a checker sees in an event."""
+"""Types of the fields of events."""
 
 from datetime import datetime
 from typing import Any, assert_never, assert_type

@@ -1,4 +1,4 @@
-"""Types of mirrors: rows are dicts, or objects of the model, in both doors and in every event."""
+"""Types of mirrors: rows are dicts, or objects of the model, in both clients and in every event."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def one_row(key: dict[str, Any]) -> Mapping[str, object] | None:
     return None
 
 
-async def in_the_async_door(client: AsyncClient) -> None:
+async def with_the_async_client(client: AsyncClient) -> None:
     plain = client.mirror("users", key="id", fetch=fetched)
     assert_type(plain, AsyncMirror[dict[str, Any]])
     assert_type(plain[1], dict[str, Any])
@@ -65,7 +65,7 @@ async def in_the_async_door(client: AsyncClient) -> None:
         assert_type(entered, AsyncMirror[User])
         await users.ready()
         async for event in users.listen():
-            tell(event)
+            print_event(event)
     for key, user in users.items():
         print(key)
         assert_type(user, User)
@@ -78,7 +78,7 @@ async def in_the_async_door(client: AsyncClient) -> None:
     client.mirror("users", key="id", fetch=rows, modle=User)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 
-def tell(event: MirrorEvent[User]) -> str:
+def print_event(event: MirrorEvent[User]) -> str:
     match event:
         case RowInserted():
             assert_type(event.row, User)
@@ -94,7 +94,7 @@ def tell(event: MirrorEvent[User]) -> str:
             return event.reason
 
 
-def in_the_blocking_door(client: Client) -> None:
+def with_the_sync_client(client: Client) -> None:
     with client.mirror("users", key="id", fetch=rows, model=User, filter="a=eq.1", plain=True) as users:
         assert_type(users, Mirror[User])
         assert_type(users.listen(buffer=5), Stream[MirrorEvent[User]])
@@ -104,6 +104,6 @@ def in_the_blocking_door(client: Client) -> None:
         assert_type(list(users.values()), list[User])
         users.refresh()
         for event in users.listen():
-            tell(event)
+            print_event(event)
     assert_type(client.mirror("t", key="id", fetch=generated), Mirror[dict[str, Any]])
     assert_type(client.mirror("t", key="id", fetch=rows, fetch_row=one_row), Mirror[dict[str, Any]])

@@ -1,4 +1,4 @@
-"""`model=`: the class that is given is what handlers and iterators of both doors see."""
+"""With `model=` handlers and iterators of both clients receive objects of that class."""
 
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar, assert_type

@@ -1,4 +1,4 @@
-"""Options are typed, and a checker finds a wrong one before it runs."""
+"""Options are typed, so that a type checker reports a wrong one."""
 
 from typing import assert_type
 

@@ -1,4 +1,4 @@
-"""What a selector says it selects is what a checker sees in the handler."""
+"""A selector determines the type of the events that its handler receives."""
 
 from typing import Any, assert_type
 

@@ -1,4 +1,5 @@
-"""A client of the package `supabase` is known by its shape, and the options are those of `connect` without `token`."""
+"""A client of the package `supabase` is recognised by its attributes; the options are those of `connect` without
+`token`."""
 
 from typing import Any, Protocol, assert_type
 
@@ -10,14 +11,14 @@ class Url(Protocol):
 
 
 class Supabase:
-    """As the real one: attributes, of which the URL is no string."""
+    """A client with the attributes of the real one, the URL of which is not a string."""
 
     supabase_url: Url
     supabase_key: str
     auth: Any
 
 
-def blocking(client: Supabase) -> None:
+def with_the_sync_client(client: Supabase) -> None:
     assert_type(from_supabase(client), Client)
     with from_supabase(client, heartbeat=20, backoff=Backoff(initial=0.5), on_error=print) as realtime:
         assert_type(realtime, Client)
@@ -27,7 +28,7 @@ def blocking(client: Supabase) -> None:
     from_supabase("https://abc.supabase.co")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-async def door(client: Supabase) -> None:
+async def with_the_async_client(client: Supabase) -> None:
     assert_type(from_supabase_async(client), ClientOpener[AsyncClient])
     async with from_supabase_async(client, offline="queue") as realtime:
         assert_type(realtime, AsyncClient)

@@ -1,4 +1,4 @@
-"""Types of the async door: iterators know the union of what they yield, handlers are checked against their selector."""
+"""Types of the async client: iterators have the union of their events, handlers are checked against their selector."""
 
 from typing import Any, assert_type
 
@@ -25,7 +25,7 @@ from supawire import (
 
 
 def added(change: Insert[dict[str, Any]]) -> None: ...
-def deaf() -> None: ...
+def takes_no_event() -> None: ...
 
 
 async def main() -> None:
@@ -50,7 +50,7 @@ async def main() -> None:
             assert_type(event, Insert[dict[str, Any]])
         assert_type(room.on(changes("users", event="INSERT"), added), Subscription)
         room.on(changes("users", event="DELETE"), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        room.on(broadcast(), deaf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.on(broadcast(), takes_no_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
         @room.on(broadcast("typing"))
         async def typing(message: Broadcast[Any]) -> int:

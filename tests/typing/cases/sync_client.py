@@ -1,4 +1,4 @@
-"""Types of the blocking door: the same unions and checks as in the async door, without a coroutine."""
+"""Types of the sync client: the same unions and checks as in the async client, without coroutines."""
 
 from typing import Any, assert_type
 
@@ -23,7 +23,7 @@ from supawire import (
 
 def added(change: Insert[dict[str, Any]]) -> None: ...
 async def added_later(change: Insert[dict[str, Any]]) -> None: ...
-def deaf() -> None: ...
+def takes_no_event() -> None: ...
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         assert_type(room.on(changes("users", event="INSERT"), added), Subscription)
         assert_type(room.on(changes("users", event="INSERT"), added_later), Subscription)
         room.on(changes("users", event="DELETE"), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        room.on(broadcast(), deaf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.on(broadcast(), takes_no_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
         @room.on(broadcast("typing"))
         def typing(message: Broadcast[Any]) -> int:
