@@ -8,7 +8,7 @@ from docs.docstrings import converted
 
 CASES = {
     "code is literal and stars are stars": ("`maybe_sent` or *args", "``maybe_sent`` or \\*args"),
-    "a name that ends with a line is no link": ("see from_ and 1_000", "see from\\_ and 1_000"),
+    "a name at the end of a line is not a link": ("see from_ and 1_000", "see from\\_ and 1_000"),
     "a section becomes a field, with its continuation": (
         "Promise.\n\nArgs: event: a name.\n    more of it.\nRaises: StateError.",
         "Promise.\n\n\n:Args: event: a name.\n    more of it.\n:Raises: StateError.",
@@ -23,6 +23,6 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_docstrings_become_markup(name: str):
-    """Each form of a docstring is converted as the name of its case says."""
+    """Each form of a docstring is converted to the markup that its case expects."""
     docstring, expected = CASES[name]
     assert "\n".join(converted(inspect.cleandoc(docstring).splitlines())) == expected

@@ -111,9 +111,9 @@ def test_every_fixture_is_in_a_page():
     assert fixtures and sorted(fixtures - names_in_pages()) == []
 
 
-PUBLIC = sorted({*supawire.__all__, "LocalServer"})  # which needs an extra, and so is no part of `import *`
+PUBLIC = sorted({*supawire.__all__, "LocalServer"})  # needs an extra, so it is not in `__all__`
 CLASSES = [name for name in PUBLIC if isinstance(getattr(supawire, name), type)]
-NOT_FOR_USERS = {"default_retryable"}  # what classes of errors say to their base
+NOT_FOR_USERS = {"default_retryable"}  # an argument between classes of errors
 
 
 @pytest.mark.parametrize("name", CLASSES)

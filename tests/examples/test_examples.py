@@ -59,12 +59,12 @@ async def line_of(process: Process) -> str:
     return (await process.stdout.readline()).decode().rstrip("\n")
 
 
-async def lines_until(process: Process, wanted: set[str]) -> None:
+async def lines_until(process: Process, missing: set[str]) -> None:
     """Read until all of these lines have been printed, in any order."""
-    while wanted:
+    while missing:
         line = await line_of(process)
-        assert line, f"the program ended before it said {wanted}: {(await process.communicate())[1].decode()}"
-        wanted = wanted - {line}
+        assert line, f"the program ended before it printed {missing}: {(await process.communicate())[1].decode()}"
+        missing = missing - {line}
 
 
 async def write(process: Process, text: str) -> None:
@@ -163,7 +163,7 @@ def test_the_quick_start_runs_against_supawire_serve():
     serving = Serving("--show-keys")
     try:
         environment = os.environ | {name: serving.exported(name) for name in ("SUPAWIRE_URL", "SUPAWIRE_KEY")}
-        said, ready = set[str](), "state: {'alice': [{'status': 'online'}]}\n"
+        output, ready = set[str](), "state: {'alice': [{'status': 'online'}]}\n"
         with (
             subprocess.Popen(
                 [sys.executable, "-W", "error", program],
@@ -175,15 +175,15 @@ def test_the_quick_start_runs_against_supawire_serve():
             ending(process),
         ):
             assert process.stdout is not None
-            said |= set(takewhile(lambda line: line != ready, process.stdout))
+            output |= set(takewhile(lambda line: line != ready, process.stdout))
             row = json.dumps({"type": "INSERT", "table": "users", "record": {"id": 7}}).encode()
             head = {"Authorization": f"Bearer {serving.exported('SUPAWIRE_SERVICE_KEY')}"}
             with urlopen(Request(f"{serving.url}/dev/emit", row, head)) as answer:
                 assert answer.status == 202
-            said |= set(process.stdout)
-        assert process.returncode == 0, said
-        wanted = {"alice is typing\n", "here: alice\n", "new user: {'id': 7}\n"}
-        assert wanted <= said <= wanted | {"here:\n"}
+            output |= set(process.stdout)
+        assert process.returncode == 0, output
+        expected = {"alice is typing\n", "here: alice\n", "new user: {'id': 7}\n"}
+        assert expected <= output <= expected | {"here:\n"}
     finally:
         serving.end()
 

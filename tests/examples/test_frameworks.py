@@ -64,8 +64,8 @@ async def event(response: aiohttp.ClientResponse) -> Any:
 async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str], str]):
     """Two browsers receive each row and the gap of a lost connection; the server joins once, and ends cleanly."""
     async with LocalServer() as server:
-        words = "-m", "uvicorn", "fastapi_relay:app", "--port", "0", "--timeout-graceful-shutdown", "1"
-        async with running(require("frameworks"), server, *words) as program:
+        arguments = "-m", "uvicorn", "fastapi_relay:app", "--port", "0", "--timeout-graceful-shutdown", "1"
+        async with running(require("frameworks"), server, *arguments) as program:
             url = (await line_with(program.stderr, r"running on (http://\S+)"))[1]
             async with aiohttp.ClientSession() as browser, browser.get(url) as page:
                 assert "EventSource" in await page.text()
@@ -91,8 +91,8 @@ async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str],
 async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
     """follow_orders prints the rows that match its filter, and SIGTERM ends it cleanly."""
     async with LocalServer() as server:
-        words = "django_orders/manage.py", "follow_orders", "--filter", "total=gte.100"
-        async with running(require("frameworks"), server, *words) as program:
+        arguments = "django_orders/manage.py", "follow_orders", "--filter", "total=gte.100"
+        async with running(require("frameworks"), server, *arguments) as program:
             await line_with(program.stdout, "following")
             server.emit("INSERT", "orders", record={"id": 1, "total": 5})
             server.emit("INSERT", "orders", record={"id": 2, "total": 500})
@@ -100,7 +100,7 @@ async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
             program.send_signal(signal.SIGTERM)
             out, err = await program.communicate()
             assert (program.returncode, out, err) == (0, b"stopped\n", b"")
-        async with running(require("frameworks"), server, *words[:3], "total=atleast.100") as program:
+        async with running(require("frameworks"), server, *arguments[:3], "total=atleast.100") as program:
             err = (await program.communicate())[1].decode()
             assert program.returncode == 1 and err.startswith("CommandError: ") and "Traceback" not in err
 
@@ -108,11 +108,11 @@ async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
 async def test_the_notebook_runs(require: Callable[[str], str]):
     """Every cell runs in Jupyter's event loop: the sync client, a handler, a row, and the async client."""
     async with LocalServer() as server:
-        words = str(ROOT / "tests" / "examples" / "run_notebook.py"), str(EXAMPLES / "notebook.ipynb")
-        async with running(require("frameworks"), server, *words) as program:
+        arguments = str(ROOT / "tests" / "examples" / "run_notebook.py"), str(EXAMPLES / "notebook.ipynb")
+        async with running(require("frameworks"), server, *arguments) as program:
             ended = asyncio.ensure_future(program.communicate())
             while not ended.done() and all(frame.event != "broadcast" for frame in server.frames):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)  # a kernel takes its time to start, and the server tells nobody of a frame
+                await asyncio.sleep(0.02)  # the kernel starts slowly, and the server has no event for a received frame
             server.emit("INSERT", "users", record={"id": 7})
             out, err = await ended
             assert program.returncode == 0, err.decode()

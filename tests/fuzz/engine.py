@@ -39,7 +39,7 @@ class Target(Protocol):
         ...
 
 
-class TooMuchWork(BaseException):
+class TimeLimitExceeded(BaseException):
     """The time limit is exceeded. Not an Exception, so that no handler catches it."""
 
 
@@ -59,10 +59,10 @@ def corpus(target: Target) -> list[bytes]:
 
 @contextmanager
 def bounded(seconds: float) -> Any:
-    """Limit the CPU time of a block. Raises: TooMuchWork: it took longer."""
+    """Limit the CPU time of a block. Raises: TimeLimitExceeded: it took longer."""
 
     def over(number: int, frame: FrameType | None) -> None:
-        raise TooMuchWork(f"it took more than {seconds} s of processor time")
+        raise TimeLimitExceeded(f"it took more than {seconds} s of processor time")
 
     began = time.process_time()
     has_signals = hasattr(signal, "SIGVTALRM") and threading.current_thread() is threading.main_thread()
@@ -76,7 +76,7 @@ def bounded(seconds: float) -> Any:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)
     if time.process_time() - began > seconds:  # C code does not check for signals
-        raise TooMuchWork(f"it took {time.process_time() - began:.1f} s of processor time")
+        raise TimeLimitExceeded(f"it took {time.process_time() - began:.1f} s of processor time")
 
 
 def run_once(target: Target, data: bytes) -> Finding | None:
@@ -84,9 +84,9 @@ def run_once(target: Target, data: bytes) -> Finding | None:
     try:
         with bounded(MOST_SECONDS):
             target.run(data)
-    except (Exception, TooMuchWork) as error:  # noqa: BLE001  any exception is a finding
+    except (Exception, TimeLimitExceeded) as error:  # noqa: BLE001  any exception is a finding
         last = traceback.extract_tb(error.__traceback__)[-1]
-        kind = type(error).__name__ if isinstance(error, TooMuchWork) else f"{type(error).__name__} {last.name}"
+        kind = type(error).__name__ if isinstance(error, TimeLimitExceeded) else f"{type(error).__name__} {last.name}"
         return Finding(data, kind, "".join(traceback.format_exception(error)))
     return None
 

@@ -74,16 +74,16 @@ class Codec:
         live = self._live.get(protocol)
         if live is None or live[0].state(live[1]) is not ChannelState.JOINED:
             live = self._live[protocol] = busy(protocol)
-        story, _, heard = live
-        take = story.session.receive_large if len(frame) > LARGE_FRAME_BYTES else story.session.receive
-        delivery = take(story._generation, frame, b"binary" in head, story.now)
+        client, _, received = live
+        receive = client.session.receive_large if len(frame) > LARGE_FRAME_BYTES else client.session.receive
+        delivery = receive(client._generation, frame, b"binary" in head, client.now)
         for listener in delivery[0] if delivery else ():
             listener(delivery[1] if delivery else None)
-        story.pump()
-        for event in heard:
+        client.pump()
+        for event in received:
             look_at(event)
-        heard.clear()
-        story.effects.clear()
+        received.clear()
+        client.effects.clear()
         self._count += 1
         if self._count % 1000 == 0:
             self._live.clear()

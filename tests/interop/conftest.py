@@ -28,14 +28,14 @@ class Pair(NamedTuple):
     peer_is_python: bool
 
     @property
-    def bytes_pass(self) -> bool:
+    def supports_bytes(self) -> bool:
         """Return whether both use the version that has binary messages."""
         return self.our_version == self.peer_version == "2.0.0"
 
 
 @pytest.fixture(scope="session")
 def official_python(require: Callable[[str], str]) -> Iterator[Process]:
-    """The official Python client."""
+    """Start the official Python client."""
     process = Process([require("realtime-py"), str(PEERS / "peer.py")])
     yield process
     process.stop()
@@ -43,7 +43,7 @@ def official_python(require: Callable[[str], str]) -> Iterator[Process]:
 
 @pytest.fixture(scope="session")
 def official_javascript(require: Callable[[str], str]) -> Iterator[Process]:
-    """The official JavaScript client."""
+    """Start the official JavaScript client."""
     require("realtime-js")
     process = Process([require("node"), str(PEERS / "peer.mjs")])
     yield process
@@ -52,14 +52,14 @@ def official_javascript(require: Callable[[str], str]) -> Iterator[Process]:
 
 @pytest.fixture
 def server() -> Iterator[LocalServer]:
-    """A local server without delays and limits."""
+    """Start a local server without delays and limits."""
     with LocalServer() as server:
         yield server
 
 
 @pytest.fixture(params=["memory", "postgres"])
 def owner(request: pytest.FixtureRequest) -> Owner:
-    """A server with each backend, with all permissions for signed-in users."""
+    """Return a server with each backend, where signed-in users have all permissions."""
     if request.param == "memory":
         return MemoryOwner(request.getfixturevalue("server"))
     pytest.importorskip("psycopg", reason="not run: it needs the extra postgres")
@@ -81,17 +81,17 @@ class Official(NamedTuple):
 
 @pytest.fixture(params=OFFICIAL)
 def official(request: pytest.FixtureRequest) -> Official:
-    """Each official library in each version that it supports."""
+    """Return each official library in each version that it supports."""
     language, _, vsn = request.param.partition(" ")
     return Official(request.getfixturevalue(f"official_{language}"), language, vsn)
 
 
 @pytest.fixture
 async def pair(owner: Owner, our_version: Any, official: Official) -> AsyncIterator[Pair]:
-    """Both clients, signed in."""
+    """Connect both clients with tokens of signed-in users."""
     server = owner.server
     peer = official.process.client()
     await peer.open(server.url, server.token(), official.vsn)
     async with connect_async(server.url, server.token(), protocol=our_version) as ours:
         yield Pair(server, owner, ours, peer, our_version, official.vsn, official.language == "python")
-    await peer.ask("close")
+    await peer.request("close")

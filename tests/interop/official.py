@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 PEERS: Final = Path(__file__).resolve().parent / "peers"
-PATIENCE: Final = 15.0
-"""Seconds that anything may take; nothing here takes so long when it works."""
+TIMEOUT: Final = 15.0
+"""Seconds until an answer or event counts as missing."""
 
 
 class Process:
@@ -31,11 +31,11 @@ class Process:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            said = json.loads(line)
-            if "id" in said:
-                self._answers.pop(said["id"]).put(said)
-            elif said["client"] in self._clients:
-                self._clients[said["client"]].events.put(said)
+            message = json.loads(line)
+            if "id" in message:
+                self._answers.pop(message["id"]).put(message)
+            elif message["client"] in self._clients:
+                self._clients[message["client"]].events.put(message)
 
     def client(self) -> "Peer":
         """Create another client, which is not connected yet."""
@@ -43,17 +43,17 @@ class Process:
         self._clients[number] = Peer(self, number)
         return self._clients[number]
 
-    def ask(self, name: str, **arguments: Any) -> Any:
-        """Give a command and wait for what comes of it. Raises AssertionError with the peer's error."""
+    def request(self, name: str, **arguments: Any) -> Any:
+        """Send a command and return its result. Raises AssertionError with the peer's error."""
         number = next(self._numbers)
         answer: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._answers[number] = answer
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"id": number, "do": name, **arguments}) + "\n")
         self._process.stdin.flush()
-        said = answer.get(timeout=PATIENCE)
-        assert "error" not in said, f"{name}: {said['error']}"
-        return said["ok"]
+        result = answer.get(timeout=TIMEOUT)
+        assert "error" not in result, f"{name}: {result['error']}"
+        return result["ok"]
 
     def stop(self) -> None:
         """End the process."""
@@ -75,15 +75,15 @@ class Peer:
         self._process = process
         self._number = number
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._kept: list[dict[str, Any]] = []
+        self._skipped: list[dict[str, Any]] = []
 
-    async def ask(self, name: str, **arguments: Any) -> Any:
-        """Give a command of `peers/` and wait for what comes of it."""
-        return await asyncio.to_thread(self._process.ask, name, client=self._number, **arguments)
+    async def request(self, name: str, **arguments: Any) -> Any:
+        """Send a command of `peers/` and return its result."""
+        return await asyncio.to_thread(self._process.request, name, client=self._number, **arguments)
 
     async def open(self, url: str, key: str, vsn: str) -> None:
         """Connect, or prepare to connect with the first channel."""
-        await self.ask("open", url=f"{url}/realtime/v1".replace("http", "ws", 1), key=key, vsn=vsn)
+        await self.request("open", url=f"{url}/realtime/v1".replace("http", "ws", 1), key=key, vsn=vsn)
 
     async def join(
         self,
@@ -105,32 +105,32 @@ class Peer:
             "broadcast": broadcast,
             "presence": {"key": presence or "", "enabled": presence is not None},
         }
-        status = await self.ask("join", topic=topic, options=options, changes=list(changes))
+        status = await self.request("join", topic=topic, options=options, changes=list(changes))
         await self.next("status")
         return status
 
-    async def next(self, on: str, suits: Callable[[dict[str, Any]], bool] = lambda event: True) -> dict[str, Any]:
+    async def next(self, on: str, matches: Callable[[dict[str, Any]], bool] = lambda event: True) -> dict[str, Any]:
         """Return the next event of this kind that matches; others are kept for later."""
-        for place, event in enumerate(self._kept):
-            if event["on"] == on and suits(event):
-                return self._kept.pop(place)
+        for place, event in enumerate(self._skipped):
+            if event["on"] == on and matches(event):
+                return self._skipped.pop(place)
         while True:
             event = await asyncio.to_thread(self._get, on)
-            if event["on"] == on and suits(event):
+            if event["on"] == on and matches(event):
                 return event
-            self._kept.append(event)
+            self._skipped.append(event)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Discard the events so far."""
-        self._kept.clear()
+        self._skipped.clear()
         while not self.events.empty():
             self.events.get_nowait()
 
     def _get(self, on: str) -> dict[str, Any]:
         try:
-            return self.events.get(timeout=PATIENCE)
+            return self.events.get(timeout=TIMEOUT)
         except queue.Empty:
-            raise AssertionError(f"no {on} came; there were {self._kept}") from None
+            raise AssertionError(f"no {on} arrived; received: {self._skipped}") from None
 
     async def message(self) -> Any:
         """Return event and payload of the next broadcast."""

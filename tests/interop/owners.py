@@ -28,7 +28,7 @@ class Owner(Protocol):
         """Store a private message and deliver it; return its id."""
         ...
 
-    def let_into(self, topic: str) -> None:
+    def allow_topic(self, topic: str) -> None:
         """Let signed-in users join this private topic and no other."""
         ...
 
@@ -54,7 +54,7 @@ class MemoryOwner:
     def send(self, topic: str, event: str, payload: dict[str, Any]) -> str:
         return self.server.send(topic, event, payload)
 
-    def let_into(self, topic: str) -> None:
+    def allow_topic(self, topic: str) -> None:
         self.server.policy(lambda claims, name, extension, action: name == topic)
 
 
@@ -86,5 +86,5 @@ class PostgresOwner:
         ((number,),) = self.server.sql("select id::text from realtime.messages where topic = %s", topic)
         return number
 
-    def let_into(self, topic: str) -> None:
+    def allow_topic(self, topic: str) -> None:
         self.server.sql(f"alter policy entry on realtime.messages using (realtime.topic() = '{topic}')")

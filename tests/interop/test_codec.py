@@ -33,7 +33,7 @@ pushes = st.fixed_dictionaries({"join_ref": refs, "ref": refs, "topic": names, "
 @given(st.lists(st.tuples(pushes, payloads | raw), min_size=1, max_size=20))
 def test_broadcasts_are_encoded_alike(official_javascript: Process, sends: list[tuple[dict[str, str], Any]]):
     """A broadcast of 2.0.0 has the same header and payload in their frame and in ours, JSON or bytes."""
-    theirs = official_javascript.ask(
+    theirs = official_javascript.request(
         "encode",
         frames=[
             {
@@ -61,7 +61,7 @@ def test_our_text_frames_are_decoded_by_the_official_client(
 ):
     """It decodes refs, topic, event and payload as we encoded them."""
     ours = [V2.encode(**push, payload={"payload": body}).decode() for push, body in sends]
-    theirs = official_javascript.ask("decode", frames=ours)
+    theirs = official_javascript.request("decode", frames=ours)
     assert theirs == [{**push, "payload": {"payload": body}} for push, body in sends]
 
 
@@ -74,7 +74,7 @@ def test_our_text_frames_are_decoded_by_the_official_client(
 def test_broadcasts_are_decoded_alike(official_javascript: Process, sends: list[tuple[str, str, Any, Any]]):
     """A frame of kind 4 has the same event, payload and metadata for both."""
     written = [kind_4(*send) for send in sends]
-    theirs = official_javascript.ask("decode", frames=[{"hex": data.hex()} for data in written])
+    theirs = official_javascript.request("decode", frames=[{"hex": data.hex()} for data in written])
     for data, message in zip(written, theirs, strict=True):
         unpacked = binary.unpack(binary.DOWN, data)
         topic, event, meta = unpacked.fields

@@ -44,8 +44,8 @@ def test_both_builders_create_equal_conditions(official_javascript: Process):
     """For every operator, negated or not, and values with special characters, the conditions are equal."""
     every = [(op, value, negated) for op, value in cases() for negated in (False, True)]
     assert {op for op, _, _ in every} == set(OPERATORS)
-    asked = [[{"column": "c", "op": op, "value": value, "negated": negated}] for op, value, negated in every]
-    theirs: list[str] = official_javascript.ask("filters", conditions=asked)
+    requests = [[{"column": "c", "op": op, "value": value, "negated": negated}] for op, value, negated in every]
+    theirs: list[str] = official_javascript.request("filters", conditions=requests)
     differing = [
         (text, str(where))
         for text, (op, value, negated) in zip(theirs, every, strict=True)
@@ -69,8 +69,8 @@ def meaning(text: str) -> list[Any]:
 
 def test_joined_conditions_have_the_same_text(official_javascript: Process):
     """Several conditions are joined to the same text."""
-    asked = [{"column": f"c{n}", "op": "eq", "value": text, "negated": False} for n, text in enumerate(TEXTS)]
-    (theirs,) = official_javascript.ask("filters", conditions=[asked])
+    requests = [{"column": f"c{n}", "op": "eq", "value": text, "negated": False} for n, text in enumerate(TEXTS)]
+    (theirs,) = official_javascript.request("filters", conditions=[requests])
     ours = col("c0") == TEXTS[0]
     for n, text in enumerate(TEXTS[1:], 1):
         ours &= col(f"c{n}") == text

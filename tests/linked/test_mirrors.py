@@ -11,7 +11,7 @@ from supawire import AsyncMirror, Resynced, RowDeleted, RowUpdated, col
 from tests.aio.mirror_scenarios import Scene, scenario
 
 
-class Life:
+class Schedule:
     """A table and its mirror, and the random events of a schedule."""
 
     def __init__(self, scene: Scene, seed: int, **options: Any) -> None:
@@ -21,7 +21,7 @@ class Life:
         self.table.least = 3 if seed % 2 else 0
         self.mirror: AsyncMirror[Any] = scene.mirror(where=col("v") >= 3 if seed % 2 else None, **options)
         self.events = self.mirror.listen(buffer=3)
-        self.held: dict[Any, Any] = {}
+        self.followed: dict[Any, Any] = {}
 
     def cut(self) -> None:
         self.server.drop_connections(self.rng.choice((None, 1012)))
@@ -64,18 +64,18 @@ class Life:
         async for event in self.events:
             match event:
                 case Resynced(rows=rows):
-                    self.held = rows
+                    self.followed = rows
                 case RowDeleted(key=key):
-                    del self.held[key]
+                    del self.followed[key]
                 case _:
                     if isinstance(event, RowUpdated):
-                        del self.held[event.old_key]
-                    self.held[event.key] = event.row
+                        del self.followed[event.old_key]
+                    self.followed[event.key] = event.row
 
 
-ACTS: dict[Callable[[Life], None], int] = {
-    Life.put: 8, Life.delete: 2, Life.move: 2, Life.truncate: 1, Life.refresh: 1,
-    Life.cut: 1, Life.crash: 1, Life.fail: 1, Life.slow_down: 1, Life.lag: 1,
+ACTS: dict[Callable[[Schedule], None], int] = {
+    Schedule.put: 8, Schedule.delete: 2, Schedule.move: 2, Schedule.truncate: 1, Schedule.refresh: 1,
+    Schedule.cut: 1, Schedule.crash: 1, Schedule.fail: 1, Schedule.slow_down: 1, Schedule.lag: 1,
 }  # fmt: skip
 """The possible events, with their weights."""
 
@@ -85,27 +85,29 @@ def test_a_comparing_mirror_recovers_from_silent_losses(seed: int) -> None:
     """A comparison corrects the mirror after changes that the server lost without a message."""
 
     @scenario()
-    async def story(scene: Scene) -> None:
-        life = Life(scene, seed, refresh_every=5.0)
-        following = asyncio.create_task(life.follow())
-        acts, weights = [*ACTS, Life.lose], [*ACTS.values(), 4]
+    async def run(scene: Scene) -> None:
+        schedule = Schedule(scene, seed, refresh_every=5.0)
+        following = asyncio.create_task(schedule.follow())
+        acts, weights = [*ACTS, Schedule.lose], [*ACTS.values(), 4]
         for _ in range(60):
-            life.rng.choices(acts, weights)[0](life)
-            await asyncio.sleep(life.rng.choice((0, 0.05, 0.3, 1.5)))
-        life.server.lag(0)
-        life.table.early = life.table.late = life.table.failing = 0
+            schedule.rng.choices(acts, weights)[0](schedule)
+            await asyncio.sleep(schedule.rng.choice((0, 0.05, 0.3, 1.5)))
+        schedule.server.lag(0)
+        schedule.table.early = schedule.table.late = schedule.table.failing = 0
         await asyncio.sleep(20)
-        await life.mirror.ready(None)
-        assert life.mirror.live and life.mirror.snapshot() == life.table.seen() == life.held
-        life.table.lost = True
-        life.put()
-        life.put()
+        await schedule.mirror.ready(None)
+        assert schedule.mirror.live
+        assert schedule.mirror.snapshot() == schedule.table.seen() == schedule.followed
+        schedule.table.lost = True
+        schedule.put()
+        schedule.put()
         await asyncio.sleep(20)
-        assert life.mirror.live and life.mirror.snapshot() == life.table.seen() == life.held
-        await life.mirror.close()
+        assert schedule.mirror.live
+        assert schedule.mirror.snapshot() == schedule.table.seen() == schedule.followed
+        await schedule.mirror.close()
         await following
 
-    story()
+    run()
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -113,19 +115,19 @@ def test_a_mirror_converges_to_the_table(seed: int) -> None:
     """After commits, disconnections, delays and failures the mirror equals the table."""
 
     @scenario()
-    async def story(scene: Scene) -> None:
-        life = Life(scene, seed)
-        following = asyncio.create_task(life.follow())
+    async def run(scene: Scene) -> None:
+        schedule = Schedule(scene, seed)
+        following = asyncio.create_task(schedule.follow())
         acts, weights = list(ACTS), list(ACTS.values())
         for _ in range(60):
-            life.rng.choices(acts, weights)[0](life)
-            await asyncio.sleep(life.rng.choice((0, 0.05, 0.3, 1.5)))
-        life.server.lag(0)
+            schedule.rng.choices(acts, weights)[0](schedule)
+            await asyncio.sleep(schedule.rng.choice((0, 0.05, 0.3, 1.5)))
+        schedule.server.lag(0)
         await asyncio.sleep(2)
-        await life.mirror.ready(None)
+        await schedule.mirror.ready(None)
         await asyncio.sleep(0.1)
-        assert life.mirror.snapshot() == life.table.seen() == life.held
-        await life.mirror.close()
+        assert schedule.mirror.snapshot() == schedule.table.seen() == schedule.followed
+        await schedule.mirror.close()
         await following
 
-    story()
+    run()

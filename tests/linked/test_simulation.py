@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import FRESH
 
-from .simulation.play import ASKING, PLAIN, play, play_many
+from .simulation.play import DATABASE, PLAIN, play, play_many
 
 FOUND = (
     3240,  # a deadline in socket time was before the present time because of rounding, and the session never slept
@@ -28,7 +28,7 @@ FOUND = (
 )
 """Seeds that once broke an invariant, with what they found."""
 
-FOUND_ASKING = (
+FOUND_WITH_DATABASE = (
     70003645,  # the checks expected changes before the first `Subscribed to PostgreSQL`, which are not promised
     70006147,  # the same after a reconnect
     70012456,  # the same with a short timeout
@@ -38,11 +38,11 @@ FOUND_ASKING = (
 )
 """Seeds of the world whose server waits for its database."""
 
-STORED = [*((PLAIN, seed) for seed in FOUND), *((ASKING, seed) for seed in FOUND_ASKING)]
+STORED = [*((PLAIN, seed) for seed in FOUND), *((DATABASE, seed) for seed in FOUND_WITH_DATABASE)]
 CHUNK = 50
 START = 590_000_000
 """The first seed. With SUPAWIRE_TEST_FRESH=1 each run takes others."""
-PARTS = [*((PLAIN, part) for part in range(20)), *((ASKING, part) for part in range(4))]
+PARTS = [*((PLAIN, part) for part in range(20)), *((DATABASE, part) for part in range(4))]
 """1,000 schedules, and 200 where rights, replays and subscriptions are answered up to half a second later."""
 
 

@@ -13,8 +13,8 @@ def test_two_clients_exchange_messages_through_the_hub() -> None:
     world = World()
     ada, bob = world.client(), world.client(SessionOptions(protocol="1.0.0"))
     room, same = ada.channel("lobby", ack=True, presence_key="ada"), bob.channel("lobby", presence_key="bob")
-    heard = bob.collect(same, broadcast("typing"))
-    seen, rows = ada.collect(room, presence()), ada.collect(room, changes("users"))
+    received = bob.collect(same, broadcast("typing"))
+    presences, rows = ada.collect(room, presence()), ada.collect(room, changes("users"))
     for client, topic in ((ada, room), (bob, same)):
         client.start(client.session.open)
         client.start(client.session.join, topic, ready=True)
@@ -25,10 +25,10 @@ def test_two_clients_exchange_messages_through_the_hub() -> None:
     world.act(world.hub.emit, make_change("INSERT", "users", record=row), world.clock.now)
     world.run_for(1)
     assert ada.outcome(sent) == Sent("socket", acked=True)
-    assert [message.payload for message in heard] == [{"n": 1}]
+    assert [message.payload for message in received] == [{"n": 1}]
     assert [(type(change), change.record) for change in rows] == [(Insert, row)]
-    assert isinstance(seen[-1], PresenceSync)
-    assert [meta.payload for meta in seen[-1].state["bob"]] == [{"at": "desk"}]
+    assert isinstance(presences[-1], PresenceSync)
+    assert [meta.payload for meta in presences[-1].state["bob"]] == [{"at": "desk"}]
 
 
 def test_a_broken_connection_is_restored_completely() -> None:
@@ -36,7 +36,7 @@ def test_a_broken_connection_is_restored_completely() -> None:
     world = World()
     ada, bob = world.client(), world.client()
     room = ada.channel("lobby", presence_key="ada")
-    told, heard = ada.collect(room, gaps()), ada.collect(room, broadcast())
+    gap_events, received = ada.collect(room, gaps()), ada.collect(room, broadcast())
     there = bob.channel("lobby", presence_key="bob")
     bob.collect(there, presence())
     for client, topic in ((ada, room), (bob, there)):
@@ -51,7 +51,7 @@ def test_a_broken_connection_is_restored_completely() -> None:
     world.run_for(10)
     assert ada.session.channels[room].state is ChannelState.JOINED
     assert list(bob.session.presence_state(there)) == ["ada"]
-    assert [(gap.reason, sorted(gap.lost)) for gap in told] == [("connection_lost", ["broadcast"])]
+    assert [(gap.reason, sorted(gap.lost)) for gap in gap_events] == [("connection_lost", ["broadcast"])]
     world.act(world.hub.broadcast, "lobby", "e", {"n": 2}, world.clock.now)
     world.run_for(1)
-    assert [message.payload for message in heard] == [{"n": 2}]
+    assert [message.payload for message in received] == [{"n": 2}]

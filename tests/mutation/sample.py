@@ -12,16 +12,16 @@ from cosmic_ray.work_db import WorkDB, use_db  # pyright: ignore[reportMissingIm
 from cosmic_ray.work_item import WorkerOutcome, WorkResult  # pyright: ignore[reportMissingImports]
 
 EQUIVALENT = re.compile(r"BitOr_|_Is_Eq|_IsNot_NotEq")
-"""Operators whose mutants nearly always mean the same: `|` stands in types, and `is` compares enum members or None."""
+"""Operators whose mutants are mostly equivalent: `|` is used in types, and `is` compares enum members or None."""
 
 
 def choose(database: Any, count: int, seed: int) -> None:
     """Mark all mutants but some as skipped."""
     pending = sorted(database.pending_work_items, key=lambda item: str(item.mutations))
     random.Random(seed).shuffle(pending)
-    wanted = [item for item in pending if not any(EQUIVALENT.search(one.operator_name) for one in item.mutations)]
-    chosen = {item.job_id for item in wanted[:count]}
-    print(f"{len(chosen)} of {len(wanted)} mutants are tried")
+    candidates = [item for item in pending if not any(EQUIVALENT.search(one.operator_name) for one in item.mutations)]
+    chosen = {item.job_id for item in candidates[:count]}
+    print(f"{len(chosen)} of {len(candidates)} mutants are tried")
     for item in pending:
         if item.job_id not in chosen:
             database.set_result(item.job_id, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))

@@ -95,7 +95,7 @@ def test_filter_expressions_mean_the_same_in_postgresql(plain_connection: Sql, k
 
     @given(values | st.none(), values, st.lists(values, min_size=1, max_size=3))
     @settings(max_examples=40)
-    def ask(value: Any, wanted: Any, several: list[Any]) -> None:
+    def compare(value: Any, wanted: Any, several: list[Any]) -> None:
         one: list[Where] = [c == wanted, c != wanted, c < wanted, c <= wanted, c > wanted, c >= wanted]
         one += [c.is_distinct_from(wanted), c.in_([wanted, *several]), c.in_(several), c.is_(None)]
         one += [c.is_(True), c.is_(False), c.is_("unknown")] if kind == "bool" else []
@@ -104,7 +104,7 @@ def test_filter_expressions_mean_the_same_in_postgresql(plain_connection: Sql, k
         ours = [matches(where.conditions, {"c": value}, {"c": kind}) for where in every]
         assert ours == answers(plain_connection, every, kind, None if wire is None else text_of(wire))
 
-    ask()
+    compare()
 
 
 READ = {kind: values for kind, values in (KINDS | ALSO).items() if kind != "bytea"}  # its hex is compared as text

@@ -37,7 +37,7 @@ async def impatient(database: str) -> AsyncIterator[Policies]:
     await policies.close()
 
 
-def ask(
+def request(
     action: Action = "read",
     extensions: tuple[Extension, ...] = BOTH,
     topic: str = "lab",
@@ -52,13 +52,13 @@ def ask(
 async def test_without_a_policy_nothing_is_permitted(policies: Policies):
     """Row level security is enabled from the start."""
     for action in ("read", "write"):
-        assert await policies.permissions(ask(action)) == frozenset()
+        assert await policies.permissions(request(action)) == frozenset()
 
 
 async def test_the_service_role_passes_every_policy(policies: Policies):
     """It is exempt from row level security."""
     for action in ("read", "write"):
-        assert await policies.permissions(ask(action, role="service_role")) == {"broadcast", "presence"}
+        assert await policies.permissions(request(action, role="service_role")) == {"broadcast", "presence"}
 
 
 @pytest.mark.parametrize("extension", BOTH)
@@ -72,17 +72,17 @@ async def test_each_of_the_four_permissions_has_its_own_policy(
     else:
         check = f"with check (extension = '{extension}')"
         run(sql, f"create policy p on realtime.messages for insert to authenticated {check}")
-    assert await policies.permissions(ask(action)) == {extension}
+    assert await policies.permissions(request(action)) == {extension}
     other: Action = "write" if action == "read" else "read"
-    assert await policies.permissions(ask(other)) == frozenset()
-    assert await policies.permissions(ask(action, role="anon")) == frozenset()
+    assert await policies.permissions(request(other)) == frozenset()
+    assert await policies.permissions(request(action, role="anon")) == frozenset()
 
 
 async def test_only_the_queried_extensions_are_checked(policies: Policies, sql: Sql):
     """The permission for presence is not checked when presence is disabled."""
     sql.execute("create policy p on realtime.messages for select using (true)")
-    assert await policies.permissions(ask(extensions=("broadcast",))) == {"broadcast"}
-    assert await policies.permissions(ask(extensions=("presence",))) == {"presence"}
+    assert await policies.permissions(request(extensions=("broadcast",))) == {"broadcast"}
+    assert await policies.permissions(request(extensions=("presence",))) == {"presence"}
 
 
 async def test_policies_can_read_topic_claims_role_and_headers(policies: Policies, sql: Sql):
@@ -100,10 +100,10 @@ async def test_policies_can_read_topic_claims_role_and_headers(policies: Policie
         "rooms": ["room:7"],
         "headers": {"x-team": "bl'ue"},
     }
-    assert await policies.permissions(ask(**good)) == {"broadcast", "presence"}
+    assert await policies.permissions(request(**good)) == {"broadcast", "presence"}
     wrongs: list[dict[str, Any]] = [{"topic": "room:8"}, {"sub": None}, {"rooms": []}, {"headers": {}}]
     for wrong in wrongs:
-        assert not await policies.permissions(ask(**good | wrong))
+        assert not await policies.permissions(request(**good | wrong))
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ async def test_any_topic_is_passed_to_the_policy_unchanged(policies: Policies, s
     sql.execute("insert into wanted values (%s)", [topic])
     sql.execute("create policy r on realtime.messages for select using (topic = (select w.topic from wanted w))")
     sql.execute("create policy w on realtime.messages for insert with check (realtime.topic() = topic)")
-    assert await policies.permissions(ask(topic=topic)) == {"broadcast", "presence"}
-    assert await policies.permissions(ask("write", topic=topic)) == {"broadcast", "presence"}
-    assert not await policies.permissions(ask(topic=topic + "x"))
+    assert await policies.permissions(request(topic=topic)) == {"broadcast", "presence"}
+    assert await policies.permissions(request("write", topic=topic)) == {"broadcast", "presence"}
+    assert not await policies.permissions(request(topic=topic + "x"))
 
 
 async def test_any_claim_is_passed_to_the_policy_unchanged(policies: Policies, sql: Sql):
     """Numbers of any size and text with quotes; a zero byte, which PostgreSQL cannot store in text, is refused."""
     sql.execute(r"""create policy p on realtime.messages for select using (
         (auth.jwt() ->> 'n')::numeric = 1e30 and auth.jwt() ->> 's' = $q$it's "\☃$q$)""")
-    assert await policies.permissions(ask(n=10**30, s="it's \"\\☃"))
-    assert not await policies.permissions(ask(n=10**30 + 1, s="it's \"\\☃"))
-    for odd in (ask(sub="a\0b"), ask(topic="a\0b"), ask(role="a\0b")):
+    assert await policies.permissions(request(n=10**30, s="it's \"\\☃"))
+    assert not await policies.permissions(request(n=10**30 + 1, s="it's \"\\☃"))
+    for odd in (request(sub="a\0b"), request(topic="a\0b"), request(role="a\0b")):
         assert await policies.permissions(odd) is QueryError.POLICY
 
 
@@ -135,7 +135,7 @@ async def test_a_check_leaves_no_row_role_or_setting(policies: Policies, sql: Sq
     """The next query on the same connection is not affected."""
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     for action in ("read", "write"):
-        await policies.permissions(ask(action, sub="secret"))
+        await policies.permissions(request(action, sub="secret"))
     assert sql.execute("select count(*) from realtime.messages").fetchone() == (0,)
     pool = policies.database
     settings = "select current_setting('request.jwt.claims', true), current_user, current_setting('statement_timeout')"
@@ -159,18 +159,18 @@ async def test_a_policy_that_raises_or_does_not_end_is_an_error(
     policies = impatient
     run(sql, f"create policy r on realtime.messages for select using ({policy})")
     run(sql, f"create policy w on realtime.messages for insert with check ({policy})")
-    assert await policies.permissions(ask(action)) is trouble
+    assert await policies.permissions(request(action)) is trouble
     sql.execute("drop policy r on realtime.messages")
     sql.execute("drop policy w on realtime.messages")
-    assert await policies.permissions(ask(action)) == frozenset()
+    assert await policies.permissions(request(action)) == frozenset()
     assert policies.database.idle == 1
 
 
 @pytest.mark.parametrize("action", ["read", "write"])
 async def test_an_unknown_role_is_an_error(policies: Policies, action: Action):
     """A join is refused as unauthorized, a request as an RLS error."""
-    assert await policies.permissions(ask(action, role="stranger")) is QueryError.POLICY
-    assert await policies.permissions(ask(action, role="x'; reset role; --")) is QueryError.POLICY
+    assert await policies.permissions(request(action, role="stranger")) is QueryError.POLICY
+    assert await policies.permissions(request(action, role="x'; reset role; --")) is QueryError.POLICY
 
 
 async def test_a_role_that_the_server_cannot_set_is_an_error(cluster: Any, database: str, sql: Sql):
@@ -182,10 +182,10 @@ async def test_a_role_that_the_server_cannot_set_is_an_error(cluster: Any, datab
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     policies = Policies(make_conninfo(database, user="modest", password="m"))
     try:
-        assert await policies.permissions(ask("write")) == {"broadcast", "presence"}
-        assert await policies.permissions(ask()) == {"broadcast", "presence"}
+        assert await policies.permissions(request("write")) == {"broadcast", "presence"}
+        assert await policies.permissions(request()) == {"broadcast", "presence"}
         for action in ("read", "write"):
-            assert await policies.permissions(ask(action, role="service_role")) is QueryError.POLICY
+            assert await policies.permissions(request(action, role="service_role")) is QueryError.POLICY
     finally:
         await policies.close()
         sql.execute("drop owned by modest")
@@ -196,8 +196,8 @@ async def test_a_role_without_the_privilege_has_no_permission(policies: Policies
     """A missing grant for `insert` denies writing; one for `select` is an error, which refuses a join as well."""
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     sql.execute("revoke all on realtime.messages from authenticated")
-    assert await policies.permissions(ask("write")) == frozenset()
-    assert await policies.permissions(ask()) is QueryError.POLICY
+    assert await policies.permissions(request("write")) == frozenset()
+    assert await policies.permissions(request()) is QueryError.POLICY
 
 
 async def test_a_missing_partition_is_an_error(policies: Policies, sql: Sql):
@@ -208,21 +208,21 @@ async def test_a_missing_partition_is_an_error(policies: Policies, sql: Sql):
         run(sql, f"drop table {part}")
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     for action in ("read", "write"):
-        assert await policies.permissions(ask(action)) is QueryError.NO_PARTITION
+        assert await policies.permissions(request(action)) is QueryError.NO_PARTITION
 
 
 async def test_a_lost_idle_connection_is_replaced(policies: Policies, sql: Sql):
     """For example after a restart of the database: the next query is answered."""
     sql.execute("create policy p on realtime.messages for select using (true)")
-    await policies.permissions(ask())
+    await policies.permissions(request())
     sql.execute("""select pg_terminate_backend(pid, 10000) from pg_stat_activity
         where pid <> pg_backend_pid() and datname = current_database()""")
-    assert await policies.permissions(ask()) == {"broadcast", "presence"}
+    assert await policies.permissions(request()) == {"broadcast", "presence"}
 
 
 async def test_an_unreachable_database_is_a_database_error(database: str):
     """The backend makes QueryError.DOWN of it."""
     policies = Policies(make_conninfo(database, port="1"))
     with pytest.raises(DatabaseError) as error:
-        await policies.permissions(ask())
+        await policies.permissions(request())
     assert error.value.retryable

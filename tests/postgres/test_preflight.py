@@ -134,9 +134,9 @@ def test_policies_apply_to_send(sql: Sql):
 
 def test_functions_return_the_claims(sql: Sql):
     """`auth.uid()`, `auth.role()`, `auth.email()` and `auth.jwt()`; null outside of a request."""
-    ask = "select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'x'"
-    assert sql.execute(ask).fetchone() == (None, None, None, None)
+    request = "select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'x'"
+    assert sql.execute(request).fetchone() == (None, None, None, None)
     ada = "00000000-0000-0000-0000-00000000000a"
     claims = f'{{"sub": "{ada}", "role": "authenticated", "email": "a@b.c", "x": 1}}'
     sql.execute("select set_config('request.jwt.claims', %s, false)", [claims])
-    assert sql.execute(ask).fetchone() == (ada, "authenticated", "a@b.c", "1")
+    assert sql.execute(request).fetchone() == (ada, "authenticated", "a@b.c", "1")

@@ -82,8 +82,8 @@ async def test_a_member_can_join_broadcast_and_track(server: LocalServer):
     """Broadcasts have their echo and ack, presence its reply."""
     async with wire(server, member(server)) as client:
         await joined(client)
-        assert await client.ask(LAB, "broadcast", ping(1)) == OK
-        assert await client.ask(LAB, "presence", track(1)) == OK
+        assert await client.request(LAB, "broadcast", ping(1)) == OK
+        assert await client.request(LAB, "presence", track(1)) == OK
         assert [frame.event for frame in client.got if frame.event != "phx_reply"][:2] == [
             "presence_state",
             "broadcast",
@@ -109,7 +109,7 @@ async def test_the_service_key_can_join_every_topic(server: LocalServer):
     """The service role passes every policy."""
     async with wire(server, server.service_key) as client:
         await joined(client)
-        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+        assert await client.request(LAB, "broadcast", ping(1)) == OK
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_endless_policies_delay_only_permission_checks(server: LocalServer
         sql.execute("""select realtime.send('{"n": 1}', 'ping', 'lab')""")
         assert (await parse_frame.broadcast())["payload"]["n"] == 1
         assert (await parse_frame.join("realtime:open", private=False))["status"] == "ok"
-        assert await parse_frame.ask("realtime:lab", "phx_leave", {}) == OK
+        assert await parse_frame.request("realtime:lab", "phx_leave", {}) == OK
 
 
 # --- writing ---
@@ -177,7 +177,7 @@ async def test_a_reader_cannot_send(server: LocalServer, sql: Sql):
     async with wire(server, member(server)) as client:
         await joined(client)
         await client.push(LAB, "broadcast", ping(1), join_ref="1")
-        assert await client.ask(LAB, "presence", track(1)) == ERROR
+        assert await client.request(LAB, "presence", track(1)) == ERROR
         assert [frame.event for frame in client.got] == ["phx_reply", "presence_state", "phx_reply"]
 
 
@@ -194,7 +194,7 @@ async def test_each_extension_has_its_own_permission(server: LocalServer, sql: S
     async with wire(server, member(server)) as client:
         await joined(client)
         await client.push(LAB, "broadcast", ping(1), join_ref="1")
-        reply = await client.ask(LAB, "presence", track(1))
+        reply = await client.request(LAB, "presence", track(1))
         await client.silent()
         events = [frame.event for frame in client.got if frame.event != "phx_reply"]
         if extension == "broadcast":
@@ -207,15 +207,15 @@ async def test_permissions_are_cached_until_a_new_token(server: LocalServer, sql
     """A changed policy applies with the next token or join."""
     async with wire(server, member(server)) as client:
         await joined(client)
-        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+        assert await client.request(LAB, "broadcast", ping(1)) == OK
         sql.execute("drop policy speak on realtime.messages")
-        assert await client.ask(LAB, "broadcast", ping(2)) == OK
+        assert await client.request(LAB, "broadcast", ping(2)) == OK
         await client.push(LAB, "access_token", {"access_token": member(server, sub="again")}, join_ref="1")
         await client.push(LAB, "broadcast", ping(3), join_ref="1")
-        assert await client.ask(LAB, "presence", track(1)) == ERROR
+        assert await client.request(LAB, "presence", track(1)) == ERROR
         sql.execute(f"create policy speak on realtime.messages for insert with check ({MEMBER})")
         await client.push(LAB, "broadcast", ping(4), join_ref="1")
-        assert await client.ask(LAB, "presence", track(2)) == ERROR
+        assert await client.request(LAB, "presence", track(2)) == ERROR
         assert [frame.payload["payload"]["n"] for frame in client.got if frame.event == "broadcast"] == [1, 2]
 
 
@@ -240,7 +240,7 @@ async def test_a_new_token_without_permission_closes_the_channel(
         await joined(client)
         sql.execute("alter policy hear on realtime.messages using (" + policy + ")")
         await client.push(LAB, "access_token", {"access_token": token}, join_ref="1")
-        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+        assert await client.request(LAB, "broadcast", ping(1)) == OK
         await client.push(LAB, "access_token", {"access_token": member(server, sub="new")}, join_ref="1")
         assert await client.system() == system(message)
         await client.until(lambda frame: frame.event == "phx_close")
@@ -342,5 +342,5 @@ async def test_a_lost_database_refuses_joins_until_it_is_back():
                 while (await other.join(next(topics), private=False)) == gone:
                     pass
                 assert (await late.join())["status"] == "ok"
-                assert await client.ask(LAB, "broadcast", ping(1)) == OK
+                assert await client.request(LAB, "broadcast", ping(1)) == OK
                 assert await post(server, path, {}, token) == (202, None)

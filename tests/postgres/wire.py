@@ -67,7 +67,7 @@ class Wire:
         ref = await self.push(topic, "phx_join", {"config": {"private": private, **config}})
         return await self.reply(ref)
 
-    async def ask(self, topic: str, event: str, payload: Any, join_ref: str = "1") -> Any:
+    async def request(self, topic: str, event: str, payload: Any, join_ref: str = "1") -> Any:
         """Push, and return the payload of the reply."""
         return await self.reply(await self.push(topic, event, payload, join_ref=join_ref))
 

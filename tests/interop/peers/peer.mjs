@@ -1,5 +1,5 @@
-// The official JavaScript client, driven by lines of JSON: commands come on standard input, answers and events go to
-// standard output. `peer.py` is the same for the official Python client; `tests/interop/peers.py` talks to both.
+// The official JavaScript client, controlled by lines of JSON: it reads commands from standard input and writes answers and
+// events to standard output. `peer.py` is the same for the official Python client; `tests/interop/official.py` starts both.
 
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
@@ -11,11 +11,11 @@ const require = createRequire(import.meta.url);
 const Serializer = require("@supabase/realtime-js/dist/main/lib/serializer.js").default;
 const clients = new Map();
 
-const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
+const emit = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const toBytes = (hex) => Uint8Array.from(Buffer.from(hex, "hex")).buffer;
 const isBytes = (value) => value instanceof ArrayBuffer || ArrayBuffer.isView(value);
 const shown = (value) => (isBytes(value) ? { hex: Buffer.from(value).toString("hex") } : value);
-const given = (value) => (value && typeof value === "object" && Object.keys(value).join() === "hex" ? toBytes(value.hex) : value);
+const fromJson = (value) => (value && typeof value === "object" && Object.keys(value).join() === "hex" ? toBytes(value.hex) : value);
 
 const inspected = (row) =>
   Object.fromEntries(Object.entries(row).map(([name, value]) => [name, inspect(value, { breakLength: Infinity })]));
@@ -39,32 +39,32 @@ const commands = {
     const { realtime, channels } = clients.get(client);
     const channel = realtime.channel(topic, { config: options });
     channels.set(topic, channel);
-    const tell = (on, rest) => say({ client, on, topic, ...rest });
+    const report = (on, rest) => emit({ client, on, topic, ...rest });
     channel.on("broadcast", { event: "*" }, (message) =>
-      tell("broadcast", { event: message.event, payload: shown(message.payload), meta: message.meta ?? null }));
-    channel.on("system", {}, (payload) => tell("system", { payload }));
+      report("broadcast", { event: message.event, payload: shown(message.payload), meta: message.meta ?? null }));
+    channel.on("system", {}, (payload) => report("system", { payload }));
     if (options.presence?.enabled) {
-      channel.on("presence", { event: "sync" }, () => tell("sync", { state: people(channel.presenceState()) }));
-      channel.on("presence", { event: "join" }, ({ key }) => tell("join", { key }));
-      channel.on("presence", { event: "leave" }, ({ key }) => tell("leave", { key }));
+      channel.on("presence", { event: "sync" }, () => report("sync", { state: people(channel.presenceState()) }));
+      channel.on("presence", { event: "join" }, ({ key }) => report("join", { key }));
+      channel.on("presence", { event: "leave" }, ({ key }) => report("leave", { key }));
     }
     changes.forEach((binding, number) =>
       channel.on("postgres_changes", binding, (change) =>
-        tell("change", { number, type: change.eventType, table: change.table, record: change.new, old_record: change.old,
+        report("change", { number, type: change.eventType, table: change.table, record: change.new, old_record: change.old,
           shown: inspected(change.new) })));
     return await new Promise((resolve) =>
       channel.subscribe((status, error) => {
-        tell("status", { status, error: error?.message ?? null });
+        report("status", { status, error: error?.message ?? null });
         resolve(error ? `${status}: ${error.message}` : status);
       }));
   },
 
   async send({ event, payload, ...where }) {
-    return await channelOf(where).send({ type: "broadcast", event, payload: given(payload) });
+    return await channelOf(where).send({ type: "broadcast", event, payload: fromJson(payload) });
   },
 
   async http({ event, payload, ...where }) {
-    const { success } = await channelOf(where).httpSend(event, given(payload));
+    const { success } = await channelOf(where).httpSend(event, fromJson(payload));
     return success ? "ok" : "error";
   },
 
@@ -106,7 +106,7 @@ const commands = {
   async encode({ frames }) {
     const serializer = new Serializer();
     return await Promise.all(frames.map(({ payload, ...frame }) => new Promise((resolve) => {
-      const message = { ...frame, payload: { ...payload, payload: given(payload.payload) } };
+      const message = { ...frame, payload: { ...payload, payload: fromJson(payload.payload) } };
       serializer.encode(message, (data) => resolve(isBytes(data) ? { hex: Buffer.from(data).toString("hex") } : data));
     })));
   },
@@ -114,7 +114,7 @@ const commands = {
   async decode({ frames }) {
     const serializer = new Serializer();
     return await Promise.all(frames.map((frame) => new Promise((resolve) =>
-      serializer.decode(given(frame), (message) =>
+      serializer.decode(fromJson(frame), (message) =>
         resolve({ ...message, payload: { ...message.payload, payload: shown(message.payload.payload) } })))));
   },
 };
@@ -122,8 +122,8 @@ const commands = {
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, do: name, ...rest } = JSON.parse(line);
   commands[name](rest).then(
-    (ok) => say({ id, ok: ok ?? null }),
-    (error) => say({ id, error: `${error.name}: ${error.message}` }),
+    (ok) => emit({ id, ok: ok ?? null }),
+    (error) => emit({ id, error: `${error.name}: ${error.message}` }),
   );
 }
 process.exit(0);

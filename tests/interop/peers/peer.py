@@ -1,4 +1,4 @@
-"""The official Python client, driven by lines of JSON; see `peer.mjs`. It runs in an environment of its own."""
+"""The official Python client in another virtual environment, controlled by lines of JSON; see `peer.mjs`."""
 
 import asyncio
 import json
@@ -11,11 +11,11 @@ clients: dict[int, Any] = {}
 options_of: dict[tuple[int, str], dict[str, Any]] = {}
 
 
-def say(**line: Any) -> None:
+def emit(**line: Any) -> None:
     print(json.dumps(line), flush=True)
 
 
-def given(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     return bytes.fromhex(value["hex"]) if isinstance(value, dict) and set(value) == {"hex"} else value
 
 
@@ -32,7 +32,7 @@ def channel_of(client: int, topic: str) -> Any:
 
 
 async def open_(client: int, url: str, key: str, vsn: str) -> None:
-    assert vsn == "1.0.0", "it speaks no other version"
+    assert vsn == "1.0.0", "it supports no other version"
     clients[client] = AsyncRealtimeClient(url, token=key)
 
 
@@ -40,34 +40,34 @@ async def join(client: int, topic: str, options: dict[str, Any], changes: list[d
     channel = clients[client].channel(topic, {"config": options})
     options_of[client, topic] = options
 
-    def tell(on: str, **rest: Any) -> None:
-        say(client=client, on=on, topic=topic, **rest)
+    def report(on: str, **rest: Any) -> None:
+        emit(client=client, on=on, topic=topic, **rest)
 
     channel.on_broadcast(
-        "*", lambda it: tell("broadcast", event=it["event"], payload=it["payload"], meta=it.get("meta"))
+        "*", lambda it: report("broadcast", event=it["event"], payload=it["payload"], meta=it.get("meta"))
     )
-    channel.on_system(lambda it: tell("system", payload=it.model_dump()))
+    channel.on_system(lambda it: report("system", payload=it.model_dump()))
     if options.get("presence", {}).get("enabled"):
-        channel.on_presence_sync(lambda: tell("sync", state=people(channel.presence_state())))
-        channel.on_presence_join(lambda key, before, after: tell("join", key=key))
-        channel.on_presence_leave(lambda key, after, gone: tell("leave", key=key))
+        channel.on_presence_sync(lambda: report("sync", state=people(channel.presence_state())))
+        channel.on_presence_join(lambda key, before, after: report("join", key=key))
+        channel.on_presence_leave(lambda key, after, gone: report("leave", key=key))
     for number, binding in enumerate(changes):
 
         def changed(it: dict[str, Any], number: int = number) -> None:
             data = it["data"]
             rows = {"record": data.get("record") or {}, "old_record": data.get("old_record") or {}}
             shown = {name: repr(value) for name, value in rows["record"].items()}
-            tell("change", number=number, type=data["type"], table=data["table"], shown=shown, **rows)
+            report("change", number=number, type=data["type"], table=data["table"], shown=shown, **rows)
 
         channel.on_postgres_changes(callback=changed, **binding)
-    said: list[str] = []
+    statuses: list[str] = []
 
     def status(state: Any, error: Exception | None) -> None:
-        tell("status", status=state.value, error=None if error is None else str(error))
-        said.append(state.value if error is None else f"{state.value}: {error}")
+        report("status", status=state.value, error=None if error is None else str(error))
+        statuses.append(state.value if error is None else f"{state.value}: {error}")
 
     await channel.subscribe(status)
-    return said[0]
+    return statuses[0]
 
 
 async def send(client: int, topic: str, event: str, payload: Any) -> str:
@@ -88,7 +88,7 @@ async def answer(push: Any) -> str:
 
 
 async def http(client: int, topic: str, event: str, payload: Any) -> str:
-    await channel_of(client, topic).http_send(event, given(payload))
+    await channel_of(client, topic).http_send(event, from_json(payload))
     return "ok"
 
 
@@ -136,9 +136,9 @@ async def work(line: str) -> None:
     command = json.loads(line)
     number, name = command.pop("id"), command.pop("do")
     try:
-        say(id=number, ok=await COMMANDS[name](**command))
-    except Exception as error:  # noqa: BLE001  it is the other side's
-        say(id=number, error=f"{type(error).__name__}: {error}")
+        emit(id=number, ok=await COMMANDS[name](**command))
+    except Exception as error:  # noqa: BLE001  the error is sent to the test
+        emit(id=number, error=f"{type(error).__name__}: {error}")
 
 
 async def main() -> None:

@@ -16,7 +16,7 @@ MEASURED: Final = Path(__file__).parent / "measured.json"
 
 
 async def measure(node: str, python: str) -> dict[str, dict[str, Got]]:
-    """By case what each of the three delivers."""
+    """Return what each of the three clients delivers, by case."""
     javascript, realtime = Process([node, str(PEERS / "peer.mjs")]), Process([python, str(PEERS / "peer.py")])
     try:
         with LocalServer() as server:
@@ -34,7 +34,7 @@ async def measure(node: str, python: str) -> dict[str, dict[str, Got]]:
 
 
 def main() -> int:
-    """Measure and write. Its exit status says whether that was possible."""
+    """Measure and write measured.json; the exit status is 1 if a client is not installed."""
     missing = [name for name in ("node", "realtime-js", "realtime-py") if NEEDS[name]() is None]
     if missing:
         print(f"not run: {', '.join(missing)} not on this machine; .ci/steps.d/20-interop installs the clients")

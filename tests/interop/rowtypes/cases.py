@@ -1,6 +1,6 @@
-"""One value of each type of PostgreSQL, and the JSON in which the server sends it (protocol §4.4).
+"""One value of each type of PostgreSQL, and the JSON in which the server sends it.
 
-`tests/postgres/test_values.py` has PostgreSQL write these values, and compares what is sent with what stands here.
+`tests/postgres/test_values.py` inserts these values into PostgreSQL and compares the sent JSON with this table.
 """
 
 import json
@@ -28,7 +28,7 @@ class Case:
 
     @property
     def value(self) -> Any:
-        """The JSON as Python values that the local server writes in just this form."""
+        """Return the JSON as Python values that the local server encodes in exactly this form."""
         return json.loads(self.wire, parse_float=Decimal)
 
 

@@ -17,14 +17,14 @@ TABLE: Final = "every_type"
 
 
 class Got(TypedDict):
-    """A value as its language shows it, and whether it still says all that was sent."""
+    """A value as its language prints it, and whether it equals the sent value exactly."""
 
     shown: str
     exact: bool
 
 
 def emit(server: LocalServer) -> None:
-    """The row is inserted."""
+    """Insert the row."""
     server.emit(
         "INSERT",
         TABLE,
@@ -34,7 +34,7 @@ def emit(server: LocalServer) -> None:
 
 
 async def ours(server: LocalServer, client: AsyncClient) -> dict[str, Got]:
-    """What our handlers get."""
+    """Return what our handlers receive."""
     room = client.channel("types")
     rows: AsyncStream[Insert[dict[str, Any]]] = room.listen(changes(TABLE, event="INSERT"))
     await room.subscribe(wait="ready")
@@ -52,7 +52,7 @@ async def ours(server: LocalServer, client: AsyncClient) -> dict[str, Got]:
 
 
 async def official(server: LocalServer, process: Process, vsn: str) -> dict[str, Got]:
-    """What handlers of an official client get."""
+    """Return what handlers of an official client receive."""
     peer = process.client()
     await peer.open(server.url, server.token(), vsn)
     binding = {"event": "INSERT", "schema": "public", "table": TABLE}
@@ -60,7 +60,7 @@ async def official(server: LocalServer, process: Process, vsn: str) -> dict[str,
     await peer.next("system", lambda event: event["payload"]["extension"] == "postgres_changes")
     emit(server)
     change = await peer.next("change")
-    await peer.ask("close")
+    await peer.request("close")
     return {
         case.name: {"shown": change["shown"][case.name], "exact": same(case.value, change["record"][case.name])}
         for case in CASES
@@ -68,7 +68,7 @@ async def official(server: LocalServer, process: Process, vsn: str) -> dict[str,
 
 
 def same(sent: Any, got: Any) -> bool:
-    """Whether no digit was lost: of numbers also the zeros that say how many decimals there are."""
+    """Return whether no digit was lost, including trailing zeros of decimals."""
     if isinstance(sent, list):
         items = cast("list[Any]", sent)
         return isinstance(got, list) and all(same(*pair) for pair in zip(items, got, strict=True))

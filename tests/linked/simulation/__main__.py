@@ -1,6 +1,6 @@
 """Play random schedules on all cores.
 
-`python -m tests.linked.simulation [--world asking] [--schedules 20000] [--start N]`.
+`python -m tests.linked.simulation [--world database] [--schedules 20000] [--start N]`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from .play import PLAIN, STEPS, WORLDS, Failure, play, play_many, shrink
 def main() -> int:
     """Return exit status 0 when all schedules hold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=WORLDS, default=PLAIN, help="asking: a server that waits for its database")
+    parser.add_argument("--world", choices=WORLDS, default=PLAIN, help="database: a server that queries a database")
     parser.add_argument("--schedules", type=int, default=20_000)
     parser.add_argument("--start", type=int, help="first seed; random when left out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

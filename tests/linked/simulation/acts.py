@@ -11,7 +11,7 @@ from supawire.server.bindings import make_change
 from supawire.server.connection import ServerChannel
 from supawire.testing.harness import NOT_YET
 
-from .model import EVENTS, TABLES, TOPICS, Act, Happened, RecordedListener, Sending
+from .model import EVENTS, TABLES, TOPICS, Act, Event, RecordedListener, Sending
 from .stage import Stage
 
 # --- the user
@@ -21,7 +21,7 @@ def subscribe(stage: Stage) -> str:
     """Subscribe, sometimes with a short timeout."""
     topic = stage.rng.choice(TOPICS)
     timeout = stage.rng.choice((None, None, 20.0, 0.5))
-    stage.history.desired[topic].want(stage.now.mono)
+    stage.history.desired[topic].subscribe(stage.now.mono)
     ticket = stage.ada.call(
         stage.ada.session.join, f"realtime:{topic}", ready=stage.rng.random() < 0.3, timeout=timeout
     )
@@ -48,7 +48,7 @@ def send(stage: Stage) -> str:
         sending.ticket = stage.ada.call(stage.ada.session.broadcast, f"realtime:{topic}", message)
     except RealtimeError as error:
         sending.error = error
-    return f"send {number} to {topic} ack={ack}: {type(sending.error).__name__ if sending.error else 'taken'}"
+    return f"send {number} to {topic} ack={ack}: {type(sending.error).__name__ if sending.error else 'accepted'}"
 
 
 def track(stage: Stage) -> str:
@@ -70,7 +70,7 @@ def listen(stage: Stage) -> str:
     else:
         selector = BroadcastSelector(stage.rng.choice((*EVENTS, "*")))
     listener = RecordedListener(topic, selector, stage.history.numbers)
-    listener.listener = Listener((selector,), listener.take)
+    listener.listener = Listener((selector,), listener.record)
     stage.history.listeners.append(listener)
     stage.ada.call(stage.ada.session.listen, f"realtime:{topic}", listener.listener)
     return f"listen {topic} {selector}"
@@ -80,7 +80,7 @@ def unlisten(stage: Stage) -> str:
     """Cancel a listener."""
     live = [listener for listener in stage.history.listeners if listener.until is None]
     if not live:
-        return "unlisten nothing"
+        return "unlisten: no listener"
     listener = stage.rng.choice(live)
     listener.until = stage.now.mono
     assert listener.listener is not None
@@ -88,15 +88,15 @@ def unlisten(stage: Stage) -> str:
     return f"unlisten {listener.topic} {listener.selector}"
 
 
-def give_up(stage: Stage) -> str:
+def cancel_call(stage: Stage) -> str:
     """Cancel a waiting call."""
     open_tickets = [ticket for _, ticket in stage.joins if stage.ada.outcome(ticket) is NOT_YET]
     if not open_tickets:
-        return "give up nothing"
+        return "cancel call: none is waiting"
     ticket = stage.rng.choice(open_tickets)
     stage.ada.call(stage.ada.session.cancel, ticket)
     stage.cancelled.add(ticket)
-    return f"give up {ticket}"
+    return f"cancel call {ticket}"
 
 
 def set_token(stage: Stage) -> str:
@@ -288,7 +288,7 @@ def wait(stage: Stage) -> str:
 
 def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, stored: bool = False) -> None:
     now, hidden = stage.now, stage.hides_events
-    stage.history.events.append(Happened(number, topic, kind, name, now.mono, stage.ada.now.wall, stored, hidden))
+    stage.history.events.append(Event(number, topic, kind, name, now.mono, stage.ada.now.wall, stored, hidden))
 
 
 def _on_ada(stage: Stage, act: Callable[[ServerChannel], object]) -> None:
@@ -307,7 +307,7 @@ ACTS: dict[Act, int] = {
     track: 4,
     listen: 5,
     unlisten: 2,
-    give_up: 1,
+    cancel_call: 1,
     set_token: 1,
     sign_out: 1,
     reconnect: 1,

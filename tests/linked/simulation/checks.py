@@ -7,8 +7,8 @@ from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError
 from supawire.events import ChannelState, ConnectionState, Sent
 from supawire.testing.harness import NOT_YET
 
-from .model import TOPICS, Happened, RecordedListener
-from .stage import Broken, Stage
+from .model import TOPICS, Event, RecordedListener
+from .stage import InvariantError, Stage
 
 _ON_ITS_WAY = 2.5
 """Seconds that a frame may take on a slow connection."""
@@ -31,8 +31,8 @@ def always(stage: Stage) -> None:
     live = [wire for wire in stage.world.live() if wire.client is stage.ada and wire.open and not wire.deaf]
     require(len(live) <= 1, f"5: {len(live)} live sockets")
     context = stage.ada.session._context
-    require(len(context.replies) <= 300, "7: pushes pile up")
-    require(len(context.timers) <= 200, "7: deadlines pile up")
+    require(len(context.replies) <= 300, "7: too many pending pushes")
+    require(len(context.timers) <= 200, "7: too many deadlines")
     for topic in TOPICS:
         require(stage.ada.session.channels[f"realtime:{topic}"].queued <= 5, "7: the queue is over its bound")
     stage.settle_subscriptions()
@@ -40,32 +40,32 @@ def always(stage: Stage) -> None:
 
 
 def healed(stage: Stage) -> None:
-    """Check what holds when the network has been good for a while."""
+    """Check what holds after all faults have ended."""
     stage.heal()
     stage.settle_subscriptions()
-    wanted = [topic for topic in TOPICS if stage.history.desired[topic].wanted]
+    subscribed = [topic for topic in TOPICS if stage.history.desired[topic].subscribed]
 
-    def well() -> bool:
+    def is_healed() -> bool:
         session, wire = stage.ada.session, stage.ada.wire
         if (
             session.state is not ConnectionState.OPEN or wire is None or wire.deaf
         ):  # it may not have noticed that it is half-open
             return False
-        return all(session.channels[f"realtime:{topic}"].ready for topic in wanted)
+        return all(session.channels[f"realtime:{topic}"].ready for topic in subscribed)
 
-    stage.world.run_until(well, HEALING)
+    stage.world.run_until(is_healed, HEALING)
     stage.world.run_for(40)  # presence calls that waited for their window, and gaps for late replays
     _no_expiry_ahead(stage)
     stage.settle_subscriptions()
-    wanted = [topic for topic in TOPICS if stage.history.desired[topic].wanted]
-    for topic in wanted:
+    subscribed = [topic for topic in TOPICS if stage.history.desired[topic].subscribed]
+    for topic in subscribed:
         channel = stage.ada.session.channels[f"realtime:{topic}"]
         require(channel.ready, f"3: {topic} is {channel.state}, error {channel.error!r}")
-    for topic in set(TOPICS) - set(wanted):
+    for topic in set(TOPICS) - set(subscribed):
         state = stage.ada.session.channels[f"realtime:{topic}"].state
-        require(state is ChannelState.IDLE, f"3: {topic} is not wanted and {state}")
-    _fresh_events(stage, wanted)
-    for topic in wanted:
+        require(state is ChannelState.IDLE, f"3: {topic} is not subscribed and {state}")
+    _fresh_events(stage, subscribed)
+    for topic in subscribed:
         _presence(stage, topic)
 
 
@@ -76,16 +76,16 @@ def _no_expiry_ahead(stage: Stage) -> None:
         stage.world.run_for(left + _CHECKS)
 
 
-def _fresh_events(stage: Stage, wanted: list[str]) -> None:
+def _fresh_events(stage: Stage, subscribed: list[str]) -> None:
     """3: each listener receives exactly the events of its selector, once."""
     first = len(stage.history.events)
     for act in (stage.acts["server_broadcast"], stage.acts["server_change"]) * 6:
         act(stage)
     stage.world.run_for(3)
     for listener in stage.history.listeners:
-        if listener.until is not None or listener.topic not in wanted:
+        if listener.until is not None or listener.topic not in subscribed:
             continue
-        expected = [event.number for event in stage.history.events[first:] if listener.wants(event)]
+        expected = [event.number for event in stage.history.events[first:] if listener.matches(event)]
         fresh = [number for number in listener.received if number in set(expected)]
         require(fresh == expected, f"3: {listener.topic} {listener.selector} received {fresh}, not {expected}")
 
@@ -120,12 +120,12 @@ def closed(stage: Stage) -> None:
 def sends(stage: Stage) -> None:
     """2: confirmed broadcasts arrived once, failed ones never if they were not written; none twice, all in order."""
     for topic in TOPICS:
-        seen = stage.history.witnessed[topic]
-        require(len(seen) == len(set(seen)), f"2: a broadcast arrived twice on {topic}: {seen}")
-        acked = [number for number in seen if number in _acked(stage, topic)]
+        received = stage.history.received_by_witness[topic]
+        require(len(received) == len(set(received)), f"2: a broadcast arrived twice on {topic}: {received}")
+        acked = [number for number in received if number in _acked(stage, topic)]
         require(acked == sorted(acked), f"2: order on {topic}: {acked}")
     for sending in stage.history.sendings:
-        arrived = sending.number in stage.history.witnessed[sending.topic]
+        arrived = sending.number in stage.history.received_by_witness[sending.topic]
         outcome = sending.error or (stage.ada.outcome(sending.ticket) if sending.ticket is not None else None)
         require(outcome is not NOT_YET, f"1: send {sending.number} was never settled")
         if isinstance(outcome, Sent) and outcome.acked:
@@ -170,13 +170,13 @@ def deliveries(stage: Stage) -> None:
         received = set(listener.received)
         for number in received:
             event = by_number.get(number)
-            require(event is None or listener.wants(event), f"3: {listener.selector} received {event}")
+            require(event is None or listener.matches(event), f"3: {listener.selector} received {event}")
         for event in stage.history.events:
-            if event.number not in received and listener.wants(event) and _should_receive(stage, listener, event):
+            if event.number not in received and listener.matches(event) and _should_receive(stage, listener, event):
                 _inside_a_gap(stage, listener, event)
 
 
-def _should_receive(stage: Stage, listener: RecordedListener, event: Happened) -> bool:
+def _should_receive(stage: Stage, listener: RecordedListener, event: Event) -> bool:
     """Return whether the listener should have received an event.
 
     It existed long enough before it, and its channel had been joined. For changes the channel had been ready: a first
@@ -195,7 +195,7 @@ def _should_receive(stage: Stage, listener: RecordedListener, event: Happened) -
     return False
 
 
-def _inside_a_gap(stage: Stage, listener: RecordedListener, event: Happened) -> None:
+def _inside_a_gap(stage: Stage, listener: RecordedListener, event: Event) -> None:
     if any(abs(jump - event.at) < 60 for jump in stage.history.jumps):
         return  # the wall clock jumped near it: a gap's wall times do not compare
     gaps = [
@@ -219,4 +219,4 @@ def _inside_a_gap(stage: Stage, listener: RecordedListener, event: Happened) -> 
 def require(holds: bool, message: str) -> None:
     """Fail the schedule when a condition does not hold."""
     if not holds:
-        raise Broken(message)
+        raise InvariantError(message)

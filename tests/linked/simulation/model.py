@@ -15,7 +15,7 @@ TABLES = ("users", "orders")
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class Event:
     """One event on the server: what, where, when (monotonic, and by the client's clock), and its number."""
 
     number: int
@@ -46,7 +46,7 @@ class RecordedListener:
         """Return the kind of events that it selects."""
         return "broadcast" if isinstance(self.selector, BroadcastSelector) else "changes"
 
-    def wants(self, event: Happened) -> bool:
+    def matches(self, event: Event) -> bool:
         """Return whether its selector matches this event."""
         if event.topic != self.topic or event.kind != self.kind:
             return False
@@ -55,7 +55,7 @@ class RecordedListener:
         assert isinstance(self.selector, ChangesSelector)
         return self.selector.table in (ANY, event.name)
 
-    def take(self, event: Any) -> None:
+    def record(self, event: Any) -> None:
         """Record an event; its number is in its payload or row."""
         self.received.append(event.payload["n"] if isinstance(event, Broadcast) else event.record["n"])
 
@@ -75,20 +75,20 @@ class Sending:
 class DesiredTopic:
     """The desired state of one topic, with the intervals in which it was to be joined."""
 
-    wanted: bool = False
+    subscribed: bool = False
     intervals: list[list[float]] = field(default_factory=list[list[float]])
     presence: int | None = None
 
-    def want(self, at: float) -> None:
+    def subscribe(self, at: float) -> None:
         """Record that the user subscribed."""
-        if not self.wanted:
-            self.wanted = True
+        if not self.subscribed:
+            self.subscribed = True
             self.intervals.append([at, float("inf")])
 
     def leave(self, at: float) -> None:
         """Record that the user left."""
-        if self.wanted:
-            self.wanted = False
+        if self.subscribed:
+            self.subscribed = False
             self.intervals[-1][1] = at
 
 
@@ -96,7 +96,7 @@ class DesiredTopic:
 class History:
     """Everything that happened."""
 
-    events: list[Happened] = field(default_factory=list[Happened])
+    events: list[Event] = field(default_factory=list[Event])
     sendings: list[Sending] = field(default_factory=list[Sending])
     listeners: list[RecordedListener] = field(default_factory=list[RecordedListener])
     gaps: list[Gap] = field(default_factory=list[Gap])
@@ -105,7 +105,7 @@ class History:
     """When the client reported that it is joined, by topic; it receives broadcasts from then on."""
     ready: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
     """When it also reported that it is ready, by topic; it receives changes from then on."""
-    witnessed: dict[str, list[int]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
+    received_by_witness: dict[str, list[int]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
     """Numbers of the client's broadcasts that the witness received, by topic."""
     jumps: list[float] = field(default_factory=list[float])
     """When the wall clock jumped."""

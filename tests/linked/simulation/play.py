@@ -9,14 +9,14 @@ from supawire.testing.linked import World
 
 from . import checks
 from .acts import ACTS
-from .asking import AskingWorld
-from .stage import Broken, Stage
+from .database import DatabaseWorld
+from .stage import InvariantError, Stage
 
 STEPS = 60
 
 PLAIN: Final = "plain"
-ASKING: Final = "asking"
-WORLDS: Final[Mapping[str, type[World]]] = {PLAIN: World, ASKING: AskingWorld}
+DATABASE: Final = "database"
+WORLDS: Final[Mapping[str, type[World]]] = {PLAIN: World, DATABASE: DatabaseWorld}
 """A server that answers all queries itself, and one that queries a database."""
 
 _CHOICES, _WEIGHTS = list(ACTS), list(ACTS.values())
@@ -62,7 +62,7 @@ def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), worl
         checks.closed(stage)
         checks.sends(stage)
         checks.deliveries(stage)
-    except Broken as broken:
+    except InvariantError as broken:
         return Failure(seed, steps, str(broken), tuple(trace), world)
     except Exception as error:  # noqa: BLE001  any exception out of the core is a finding, with its schedule
         return Failure(seed, steps, f"{type(error).__name__}: {error}", tuple(trace), world)
@@ -70,7 +70,7 @@ def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), worl
 
 
 def shrink(failure: Failure) -> Failure:
-    """Leave out steps that the failure does not need."""
+    """Leave out steps that are not needed for the failure."""
     kind = failure.message[:2]
     skip: frozenset[int] = frozenset()
     best = failure

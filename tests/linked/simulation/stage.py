@@ -16,13 +16,13 @@ from supawire.server.limits import ServerLimits
 from supawire.testing.harness import NOT_YET
 from supawire.testing.linked import LATENCY, SECRET, LinkedClient, World
 
-from .asking import AskingWorld
+from .database import DatabaseWorld
 from .model import TOPICS, Act, History
 
 JOINS_PER_SECOND = 4
 
 
-class Broken(AssertionError):
+class InvariantError(AssertionError):
     """An invariant does not hold."""
 
 
@@ -72,12 +72,12 @@ class Client(LinkedClient):
         payload = frame["payload"] if isinstance(frame, dict) else frame[4]
         newest = self.newest.reveal() if self.newest is not None else None
         if payload.get("access_token") != newest:
-            raise Broken("a join does not carry the newest token")
+            raise InvariantError("a join does not carry the newest token")
         now = self.now.mono
-        self.joins = [at for at in self.joins if at > now - 1.0 + 1e-6]  # exactly a second apart is a second apart
+        self.joins = [at for at in self.joins if at > now - 1.0 + 1e-6]  # an interval of exactly one second is allowed
         self.joins.append(now)
         if len(self.joins) > JOINS_PER_SECOND:
-            raise Broken(f"{len(self.joins)} joins within a second, {JOINS_PER_SECOND} are allowed")
+            raise InvariantError(f"{len(self.joins)} joins within a second, {JOINS_PER_SECOND} are allowed")
 
 
 class Witness(LinkedClient):
@@ -91,14 +91,14 @@ class Witness(LinkedClient):
 
 
 class Stage:
-    """Everything that one schedule uses."""
+    """The server, both clients and the history of one schedule."""
 
     def __init__(self, seed: int, make: type[World] = World) -> None:
         self.rng = rng = random.Random(seed)
         limits = ServerLimits(presence_calls=5)
         strict = rng.random() < 0.3
         timings = Timings(join_error=5.0, handshake_error=2.0, resubscribe=1.0) if strict else Timings()
-        hub = HubOptions(secret=SECRET, limits=limits, timings=timings, policy=_everybody)
+        hub = HubOptions(secret=SECRET, limits=limits, timings=timings, policy=_allow_all)
         self.world = make(seed=seed, hub=hub)
         self.history = History()
         provider = rng.random() < 0.5
@@ -137,15 +137,15 @@ class Stage:
             private = topic == "private"
             self.ada.channel(topic, ack=True, private=private, presence_key="ada")
             full = self.bob.channel(topic, ack=True, private=private, presence_key="bob")
-            self.bob.call(self.bob.session.listen, full, Listener((broadcast("sent"),), self._witness(topic)))
+            self.bob.call(self.bob.session.listen, full, Listener((broadcast("sent"),), self._record_broadcast(topic)))
             self.bob.call(self.bob.session.listen, full, Listener((presence(),), _ignore))
             self.bob.call(self.bob.session.join, full)
         self.ada.session.watch(self._watch)
         self.ada.call(self.ada.session.open)
         self.world.run_for(1)
 
-    def _witness(self, topic: str) -> Any:
-        return lambda message: self.history.witnessed[topic].append(message.payload["n"])
+    def _record_broadcast(self, topic: str) -> Any:
+        return lambda message: self.history.received_by_witness[topic].append(message.payload["n"])
 
     def _watch(self, event: Any) -> None:
         if isinstance(event, Gap):
@@ -158,10 +158,10 @@ class Stage:
             self.rate_limited = True
 
     def settle_subscriptions(self) -> None:
-        """Record that a caller who gave up before the first join unsubscribes, unless another call waits for it."""
+        """Record that a caller who cancelled before the first join unsubscribes, unless another call waits for it."""
         for topic in TOPICS:
             desired = self.history.desired[topic]
-            if not desired.wanted or any(at > desired.intervals[-1][0] for at in self.history.joined[topic]):
+            if not desired.subscribed or any(at > desired.intervals[-1][0] for at in self.history.joined[topic]):
                 continue
             waiting = [ticket for name, ticket in self.joins if name == topic and ticket not in self.cancelled]
             if not any(self.ada.outcome(ticket) is NOT_YET for ticket in waiting):
@@ -185,7 +185,7 @@ class Stage:
         """
         self.heal_server()
         self.world.refusing, self.world.unreachable = None, False
-        if isinstance(self.world, AskingWorld):
+        if isinstance(self.world, DatabaseWorld):
             self.world.healed()
         self.ada.fails = 0
         self.world.run_for(5)
@@ -195,8 +195,8 @@ class Stage:
             self.ada.wire.latency = LATENCY
 
 
-def _everybody(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
-    """Who has signed out may join as well; what the key may do is tested elsewhere."""
+def _allow_all(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
+    """Allow everything, also after signing out; permissions of the key are tested elsewhere."""
     return True
 
 
