@@ -52,7 +52,7 @@ class Story(SessionHarness):
         self.call(self.session.open)
         self.accept()
 
-    def come_back(self) -> None:
+    def reconnect(self) -> None:
         """Wait for the backoff, and accept the next connection attempt."""
         self.run_to_attempt()
         self.accept()
@@ -65,15 +65,15 @@ class Story(SessionHarness):
 
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
         """Register a listener and return the list that its events are appended to."""
-        heard: list[Any] = []
-        self.call(self.session.listen, topic, Listener(selectors, heard.append))
-        return heard
+        events: list[Any] = []
+        self.call(self.session.listen, topic, Listener(selectors, events.append))
+        return events
 
     def watch(self) -> list[Any]:
         """Watch the client and return the list that its events are appended to."""
-        heard: list[Any] = []
-        self.session.watch(heard.append)
-        return heard
+        events: list[Any] = []
+        self.session.watch(events.append)
+        return events
 
     def join(self, topic: str, response: Any = None, **waiting: Any) -> Ticket:
         """Join, let the server accept it, and return the ticket."""
@@ -90,8 +90,8 @@ class Story(SessionHarness):
     def answer_join(self, response: Any = None) -> None:
         """Accept the newest join, echoing its bindings with ids 100, 101, …"""
         frame = self.sent("phx_join")[-1]
-        wanted = frame.payload["config"]["postgres_changes"]
-        echoed = [{**binding, "id": 100 + place} for place, binding in enumerate(wanted)]
+        bindings = frame.payload["config"]["postgres_changes"]
+        echoed = [{**binding, "id": 100 + place} for place, binding in enumerate(bindings)]
         self.reply(frame, {"postgres_changes": echoed} if response is None else response)
 
     def refuse_join(self, reason: str) -> None:
@@ -115,17 +115,17 @@ class Story(SessionHarness):
         """Send a `system` message for the topic's newest join."""
         newest = [join for join in self.sent("phx_join") if join.topic == topic][-1]
         join_ref = newest.ref if self.options.protocol == "2.0.0" else None
-        said = {"extension": extension, "status": status, "message": message, "channel": topic.split(":", 1)[1]}
-        self.receive(topic, "system", said, join_ref=join_ref)
+        payload = {"extension": extension, "status": status, "message": message, "channel": topic.split(":", 1)[1]}
+        self.receive(topic, "system", payload, join_ref=join_ref)
 
     def close_channel(self, topic: str, ref: str | None, *, event: str = "phx_close") -> None:
         """Let the server end the join with this ref, in the form of each version."""
         join_ref = ref if self.options.protocol == "2.0.0" else None
         self.receive(topic, event, {}, ref=ref, join_ref=join_ref)
 
-    def end_channel(self, topic: str, why: str) -> None:
+    def end_channel(self, topic: str, reason: str) -> None:
         """Let the server send the reason and close the channel."""
-        self.system(topic, why, status="error", extension="system")
+        self.system(topic, reason, status="error", extension="system")
         self.close_channel(topic, self.sent("phx_join")[-1].ref)
 
     def row(self, topic: str, *ids: int, kind: str = "INSERT", **record: Any) -> None:
@@ -197,7 +197,7 @@ class Story(SessionHarness):
         """The broadcasts that were sent."""
         if self.options.protocol == "1.0.0":
             frames = self.sent("broadcast")
-            return [Pushed(str(f.join_ref), str(f.ref), f.topic, *_said(f)) for f in frames]
+            return [Pushed(str(f.join_ref), str(f.ref), f.topic, *_event_and_payload(f)) for f in frames]
         every = [binary.unpack(binary.UP, e.data) for e in self.effects if isinstance(e, Transmit) and e.binary]
         texts = [[field.decode() for field in one.fields] for one in every]
         return [Pushed(t[0], t[1], t[2], t[3], one.payload) for t, one in zip(texts, every, strict=True)]
@@ -207,7 +207,7 @@ class Story(SessionHarness):
         self.reply(Frame(pushed.join_ref, pushed.ref, pushed.topic, "broadcast", None), response, status=status)
 
 
-def _said(frame: Frame) -> tuple[str, bytes]:
+def _event_and_payload(frame: Frame) -> tuple[str, bytes]:
     return frame.payload["event"], encode_json(frame.payload["payload"])
 
 

@@ -121,7 +121,7 @@ class Driven:
             self.mirror.row_failed(number, error)
         self.pump()
 
-    def hear(self, *changes: Any, inside: bool = True) -> None:
+    def receive(self, *changes: Any, inside: bool = True) -> None:
         for one in changes:
             self.mirror.row_changed(one, at(self.now), inside=inside)
             self.pump()

@@ -46,10 +46,9 @@ class Life:
             ),
             seed=seed,
         )
-        self.owed: list[Ticket] = []
+        self.tickets: list[Ticket] = []
         self.cancelled = set[Ticket]()
         self.listeners: list[tuple[str, Listener]] = []
-        self.asked = 0
         self.publishing: list[Ticket] = []
 
     # --- choosing
@@ -71,10 +70,10 @@ class Life:
         every = [one for one in self.story.sent() if one.event in events]
         return self.rng.choice(every[-4:] if self.rng.random() < 0.8 else every) if every else None
 
-    def owe(self, ticket: Any) -> None:
+    def add_ticket(self, ticket: Any) -> None:
         """Record a pending call."""
         if ticket is not None:
-            self.owed.append(ticket)
+            self.tickets.append(ticket)
 
     # --- the user
 
@@ -82,21 +81,23 @@ class Life:
         patient, ready = self.rng.random() < 0.5, self.rng.random() < 0.4
         timeout = self.rng.choice((None, 0.5, 20.0))
         session = self.story.session
-        self.owe(self.story.call(session.join, self.topic(), ready=ready, timeout=timeout, ignore_queue_time=patient))
+        self.add_ticket(
+            self.story.call(session.join, self.topic(), ready=ready, timeout=timeout, ignore_queue_time=patient)
+        )
 
     def do_leave(self) -> None:
-        self.owe(self.story.call(self.story.session.leave, self.topic(), self.rng.choice((0.0, 2.0, 10.0))))
+        self.add_ticket(self.story.call(self.story.session.leave, self.topic(), self.rng.choice((0.0, 2.0, 10.0))))
 
     def do_remove(self) -> None:
         self.story.call(self.story.session.remove, self.topic())
 
     def do_send(self) -> None:
         message = OutgoingBroadcast("e", b"{}", ack=self.rng.random() < 0.5, timeout=self.rng.choice((None, 1.0, 30.0)))
-        self.owe(self.story.call(self.story.session.broadcast, self.topic(), message))
+        self.add_ticket(self.story.call(self.story.session.broadcast, self.topic(), message))
 
     def do_track(self) -> None:
-        wish = self.rng.choice((None, b"1", b"2"))
-        self.owe(self.story.call(self.story.session.track, self.topic(), wish, self.rng.choice((None, 1.0))))
+        payload = self.rng.choice((None, b"1", b"2"))
+        self.add_ticket(self.story.call(self.story.session.track, self.topic(), payload, self.rng.choice((None, 1.0))))
 
     def do_listen(self) -> None:
         every = [broadcast(), changes("users"), changes("orders"), presence(), system(), gaps(), status()]
@@ -110,8 +111,8 @@ class Life:
             self.story.session.unlisten(*self.listeners.pop(self.rng.randrange(len(self.listeners))))
 
     def do_cancel(self) -> None:
-        if self.owed:
-            ticket = self.rng.choice(self.owed)
+        if self.tickets:
+            ticket = self.rng.choice(self.tickets)
             self.cancelled.add(ticket)
             self.story.call(self.story.session.cancel, ticket)
 
@@ -123,10 +124,10 @@ class Life:
             self.story.call(self.story.session.set_channel_token, self.topic(), token)
 
     def do_ping(self) -> None:
-        self.owe(self.story.call(self.story.session.ping, self.rng.choice((None, 1.0))))
+        self.add_ticket(self.story.call(self.story.session.ping, self.rng.choice((None, 1.0))))
 
     def do_open(self) -> None:
-        self.owe(self.story.call(self.story.session.open))
+        self.add_ticket(self.story.call(self.story.session.open))
 
     def do_reconnect(self) -> None:
         self.story.call(self.story.session.reconnect)
@@ -166,8 +167,8 @@ class Life:
     def do_ok(self) -> None:
         frame = self.frame("phx_join", "phx_leave", "heartbeat", "presence")
         if frame is not None and frame.event == "phx_join":
-            wanted = frame.payload["config"]["postgres_changes"]
-            echoed = [{**binding, "id": place} for place, binding in enumerate(wanted)]
+            bindings = frame.payload["config"]["postgres_changes"]
+            echoed = [{**binding, "id": place} for place, binding in enumerate(bindings)]
             self.story.reply(frame, {"postgres_changes": echoed})
         elif frame is not None:
             self.story.reply(frame)
@@ -186,21 +187,21 @@ class Life:
         frame = self.frame("phx_join")
         if frame is not None:
             if self.rng.random() < 0.5:
-                said = {"extension": "system", "status": "error", "message": self.rng.choice(list(SYSTEMS))}
-                self.story.receive(frame.topic, "system", said, join_ref=frame.ref)
+                payload = {"extension": "system", "status": "error", "message": self.rng.choice(list(SYSTEMS))}
+                self.story.receive(frame.topic, "system", payload, join_ref=frame.ref)
             self.story.close_channel(frame.topic, frame.ref, event=self.rng.choice(("phx_close", "phx_error")))
 
-    def do_say(self) -> None:
+    def do_system_message(self) -> None:
         frame = self.frame("phx_join")
         if frame is not None:
-            said = self.rng.choice(
+            members = self.rng.choice(
                 (
                     ("postgres_changes", "ok", SUBSCRIBED),
                     ("system", "ok", "Replication connection established"),
                     ("postgres_changes", "error", self.rng.choice(list(CHANGES))),
                 )
             )
-            payload = dict(zip(("extension", "status", "message"), said, strict=True))
+            payload = dict(zip(("extension", "status", "message"), members, strict=True))
             self.story.receive(frame.topic, "system", payload, join_ref=self.rng.choice((frame.ref, None)))
 
     def do_data(self) -> None:
@@ -261,5 +262,5 @@ def test_a_random_sequence_of_events_ends_with_nothing_pending(seed: int) -> Non
         assert (sizes["tickets"], sizes["requests"], sizes["deadlines"]) == (0, 0, 0), f"seed {number}"
         assert story.session.next_deadline is None
         assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}
-        for ticket in set(life.owed) - life.cancelled:
+        for ticket in set(life.tickets) - life.cancelled:
             assert story.outcome(ticket) is not NOT_YET, f"seed {number}: {ticket}"

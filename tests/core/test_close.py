@@ -63,7 +63,7 @@ def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], p
     """After close no ticket, deadline or active channel is left, within a time limit, whatever the peer does (R10)."""
     story = Story()
     begin(story)
-    owed = story.session.pending_tickets
+    pending = story.session.pending_tickets
     closed = story.call(story.session.close)
     if polite and story.session.state is ConnectionState.CLOSING:
         story.drop(1000)
@@ -74,7 +74,7 @@ def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], p
     assert story.session.stats().pending == 0
     assert story.session.next_deadline is None
     assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}
-    for ticket in owed - {ticket for ticket in owed if ticket.kind is TicketKind.LEAVE}:
+    for ticket in pending - {ticket for ticket in pending if ticket.kind is TicketKind.LEAVE}:
         assert isinstance(error_of(story.outcome(ticket)), ClosedError), ticket
     (last,) = [effect for effect in story.effects if isinstance(effect, Ended) and effect.topic is None]
     assert last.error is None, "iterators end, they do not raise"
@@ -176,7 +176,7 @@ def test_input_after_the_end_has_no_effect(make_story: Callable[..., Story]) -> 
     story.give_token("one")
     story.accept()
     room = story.channel()
-    heard = story.collect(room, broadcast())
+    received = story.collect(room, broadcast())
     story.call(story.session.join, room)
     fetches = story.fetches
     story.call(story.session.close)
@@ -188,7 +188,7 @@ def test_input_after_the_end_has_no_effect(make_story: Callable[..., Story]) -> 
     story.drop(1006)
     story.call(story.session.tick)
     assert story.effects[before:] == []
-    assert heard == []
+    assert received == []
     assert story.session.next_deadline is None
     assert story.fetches == fetches
 
@@ -271,13 +271,13 @@ def test_every_ticket_is_resolved_once_when_socket_and_client_end_together() -> 
     """Calls pending when a socket dies and the client closes at the same instant are resolved once (R31)."""
     story = Story()
     busy(story)
-    owed = story.session.pending_tickets
+    pending = story.session.pending_tickets
     story.drop(1006)
     story.call(story.session.close)
     story.run_for(6)
     settled = [effect.ticket for effect in story.effects if isinstance(effect, Settle)]
     assert len(settled) == len(set(settled))
-    assert all(story.outcome(ticket) is not NOT_YET for ticket in owed)
+    assert all(story.outcome(ticket) is not NOT_YET for ticket in pending)
 
 
 def test_closing_while_connecting_aborts_the_attempt(story: Story) -> None:

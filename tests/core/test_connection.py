@@ -56,7 +56,7 @@ def test_a_short_connection_does_not_reset_the_backoff(story: Story) -> None:
         story.answer_join()
         story.run_for(4.9)
         story.drop(1006)
-        story.come_back()
+        story.reconnect()
     story.drop(1006)
     story.run_for(14.9)
     assert story.session.state is ConnectionState.RETRYING
@@ -67,7 +67,7 @@ def test_a_stable_connection_resets_the_backoff(story: Story) -> None:
     story.open()
     for _ in range(6):
         story.drop(1006)
-        story.come_back()
+        story.reconnect()
     story.join(story.channel())
     story.run_for(5.1)
     story.drop(1006)
@@ -238,16 +238,16 @@ def test_the_delay_of_a_backoff_function_is_awaited(make_story: Callable[..., St
     """If the backoff is a function, the core requests each delay, numbered from 0, and waits that long."""
     story = make_story(backoff=None)
     story.open()
-    asked = list[int]()
+    attempts = list[int]()
     for _ in range(3):
         story.drop(1006)
-        asked.append([effect.attempt for effect in story.effects if isinstance(effect, AskDelay)][-1])
+        attempts.append([effect.attempt for effect in story.effects if isinstance(effect, AskDelay)][-1])
         story.call(story.session.delay_ready, None, 7.0)
         story.run_for(6.9)
         assert story.session.state is ConnectionState.RETRYING
         story.run_for(0.2)
         assert story.session.state is ConnectionState.CONNECTING
-    assert asked == [0, 1, 2]
+    assert attempts == [0, 1, 2]
 
 
 @pytest.mark.parametrize("topic", [None, "realtime:room"])
@@ -268,7 +268,7 @@ def test_each_state_change_of_the_connection_is_reported_with_its_cause(story: S
     moves = story.watch()
     story.open()
     story.drop(1012)
-    story.come_back()
+    story.reconnect()
     story.call(story.session.close)
     story.drop(1000)
     S = ConnectionState  # noqa: N806
@@ -293,7 +293,7 @@ def test_replies_of_an_earlier_socket_do_not_make_a_connection_stable(make_story
     story.run_alive(6)
     for _ in range(2):
         story.drop(1006)
-        story.come_back()
+        story.reconnect()
         story.run_for(6)
     story.drop(1006)
     assert story.session.state is ConnectionState.CLOSED
@@ -309,7 +309,7 @@ def test_attempts_end_after_max_elapsed(make_story: Callable[..., Story]) -> Non
         story.run_to_attempt()
         story.drop(text="nobody listens")
     assert {story.session.state} == {ConnectionState.RETRYING}
-    story.come_back()
+    story.reconnect()
     story.run_alive(30)  # stable: the backoff restarts
     story.drop(text="gone")
     for attempt in range(30):
@@ -327,7 +327,7 @@ def test_an_idle_socket_is_closed_and_opened_again(make_story: Callable[..., Sto
     story.open()
     room = story.joined()
     story.run_alive(60)
-    assert story.session.state is ConnectionState.OPEN, "a wanted channel keeps it"
+    assert story.session.state is ConnectionState.OPEN, "a subscribed channel keeps it"
     story.call(story.session.leave, room, 10.0)
     story.reply(story.sent("phx_leave")[-1])
     story.run_alive(4.9)

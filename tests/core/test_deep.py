@@ -19,12 +19,12 @@ DEEP = "[" * 20_000 + "]" * 20_000
 def listening(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
     """Return a joined channel and the list of its events."""
     room = story.channel()
-    heard = story.collect(room, *selectors)
+    events = story.collect(room, *selectors)
     story.join(room)
     if story.sent("phx_join")[-1].payload["config"]["postgres_changes"]:
         story.system(room, SUBSCRIBED)
-    heard.clear()
-    return room, heard
+    events.clear()
+    return room, events
 
 
 def framed(story: Story, room: str, event: str, payload: str) -> bytes:
@@ -42,10 +42,10 @@ def inserted(record: str, data: str = '"type":"INSERT","schema":"public","table"
 def test_a_deeply_nested_row_raises_when_it_is_read(each: Story) -> None:
     """The change is delivered; only reading its row raises, with the row as received."""
     each.open()
-    room, heard = listening(each, changes("users"), gaps())
+    room, events = listening(each, changes("users"), gaps())
     record = f'{{"id":1,"doc":{DEEP}}}'
     each.receive_raw(framed(each, room, "postgres_changes", inserted(record)))
-    (event,) = heard
+    (event,) = events
     assert (event.type, event.table) == ("INSERT", "users")
     with pytest.raises(RowError) as caught:
         _ = event.record
@@ -56,10 +56,10 @@ def test_a_deeply_nested_row_raises_when_it_is_read(each: Story) -> None:
 def test_a_deeply_nested_payload_raises_when_it_is_read(each: Story) -> None:
     """The same holds for a broadcast payload that cannot be read (R40)."""
     each.open()
-    room, heard = listening(each, broadcast())
+    room, events = listening(each, broadcast())
     each.receive_raw(framed(each, room, "broadcast", f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
     with pytest.raises(RowError) as caught:
-        _ = heard[0].payload
+        _ = events[0].payload
     assert caught.value.raw == DEEP.encode()
 
 
@@ -67,19 +67,19 @@ def test_a_deeply_nested_payload_raises_when_it_is_read(each: Story) -> None:
 def test_a_deeply_nested_payload_of_an_unknown_event_is_dropped(each: Story, event: str) -> None:
     """A frame of any other event that cannot be read is counted, whatever its payload looks like."""
     each.open()
-    room, heard = listening(each, broadcast())
+    room, events = listening(each, broadcast())
     each.receive_raw(framed(each, room, event, f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
-    assert heard == []
+    assert events == []
     assert each.session.stats().garbage_frames == 1
 
 
 def test_a_deeply_nested_presence_value_does_not_hide_other_members(each: Story) -> None:
     """Any user may track such a value, which would otherwise stop presence for all."""
     each.open()
-    room, heard = listening(each, presence())
+    room, events = listening(each, presence())
     metas = f'{{"a":{{"metas":[{{"phx_ref":"1","x":{DEEP}}}]}},"b":{{"metas":[{{"phx_ref":"2"}}]}}}}'
     each.receive_raw(framed(each, room, "presence_state", metas))
-    assert set(heard[-1].state) == {"a", "b"}
+    assert set(events[-1].state) == {"a", "b"}
     assert each.session.stats().garbage_frames == 1
 
 
@@ -97,10 +97,10 @@ UNREADABLE = {
 def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> None:
     """The gap is reported at once, since the next change arrives again."""
     each.open()
-    room, heard = listening(each, changes("users"), gaps())
+    room, events = listening(each, changes("users"), gaps())
     text = framed(each, room, "postgres_changes", "PAYLOAD")
     each.receive_raw(text.replace(b"PAYLOAD", payload.encode("utf-8", "surrogateescape")))
-    (gap,) = heard
+    (gap,) = events
     assert isinstance(gap, Gap)
     assert (gap.reason, gap.lost, gap.verdict) == ("unreadable", {"changes"}, "not_replayable")
     assert gap.started_at == gap.ended_at
@@ -109,9 +109,9 @@ def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> N
 def test_no_gap_is_reported_without_listeners_for_changes(each: Story) -> None:
     """An unreadable frame may have been anything; only changes must not be missed."""
     each.open()
-    _, heard = listening(each, broadcast(), gaps())
+    _, events = listening(each, broadcast(), gaps())
     each.receive_raw(b"{")
-    assert heard == []
+    assert events == []
 
 
 def test_a_mirror_fetches_unreadable_rows_and_reports_one_error() -> None:
@@ -119,7 +119,7 @@ def test_a_mirror_fetches_unreadable_rows_and_reports_one_error() -> None:
     mirror = Driven()
     mirror.live(row(1))
     for _ in range(3):
-        mirror.hear(change("INSERT", {"id": Raw(b"1e9999999999999999999")}))
+        mirror.receive(change("INSERT", {"id": Raw(b"1e9999999999999999999")}))
     assert [type(error) for error in mirror.errors] == [RowError]
     assert mirror.state is not MirrorState.LIVE
     mirror.run(mirror.mirror.settings.pause)

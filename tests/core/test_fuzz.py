@@ -24,10 +24,10 @@ def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
     story = Story(SessionOptions(protocol=protocol))
     story.open()
     room = story.channel("room", ack=True, presence_key="ada")
-    heard = story.collect(room, broadcast(), changes("users"), presence(), system())
+    events = story.collect(room, broadcast(), changes("users"), presence(), system())
     story.collect(room, gaps(), status())
     story.join(room)
-    return story, room, heard
+    return story, room, events
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -47,15 +47,15 @@ def text(story: Story, *parts: Any) -> bytes:
     return json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref}).encode()
 
 
-def still_hears(live: Live) -> bool:
+def still_receives(live: Live) -> bool:
     """Check that later frames are delivered: a broadcast, a row and a reply."""
-    story, room, heard = live
-    before = len(heard)
+    story, room, events = live
+    before = len(events)
     story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
     story.row(room, 100, id=1)
     acked = story.broadcast(room, ack=True)
     story.answer_push(story.pushed()[-1])
-    return len(heard) == before + 2 and story.outcome(acked).acked
+    return len(events) == before + 2 and story.outcome(acked).acked
 
 
 BYTES = st.one_of(
@@ -99,7 +99,7 @@ def test_arbitrary_frames_never_raise_out_of_the_session(protocol: Protocol, fra
     live = busy(protocol)
     for data, as_binary in frames:
         live[0].receive_raw(data, binary=as_binary)
-    assert still_hears(live)
+    assert still_receives(live)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -107,10 +107,10 @@ def test_arbitrary_frames_never_raise_out_of_the_session(protocol: Protocol, fra
 @settings(max_examples=40)
 def test_arbitrary_json_in_frames_of_the_right_shape_never_raises(protocol: Protocol, parts: list[Any]) -> None:
     """Frames of any event with any refs and members raise nothing, and the delivered events are readable (R40)."""
-    story, _, heard = busy(protocol)
+    story, _, events = busy(protocol)
     for one in parts:
         story.receive_raw(text(story, *one))
-    for event in heard:
+    for event in events:
         assert repr(event)
         if isinstance(event, Broadcast):
             assert event.payload is event.payload

@@ -33,7 +33,7 @@ def replays(story: Story) -> list[dict[str, int] | None]:
 def again(story: Story) -> None:
     """Lose the connection, reconnect, and join the channel again."""
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
 
 
@@ -92,7 +92,7 @@ def test_several_lost_connections_are_one_gap(story: Story) -> None:
     began = story.now.at()
     for _ in range(3):
         story.drop(1006)
-        story.come_back()
+        story.reconnect()
     story.answer_join()
     assert [(gap.started_at, gap.ended_at) for gap in reported] == [(began, story.now.at())]
 
@@ -135,7 +135,7 @@ def test_an_open_gap_is_reported_when_the_channel_is_left(story: Story) -> None:
     story.run_for(0.01)
     story.call(story.session.leave, room, 10.0)
     assert [gap.verdict for gap in reported] == ["not_replayable"]
-    story.come_back()
+    story.reconnect()
     story.join(room)
     assert len(reported) == 1
     assert replays(story) == [None, None]
@@ -162,7 +162,7 @@ def test_kinds_added_during_a_gap_are_included(story: Story) -> None:
     story.join(room)
     story.drop(1006)
     story.collect(room, presence())
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     assert [sorted(gap.lost) for gap in reported] == [["broadcast", "presence"]]
 

@@ -67,8 +67,8 @@ def test_a_refused_handshake_keeps_the_answer_of_the_server(
     assert str(status) in str(error)
     assert error.retryable is (what != "give up")
     if body.startswith(b"{"):
-        (said,) = json.loads(body).values()
-        assert said in str(error)
+        (message,) = json.loads(body).values()
+        assert message in str(error)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -88,15 +88,15 @@ def test_retry_after_is_used_when_it_is_longer(story: Story, status: int) -> Non
     assert story.session.state is not ConnectionState.RETRYING
 
 
-@pytest.mark.parametrize("asked", [999_999_999.0, float("inf"), 1e300])
+@pytest.mark.parametrize("retry_after", [999_999_999.0, float("inf"), 1e300])
 @pytest.mark.parametrize("backoff", [Backoff(), None])
 def test_retry_after_is_limited_to_the_maximum(
-    make_story: Callable[..., Story], asked: float, backoff: Backoff | None
+    make_story: Callable[..., Story], retry_after: float, backoff: Backoff | None
 ) -> None:
     """However long the server's Retry-After, the next attempt comes after at most `max_retry_after` (R30)."""
     story = make_story(open_timeout=None, max_retry_after=120.0, backoff=backoff)
     story.call(story.session.open)
-    story.drop(status=503, retry_after=asked)
+    story.drop(status=503, retry_after=retry_after)
     if backoff is None:
         story.call(story.session.delay_ready, None, 2.0)
     story.run_for(119.9)
@@ -105,11 +105,11 @@ def test_retry_after_is_limited_to_the_maximum(
     assert story.session.state is ConnectionState.CONNECTING
 
 
-@pytest.mark.parametrize("asked", [float("nan"), -1e9])
-def test_an_invalid_retry_after_is_ignored(story: Story, asked: float) -> None:
+@pytest.mark.parametrize("retry_after", [float("nan"), -1e9])
+def test_an_invalid_retry_after_is_ignored(story: Story, retry_after: float) -> None:
     """A Retry-After that is negative or not a number does not change the backoff (R30)."""
     story.call(story.session.open)
-    story.drop(status=503, retry_after=asked)
+    story.drop(status=503, retry_after=retry_after)
     story.run_for(2.0)
     assert story.session.state is ConnectionState.CONNECTING
 
@@ -155,10 +155,10 @@ def test_a_token_is_refreshed_once_for_each_connection(make_story: Callable[...,
 
 def test_every_row_of_the_tables_has_a_case_here() -> None:
     """Each row of the code's tables is reached by a text of this file, so that none is untested (R29, R30)."""
-    said = [classify_join(reason) for reason in REASONS]
-    said += [row for text in SYSTEMS if (row := classify_system("system", "error", text))]
-    said += [row for text in CHANGES if (row := classify_system("postgres_changes", "error", text))]
-    said += [
+    rows = [classify_join(reason) for reason in REASONS]
+    rows += [row for text in SYSTEMS if (row := classify_system("system", "error", text))]
+    rows += [row for text in CHANGES if (row := classify_system("postgres_changes", "error", text))]
+    rows += [
         classify_handshake(status, body_text(body) or body.decode("utf-8", "replace")) for status, body, _ in HANDSHAKES
     ]
-    assert [row for row in (*JOIN_REASONS, *SYSTEM_MESSAGES, *HANDSHAKE) if row not in said] == []
+    assert [row for row in (*JOIN_REASONS, *SYSTEM_MESSAGES, *HANDSHAKE) if row not in rows] == []

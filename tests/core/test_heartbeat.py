@@ -15,64 +15,64 @@ from .conftest import Story
 # --- what is told of them
 
 
-def beats_of(story: Story) -> list[Heartbeat]:
+def watch_heartbeats(story: Story) -> list[Heartbeat]:
     """Watch heartbeats and return the list of them."""
-    heard: list[object] = []
-    story.session.watch(heard.append, heartbeats=True)
-    return cast("list[Heartbeat]", heard)
+    beats: list[object] = []
+    story.session.watch(beats.append, heartbeats=True)
+    return cast("list[Heartbeat]", beats)
 
 
-def told(heard: list[Heartbeat]) -> list[tuple[str, float | None]]:
-    return [(beat.status, beat.latency) for beat in heard if isinstance(beat, Heartbeat)]
+def statuses(beats: list[Heartbeat]) -> list[tuple[str, float | None]]:
+    return [(beat.status, beat.latency) for beat in beats if isinstance(beat, Heartbeat)]
 
 
 def test_each_heartbeat_is_reported_when_sent_and_answered(story: Story) -> None:
     """Heartbeat watchers receive "sent", then "ok" with the round-trip seconds; other watchers receive none."""
-    heard, plain = beats_of(story), story.watch()
+    beats, plain = watch_heartbeats(story), story.watch()
     story.open()
     story.run_for(25)
-    assert told(heard) == [("sent", None)]
+    assert statuses(beats) == [("sent", None)]
     story.run_for(0.5)
     story.reply(story.sent("heartbeat")[-1])
-    assert told(heard) == [("sent", None), ("ok", 0.5)]
+    assert statuses(beats) == [("sent", None), ("ok", 0.5)]
     assert not any(isinstance(event, Heartbeat) for event in plain)
 
 
 def test_a_refused_heartbeat_is_reported(story: Story) -> None:
     """An error reply is reported as such, and the connection stays."""
-    heard = beats_of(story)
+    beats = watch_heartbeats(story)
     story.open()
     story.run_for(25)
     story.reply(story.sent("heartbeat")[-1], {"reason": "no"}, status="error")
-    assert told(heard)[-1] == ("error", 0.0)
+    assert statuses(beats)[-1] == ("error", 0.0)
 
 
 def test_an_unanswered_heartbeat_and_the_lost_connection_are_reported(story: Story) -> None:
     """The events are "timeout", then "disconnected" as the socket is dropped; after a reconnect they continue."""
-    heard = beats_of(story)
+    beats = watch_heartbeats(story)
     story.open()
     story.run_for(35)
-    assert [status for status, _ in told(heard)] == ["sent", "timeout", "disconnected"]
-    story.come_back()
+    assert [status for status, _ in statuses(beats)] == ["sent", "timeout", "disconnected"]
+    story.reconnect()
     story.run_for(25)
-    assert told(heard)[-1] == ("sent", None)
+    assert statuses(beats)[-1] == ("sent", None)
 
 
 def test_a_ping_is_reported_as_a_heartbeat(story: Story) -> None:
     """`ping()` is a heartbeat, and its reply is reported like any other."""
-    heard = beats_of(story)
+    beats = watch_heartbeats(story)
     story.open()
     story.call(story.session.ping, 5.0)
     story.reply(story.sent("heartbeat")[-1])
-    assert told(heard) == [("sent", None), ("ok", 0.0)]
+    assert statuses(beats) == [("sent", None), ("ok", 0.0)]
 
 
-@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
 def test_the_token_provider_is_called_at_each_heartbeat_if_enabled(
-    make_story: Callable[..., Story], wanted: bool
+    make_story: Callable[..., Story], enabled: bool
 ) -> None:
     """With token_on_heartbeat=True a replaced token reaches the server before the old one expires (R26)."""
-    story = make_story(has_token_provider=True, token_on_heartbeat=wanted)
+    story = make_story(has_token_provider=True, token_on_heartbeat=enabled)
     story.call(story.session.open)
     story.give_token("first")
     story.accept()
@@ -80,10 +80,10 @@ def test_the_token_provider_is_called_at_each_heartbeat_if_enabled(
     story.call(story.session.join, room)
     story.give_token("first")
     story.answer_join()
-    asked = story.fetches
+    fetches = story.fetches
     story.run_alive(25)
-    assert story.fetches == asked + wanted
-    if wanted:
+    assert story.fetches == fetches + enabled
+    if enabled:
         story.give_token("second")
         assert story.sent("access_token")[-1].topic == room
 
@@ -229,9 +229,9 @@ def test_requests_end_with_the_socket_whose_heartbeat_ends_at_the_same_instant(s
 
 
 @pytest.mark.parametrize("number", [10, 100])
-@pytest.mark.parametrize("said", [None, 0.0, 0.05, 7.0, 19.99])
+@pytest.mark.parametrize("delay", [None, 0.0, 0.05, 7.0, 19.99])
 def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
-    make_story: Callable[..., Story], number: int, said: float | None
+    make_story: Callable[..., Story], number: int, delay: float | None
 ) -> None:
     """After a join reply, maybe one more frame, then silence: the socket is dropped 35 s later (R4)."""
     story = make_story(limits=Limits(joins_per_second=None))
@@ -240,10 +240,10 @@ def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
     for room in rooms:
         story.call(story.session.join, room)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.reply(story.sent("phx_join")[number], {"postgres_changes": []})
-    if said is not None:
-        story.run_for(said)
+    if delay is not None:
+        story.run_for(delay)
         story.receive(rooms[0], "broadcast", {"event": "e", "payload": {}})
     story.run_for(35.01)
     assert story.session.state is not ConnectionState.OPEN

@@ -248,10 +248,10 @@ def test_a_ticket_of_http_is_resolved_once():
     post = harness.session.http_broadcasts.open()
     harness.call(harness.session.close)
     harness.drop(1000)
-    for owed in (ticket, post):
-        assert owed is not None
-        assert isinstance(harness.outcome(owed), ClosedError)
-        harness.session.http_broadcasts.settle(owed, Sent("http"))
+    for pending in (ticket, post):
+        assert pending is not None
+        assert isinstance(harness.outcome(pending), ClosedError)
+        harness.session.http_broadcasts.settle(pending, Sent("http"))
         harness.pump()
     with pytest.raises(ClosedError):
         harness.session.http_broadcasts.open()
@@ -264,13 +264,13 @@ class Provided(SessionHarness):
 
     def __init__(self) -> None:
         super().__init__(SessionOptions(has_token_provider=True))
-        self.asked: list[int] = []
+        self.token_requests: list[int] = []
 
     def on_fetch_token(self, number: int) -> None:
-        self.asked.append(number)
+        self.token_requests.append(number)
 
     def give(self, answer: Secret | None | AuthError) -> None:
-        self.call(self.session.token_ready, self.asked[-1], answer)
+        self.call(self.session.token_ready, self.token_requests[-1], answer)
 
 
 def provided() -> Provided:
@@ -288,7 +288,7 @@ def test_a_refresh_returns_the_newest_token():
         harness.call(harness.session.http_broadcasts.refresh),
         harness.call(harness.session.http_broadcasts.refresh),
     )
-    assert len(harness.asked) == 2  # one for the connection, one for both callers
+    assert len(harness.token_requests) == 2  # one for the connection, one for both callers
     assert harness.outcome(one) is NOT_YET
     harness.give(Secret("second"))
     assert harness.outcome(one) == harness.outcome(two) == harness.session.http_broadcasts.token == Secret("second")

@@ -21,16 +21,16 @@ def test_rows_reach_their_listeners_after_each_reconnect(each: Story) -> None:
     each.call(each.session.join, db)
     for turn in range(21):
         join = each.sent("phx_join")[-1]
-        wanted = join.payload["config"]["postgres_changes"]
-        assert [binding["table"] for binding in wanted] == tables
-        ids = {binding["table"]: 1000 * turn + (7 * place + turn) % 5 for place, binding in enumerate(wanted)}
-        each.answer_join({"postgres_changes": [{**binding, "id": ids[binding["table"]]} for binding in wanted]})
+        bindings = join.payload["config"]["postgres_changes"]
+        assert [binding["table"] for binding in bindings] == tables
+        ids = {binding["table"]: 1000 * turn + (7 * place + turn) % 5 for place, binding in enumerate(bindings)}
+        each.answer_join({"postgres_changes": [{**binding, "id": ids[binding["table"]]} for binding in bindings]})
         for place, table in enumerate(tables):
             each.row(db, ids[table], id=turn * 10 + place)
             each.row(db, ids[table] - 1000, id=-1)  # an id of the previous join
         if turn < 20:
             each.drop(1006)
-            each.come_back()
+            each.reconnect()
     for place, table in enumerate(tables):
         assert [change.record["id"] for change in received[table]] == [turn * 10 + place for turn in range(21)]
 
@@ -46,7 +46,7 @@ def test_each_join_requests_the_bindings_of_its_time(story: Story) -> None:
     story.drop(1006)
     story.session.unlisten(db, listener)
     story.collect(db, changes("orders", event="DELETE", where=None), presence())
-    story.come_back()
+    story.reconnect()
     config = story.sent("phx_join")[-1].payload["config"]
     assert config["postgres_changes"] == [{"event": "DELETE", "schema": "public", "table": "orders"}]
     assert config["presence"] == {"enabled": True}

@@ -24,7 +24,7 @@ def test_a_join_has_its_full_timeout_after_a_lost_connection(story: Story) -> No
     story.call(story.session.join, room)
     story.run_for(16)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.run_for(19.9)
     assert story.state(room) is ChannelState.JOINING
     story.answer_join()
@@ -172,7 +172,7 @@ def test_the_first_join_after_a_lost_connection_has_a_deadline(story: Story) -> 
     room = story.channel()
     story.call(story.session.join, room)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.run_for(20.1)
     assert len(story.aborts) == 1
     assert story.session.state is ConnectionState.RETRYING
@@ -206,7 +206,7 @@ def test_a_gap_begins_at_the_join_that_delayed_frames(make_story: Callable[..., 
     story.receive("realtime:room", "broadcast", {"event": "on its way", "payload": {}})
     story.run_for(3)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     for join in story.sent("phx_join")[-2:]:
         story.reply(join, {"postgres_changes": []})
     gap = reported[-1]
@@ -226,7 +226,7 @@ def test_a_gap_does_not_begin_before_the_join_of_its_channel(make_story: Callabl
     joined_at = story.now.wall
     story.run_for(3)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     for join in story.sent("phx_join")[-2:]:
         story.reply(join, {"postgres_changes": []})
     assert abs(reported[-1].started_at.timestamp() - joined_at) < 0.001

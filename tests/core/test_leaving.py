@@ -37,25 +37,25 @@ def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> No
     assert [change.record["id"] for change in rows] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("why", ["cancel", "timeout", "refused", "leave"])
-def test_a_subscribe_that_failed_can_be_repeated(each: Story, why: str) -> None:
+@pytest.mark.parametrize("cause", ["cancel", "timeout", "refused", "leave"])
+def test_a_subscribe_that_failed_can_be_repeated(each: Story, cause: str) -> None:
     """After a subscribe that was cancelled, timed out, refused or left, the next one succeeds (R20)."""
     each.open()
     room = each.channel()
     joining = each.call(each.session.join, room, timeout=5.0)
-    if why == "cancel":
+    if cause == "cancel":
         each.call(each.session.cancel, joining)
-    elif why == "timeout":
+    elif cause == "timeout":
         each.run_for(5.1)
         assert isinstance(error_of(each.outcome(joining)), OperationTimeout)
-    elif why == "leave":
+    elif cause == "leave":
         each.call(each.session.leave, room, 10.0)
         assert isinstance(error_of(each.outcome(joining)), StateError)
     else:
         each.refuse_join("Unauthorized: no")
         assert each.outcome(joining) is not NOT_YET
-    if why != "refused":
-        assert each.state(room) is ChannelState.LEAVING, "nobody wants it any more"
+    if cause != "refused":
+        assert each.state(room) is ChannelState.LEAVING, "no caller needs it any more"
         each.reply(each.sent("phx_join")[-1], {"postgres_changes": []})
         each.reply(each.sent("phx_leave")[-1])
         assert each.state(room) is ChannelState.IDLE
@@ -88,7 +88,7 @@ def test_a_timeout_during_a_rejoin_does_not_withdraw_the_subscribe(story: Story)
     late = story.call(story.session.join, room, timeout=0.1)
     story.run_for(0.2)
     assert isinstance(error_of(story.outcome(late)), OperationTimeout)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     assert story.state(room) is ChannelState.JOINED
 

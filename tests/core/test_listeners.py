@@ -106,8 +106,8 @@ def test_bindings_with_equal_ids_each_receive_their_kind(each: Story) -> None:
     inserts = each.collect(db, changes("users", event="INSERT"))
     deletes = each.collect(db, changes("users", event="DELETE"))
     each.call(each.session.join, db)
-    wanted = each.sent("phx_join")[0].payload["config"]["postgres_changes"]
-    each.answer_join({"postgres_changes": [{**binding, "id": 7} for binding in wanted]})
+    bindings = each.sent("phx_join")[0].payload["config"]["postgres_changes"]
+    each.answer_join({"postgres_changes": [{**binding, "id": 7} for binding in bindings]})
     for kind in KINDS:
         each.row(db, 7, kind=kind, id=1)
     assert [type(change).__name__ for change in inserts] == ["Insert"]
@@ -158,7 +158,7 @@ def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
     story.receive(room, "presence_state", {})
     story.system(room, "hello", extension="x")
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     kinds = [{type(event).__name__ for event in events} for events in received]
     assert kinds == [{"PresenceSync"}, {"System"}, {"Gap"}, {"Status"}]
@@ -261,18 +261,20 @@ SELECTORS: list[Selector[Any]] = [
 LISTENERS = st.lists(st.lists(st.sampled_from(SELECTORS), min_size=1, max_size=4), max_size=6)
 
 
-@given(wanted=LISTENERS, same_ids=st.booleans(), gone=st.sets(st.integers(0, 5)))
-def test_the_index_finds_what_a_search_finds(wanted: list[list[Selector[Any]]], same_ids: bool, gone: set[int]) -> None:
+@given(selector_lists=LISTENERS, same_ids=st.booleans(), removed=st.sets(st.integers(0, 5)))
+def test_the_index_finds_what_a_search_finds(
+    selector_lists: list[list[Selector[Any]]], same_ids: bool, removed: set[int]
+) -> None:
     """For any listeners, the lookups return exactly what a search through all selectors returns (R41)."""
     index = Index()
-    listeners = [Listener(tuple(selectors), [].append) for selectors in wanted]
+    listeners = [Listener(tuple(selectors), [].append) for selectors in selector_lists]
     for listener in listeners:
         index.add(listener)
     ids = {binding: 7 if same_ids else place for place, binding in enumerate(index.bindings)}
     index.joined(ids)
-    for number in gone & set(range(len(listeners))):
+    for number in removed & set(range(len(listeners))):
         index.remove(listeners[number])
-    live = [listener for number, listener in enumerate(listeners) if number not in gone]
+    live = [listener for number, listener in enumerate(listeners) if number not in removed]
     for event in ("a", "b", "other"):
         found = index.listeners_of(event)
         assert list(found) == [listener.deliver for listener in live if _receives(listener, event)]
@@ -299,7 +301,7 @@ def test_the_index_stays_correct_while_listeners_change(
     index = Index()
     ids = {selector: place // 2 for place, selector in enumerate(SELECTORS) if isinstance(selector, ChangesSelector)}
     index.joined(ids)
-    asked = tuple(ids)[:4]
+    requested = tuple(ids)[:4]
     live: list[Listener] = []
     for which, selectors in steps:
         if which < len(live):
@@ -314,14 +316,14 @@ def test_the_index_stays_correct_while_listeners_change(
             assert list(binary) in ([], expected) and name == event
         for kind in KINDS:
             for number in set(ids.values()):
-                wanted = {selector for selector in ids if ids[selector] == number and selector.event in ("*", kind)}
-                hearing = [listener.deliver for listener in live if wanted & set(listener.selectors)]
+                matching = {selector for selector in ids if ids[selector] == number and selector.event in ("*", kind)}
+                receivers = [listener.deliver for listener in live if matching & set(listener.selectors)]
                 by_kind = index.changes.get(number)
                 found = (index.build_changes(number) if by_kind is None else by_kind)[kind]
-                assert list(found) == list(index.union([number, 99], kind)) == hearing
-        wanted_now = {each for listener in live for each in listener.selectors if isinstance(each, ChangesSelector)}
-        assert set(index.bindings) == wanted_now
-        assert index.lacks_binding(asked) == (not wanted_now <= set(asked))
+                assert list(found) == list(index.union([number, 99], kind)) == receivers
+        current = {each for listener in live for each in listener.selectors if isinstance(each, ChangesSelector)}
+        assert set(index.bindings) == current
+        assert index.lacks_binding(requested) == (not current <= set(requested))
     for listener in live:
         index.remove(listener)
     assert not (index.stale or index.broadcasts or index.binary or index.any_broadcast or index.kinds())

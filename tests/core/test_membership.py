@@ -102,9 +102,9 @@ def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
     room, old = timed_out_then_joined(story)
     received = story.collect(room, broadcast(), system(), presence())
     stale = story.session.stats().stale_frames
-    said = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago"}
+    error = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago"}
     diff = {"joins": {"bob": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
-    for event, payload in (("broadcast", HELLO), ("system", said), ("presence_state", {}), ("presence_diff", diff)):
+    for event, payload in (("broadcast", HELLO), ("system", error), ("presence_state", {}), ("presence_diff", diff)):
         story.receive(room, event, payload, join_ref=old)
     assert received == []
     assert story.session.stats().stale_frames == stale + 4
@@ -222,7 +222,7 @@ def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
     each.join(room)
     old = each.session.generation
     each.drop(1006)
-    each.come_back()
+    each.reconnect()
     each.answer_join()
     before = each.session.stats()
     data = each.codec.encode(None, None, room, "broadcast", HELLO)
@@ -279,7 +279,7 @@ def test_no_event_is_handled_while_another_is(handled: list[str]) -> None:
     story.reply(story.sent("phx_leave")[-1])
     assert handled[13:] == ["Leave", "Subscribe", "LeaveAnswered", "SendJoin"]
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     assert handled[17:] == ["ConnectionLost", "ConnectionLost", "SendJoin", "SendJoin"]
 
 

@@ -28,7 +28,7 @@ def test_changes_during_a_fetch_are_applied_to_its_rows() -> None:
     """A newer update replaces the fetched row, a deleted row stays deleted, an inserted one stays."""
     driven = Driven()
     driven.ready()
-    driven.hear(change("UPDATE", row(1, v=9)), change("DELETE", {"id": 2}), change("INSERT", row(3, v=9)))
+    driven.receive(change("UPDATE", row(1, v=9)), change("DELETE", {"id": 2}), change("INSERT", row(3, v=9)))
     driven.answer(row(1), row(2))
     driven.run(1)
     assert driven.rows == [row(1, v=9), row(3, v=9)]
@@ -39,7 +39,7 @@ def test_changes_before_a_fetch_are_not_applied_to_its_rows() -> None:
     driven = Driven()
     driven.live(row(1))
     driven.mirror.mark_stale("refresh")
-    driven.hear(change("UPDATE", row(1, v=1)))
+    driven.receive(change("UPDATE", row(1, v=1)))
     driven.run()
     driven.answer(row(1, v=2))
     driven.run(1)
@@ -51,9 +51,9 @@ def test_the_new_copy_is_shown_after_the_settle_time() -> None:
     driven = Driven(settle=0.5)
     driven.ready()
     driven.answer(row(1, v=2))
-    driven.hear(change("UPDATE", row(1, v=1)))
+    driven.receive(change("UPDATE", row(1, v=1)))
     assert driven.rows == [] and driven.state is MirrorState.SETTLING
-    driven.hear(change("UPDATE", row(1, v=2)))
+    driven.receive(change("UPDATE", row(1, v=2)))
     driven.run(0.5)
     assert driven.state is MirrorState.LIVE
     [event] = driven.events
@@ -69,15 +69,15 @@ def test_the_settle_time_is_extended_for_a_late_server() -> None:
     for number in range(5):
         driven.run(0.9)
         assert driven.state is MirrorState.SETTLING
-        driven.hear(change("UPDATE", row(1, v=number), committed=old))
-    driven.hear(change("UPDATE", row(1, v=9), committed=old), change("UPDATE", row(1, v=10), committed=new))
+        driven.receive(change("UPDATE", row(1, v=number), committed=old))
+    driven.receive(change("UPDATE", row(1, v=9), committed=old), change("UPDATE", row(1, v=10), committed=new))
     driven.run(1)
     assert driven.state is MirrorState.LIVE and driven.rows == [row(1, v=10)]
     driven.mirror.mark_stale("refresh")
     driven.run(1)
     driven.answer(row(1, v=10))
     for _ in range(20):
-        driven.hear(change("UPDATE", row(1, v=10), committed=old), change("DELETE", {"id": 5}, committed="no time"))
+        driven.receive(change("UPDATE", row(1, v=10), committed=old), change("DELETE", {"id": 5}, committed="no time"))
         driven.run(0.6)
     assert driven.state is MirrorState.LIVE
 
@@ -87,7 +87,7 @@ def test_the_old_copy_follows_changes_until_there_is_a_new_one() -> None:
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
     driven.run()
-    driven.hear(change("UPDATE", row(1, v=1)))
+    driven.receive(change("UPDATE", row(1, v=1)))
     assert driven.rows == [row(1, v=1)] and driven.state is not MirrorState.LIVE
     driven.answer(row(1, v=1))
     driven.run(1)
@@ -180,7 +180,7 @@ def test_an_incomplete_change_during_a_fetch_causes_another() -> None:
     """The fetch may have been too early: its result is shown, but is not live before the next."""
     driven = Driven()
     driven.ready()
-    driven.hear(TRUNCATED)
+    driven.receive(TRUNCATED)
     driven.answer(row(1))
     driven.run(1)
     assert driven.state is MirrorState.WAITING and driven.rows == [row(1)]
@@ -195,7 +195,7 @@ def test_several_incomplete_rows_share_one_fetch() -> None:
     """Several stale rows share one fetch, since there is a pause between two fetches."""
     driven = Driven().live(row(1))
     for _ in range(100):
-        driven.hear(TRUNCATED)
+        driven.receive(TRUNCATED)
         driven.run(0.1)
         if driven.state is MirrorState.FETCHING:
             driven.answer(row(1))
@@ -217,14 +217,14 @@ BAD_ROWS = {
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_a_fetch_result_that_is_not_rows_is_an_error(name: str) -> None:
     """The reason is reported and visible, the copy is not changed, and the fetch is retried."""
-    rows, words = BAD_ROWS[name]
+    rows, text = BAD_ROWS[name]
     driven = Driven()
     driven.ready()
     driven.answer(*rows)
     assert driven.state is MirrorState.WAITING
     [error] = driven.errors
     assert isinstance(error, RowError) and driven.mirror.error is error
-    with pytest.raises(RowError, match=words):
+    with pytest.raises(RowError, match=text):
         raise error
     driven.run(1)
     assert driven.fetches == [1, 2]
@@ -251,7 +251,7 @@ def test_too_many_changes_during_a_fetch_make_it_fail() -> None:
     """The buffer is bounded: nothing is lost silently, the fetch is cancelled and retried."""
     driven = Driven(buffer=3)
     driven.ready()
-    driven.hear(*(change("INSERT", row(key)) for key in range(4)))
+    driven.receive(*(change("INSERT", row(key)) for key in range(4)))
     [error] = driven.errors
     assert isinstance(error, SlowConsumerError) and driven.abandoned == [1] and driven.mirror.error is error
     assert driven.state is MirrorState.WAITING
@@ -272,7 +272,7 @@ def test_different_types_in_rows_and_changes_are_reported_once(plain: bool) -> N
     """If fetch and changes give values of different types, `on_error` is called once, with a hint."""
     columns = {"id": "int8", "price": "numeric"}
     driven = Driven(plain=plain).live({"id": 1, "price": Decimal("1.5") if plain else 1.5})
-    driven.hear(*(change("UPDATE", {"id": 1, "price": price}, columns=columns) for price in (2.5, 3.5)))
+    driven.receive(*(change("UPDATE", {"id": 1, "price": price}, columns=columns) for price in (2.5, 3.5)))
     [error] = driven.errors
     assert isinstance(error, InvalidArgumentError)
     assert "price is a Decimal in the rows of fetch" in str(error) if plain else "plain=True" in str(error)
@@ -282,7 +282,7 @@ def test_equal_types_in_rows_and_changes_are_not_reported() -> None:
     """Nulls, ints next to floats and JSON columns may differ without an error."""
     columns = {"id": "int8", "f": "float8", "j": "jsonb", "n": "text"}
     driven = Driven().live({"id": 1, "f": 1.5, "j": [1], "n": None})
-    driven.hear(change("UPDATE", {"id": 1, "f": 2, "j": {"a": 1}, "n": "x"}, columns=columns))
+    driven.receive(change("UPDATE", {"id": 1, "f": 2, "j": {"a": 1}, "n": "x"}, columns=columns))
     assert driven.errors == []
 
 
@@ -291,9 +291,9 @@ def test_plain_rows_keep_their_json_values() -> None:
     columns = {"id": "uuid", "at": "timestamptz", "n": "int8"}
     sent = {"id": "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11", "at": "2026-01-05T10:11:12+00:00", "n": 2**60}
     driven = Driven(plain=True).live()
-    driven.hear(change("INSERT", sent, columns=columns))
+    driven.receive(change("INSERT", sent, columns=columns))
     assert driven.rows == [sent]
-    driven.hear(change("DELETE", {"id": sent["id"]}, columns=columns))
+    driven.receive(change("DELETE", {"id": sent["id"]}, columns=columns))
     assert driven.rows == []
 
 
@@ -303,7 +303,7 @@ def test_plain_rows_keep_their_json_values() -> None:
 def test_a_change_without_effect_causes_no_event() -> None:
     """An UPDATE to the same values is not reported."""
     driven = Driven().live(row(1))
-    driven.hear(change("UPDATE", row(1)))
+    driven.receive(change("UPDATE", row(1)))
     assert driven.events == []
 
 
@@ -315,7 +315,7 @@ def test_a_closed_mirror_keeps_its_copy_and_ignores_changes() -> None:
     driven.mirror.close()
     driven.pump()
     driven.answer(row(2))
-    driven.hear(change("INSERT", row(3)))
+    driven.receive(change("INSERT", row(3)))
     driven.mirror.changes_lost(None)
     driven.mirror.changes_live()
     driven.mirror.gap(gap("changes"))
@@ -382,9 +382,9 @@ def test_changes_during_a_comparison_are_in_both_copies() -> None:
     """A change during a comparison is reported once, and the comparison does not undo it."""
     driven = comparing()
     driven.run(111)
-    driven.hear(change("UPDATE", row(1, v=1)))
+    driven.receive(change("UPDATE", row(1, v=1)))
     driven.answer(row(1, v=0), row(2))
-    driven.hear(change("UPDATE", row(1, v=2)))
+    driven.receive(change("UPDATE", row(1, v=2)))
     assert driven.rows == [row(1, v=2)]
     driven.run(2)
     assert driven.rows == [row(1, v=2), row(2)]
@@ -437,7 +437,7 @@ def test_a_comparison_with_too_many_changes_is_abandoned() -> None:
     """More changes than `buffer` during a comparison cancel it, and the mirror stays live."""
     driven = comparing(buffer=2)
     driven.run(111)
-    driven.hear(*(change("UPDATE", row(1, v=number)) for number in range(5)))
+    driven.receive(*(change("UPDATE", row(1, v=number)) for number in range(5)))
     assert driven.state is MirrorState.LIVE and isinstance(driven.errors[0], SlowConsumerError)
     driven.run(111)
     assert driven.fetches[-1] == 3

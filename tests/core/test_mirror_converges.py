@@ -45,16 +45,16 @@ class Life:
         """The matching rows after each commit."""
         self.log: list[Any] = [None]
         """The change of each commit, and whether it matches the filter."""
-        self.coming: deque[tuple[float, int]] = deque()
+        self.in_flight: deque[tuple[float, int]] = deque()
         """Latest arrival time of each change, and the number of its commit."""
-        self.told = 0
+        self.arrived = 0
         """The newest commit that arrived."""
         self.joined = self.ever_joined = False
         self.fetch: Fetch | None = None
         self.snapshot: list[Row] | None = None
         self.late: tuple[Fetch, list[Row]] | None = None
         """A cancelled fetch and the answer that it gives nevertheless."""
-        self.folded: dict[int, Row] = {}
+        self.from_events: dict[int, Row] = {}
         """The rows as known from the events alone."""
         self.version: dict[int, int] = {}
         self.row_fetches: dict[int, FetchRow] = {}
@@ -65,7 +65,7 @@ class Life:
         self.fetched_rows = 0
         self.fetches = 0
         """Number of fetches of all rows."""
-        self.doubtful = False
+        self.incomplete_fetch = False
         """Whether the latest fetch that was shown may have been incomplete."""
         self.ever: set[tuple[Any, ...]] = set()
         """Every row that ever existed."""
@@ -91,22 +91,22 @@ class Life:
 
     # --- the table
 
-    def commit(self, told: Any, *, fitting: bool = True) -> None:
+    def commit(self, row_change: Any, *, fitting: bool = True) -> None:
         self.ever.update(tuple(sorted(row.items())) for row in self.table.values())
         self.history.append({key: dict(row) for key, row in self.table.items() if fits(self.which, row)})
-        self.log.append((told, fitting))
-        if self.joined and told is not None:
-            self.coming.append((self.now + LATENCY, len(self.log) - 1))
+        self.log.append((row_change, fitting))
+        if self.joined and row_change is not None:
+            self.in_flight.append((self.now + LATENCY, len(self.log) - 1))
 
     @property
     def stamp(self) -> str:
         """Return the time in the server's format."""
         return at(self.now).at().isoformat()
 
-    def put(self, kind: str, key: int, row: Row, *, unsent: Collection[str] = (), **told: Any) -> None:
+    def put(self, kind: str, key: int, row: Row, *, unsent: Collection[str] = (), **settings: Any) -> None:
         self.table[key] = row
         sent = {name: value for name, value in row.items() if name not in unsent}
-        self.commit(change(kind, sent, committed=self.stamp, **told), fitting=fits(self.which, sent))
+        self.commit(change(kind, sent, committed=self.stamp, **settings), fitting=fits(self.which, sent))
 
     def insert(self, key: int, a: int) -> None:
         big = "xy"[a % 2]
@@ -144,10 +144,10 @@ class Life:
         if self.joined:
             return
         self.joined = True
-        self.told = max(1, self.told, len(self.log) - 1 - early)
-        late = range(self.told + 1, len(self.log))
-        self.coming.extend((self.now + LATENCY, number) for number in late if self.log[number][0] is not None)
-        self.told = self.told if self.coming else len(self.log) - 1
+        self.arrived = max(1, self.arrived, len(self.log) - 1 - early)
+        late = range(self.arrived + 1, len(self.log))
+        self.in_flight.extend((self.now + LATENCY, number) for number in late if self.log[number][0] is not None)
+        self.arrived = self.arrived if self.in_flight else len(self.log) - 1
         self.mirror.changes_live()
         if self.ever_joined:
             self.mirror.gap(gap("changes"))
@@ -157,7 +157,7 @@ class Life:
     def become_live(self) -> None:
         self.join()
         self.wait(1)
-        self.see()
+        self.take_snapshot()
         self.answer()
         self.wait(4)
         assert self.mirror.state is MirrorState.LIVE
@@ -166,28 +166,28 @@ class Life:
         if not self.joined:
             return
         self.joined = False
-        self.coming.clear()
+        self.in_flight.clear()
         self.mirror.changes_lost(None)
         self.pump()
 
     def arrive(self, *_: int) -> None:
-        if not self.coming:
+        if not self.in_flight:
             return
-        number = self.coming.popleft()[1]
-        self.told = number
-        told, fitting = self.log[number]
-        self.mirror.row_changed(told, at(self.now), inside=fitting)
+        number = self.in_flight.popleft()[1]
+        self.arrived = number
+        row_change, fitting = self.log[number]
+        self.mirror.row_changed(row_change, at(self.now), inside=fitting)
         self.pump()
 
     def wait(self, which: int, _: int = 0) -> None:
         end = self.now + (0.1, 0.5, 1.0, 3.0)[which - 1]
         while True:
             deadline = self.mirror.next_deadline
-            arrival = self.coming[0][0] if self.coming else None
-            coming = [max(self.now, when) for when in (deadline, arrival) if when is not None and when <= end]
-            if not coming:
+            arrival = self.in_flight[0][0] if self.in_flight else None
+            in_flight = [max(self.now, when) for when in (deadline, arrival) if when is not None and when <= end]
+            if not in_flight:
                 break
-            self.now = min(coming)
+            self.now = min(in_flight)
             if arrival is not None and arrival <= self.now:
                 self.arrive()
             else:
@@ -197,7 +197,7 @@ class Life:
 
     # --- the fetch
 
-    def see(self, *_: int) -> None:
+    def take_snapshot(self, *_: int) -> None:
         """Let the database answer with its current rows; the answer is in flight."""
         if self.fetch is not None and self.snapshot is None:
             self.snapshot = [dict(row) for row in self.history[-1].values()]
@@ -225,7 +225,7 @@ class Life:
 
     # --- the fetches of rows
 
-    def see_row(self, which: int = 0, _: int = 0) -> None:
+    def take_row_snapshot(self, which: int = 0, _: int = 0) -> None:
         """Let the database answer the fetch of a row with the current row; the answer is in flight."""
         unseen = [number for number in self.row_fetches if number not in self.seen_rows]
         if unseen:
@@ -282,28 +282,32 @@ class Life:
                     key = self.row_fetches.pop(number).key["id"]
                     self.late_rows.append((number, self.seen_rows.pop(number, self.history[-1].get(key))))
                 case Emit(event):
-                    self.fold(event)
+                    self.apply_event(event)
                 case _:
                     pass
 
-    def fold(self, event: Any) -> None:
+    def apply_event(self, event: Any) -> None:
         match event:
             case RowInserted(key=key, row=row):
-                assert key not in self.folded
-                self.folded[key] = row
+                assert key not in self.from_events
+                self.from_events[key] = row
             case RowUpdated(key=key, old_key=old_key, row=row, old=old):
-                assert self.folded.pop(old_key) == old
-                self.folded[key] = row
+                assert self.from_events.pop(old_key) == old
+                self.from_events[key] = row
             case RowDeleted(key=key, old=old):
-                assert self.folded.pop(key) == old
+                assert self.from_events.pop(key) == old
             case _:
                 assert isinstance(event, Resynced)
                 rows, changes = event.rows, event.changes
-                assert {one.key for one in changes if isinstance(one, RowDeleted)} == self.folded.keys() - rows.keys()
-                assert {one.key for one in changes if isinstance(one, RowInserted)} == rows.keys() - self.folded.keys()
-                self.folded = rows
-                self.doubtful = self.mirror.state is not MirrorState.LIVE
-                if self.doubtful:
+                assert {
+                    one.key for one in changes if isinstance(one, RowDeleted)
+                } == self.from_events.keys() - rows.keys()
+                assert {
+                    one.key for one in changes if isinstance(one, RowInserted)
+                } == rows.keys() - self.from_events.keys()
+                self.from_events = rows
+                self.incomplete_fetch = self.mirror.state is not MirrorState.LIVE
+                if self.incomplete_fetch:
                     self.version.clear()
 
     def check(self) -> None:
@@ -313,15 +317,15 @@ class Life:
         fetch.
         """
         if self.mirror.state is MirrorState.LIVE:
-            assert self.mirror.rows == self.history[self.told]
-        assert self.mirror.rows == self.folded
+            assert self.mirror.rows == self.history[self.arrived]
+        assert self.mirror.rows == self.from_events
         fetched_now = {row["id"] for row in self.mirror.incomplete}
         if self.mirror.state in (MirrorState.LIVE, MirrorState.REFETCHING):
-            for key in (self.folded.keys() | self.history[self.told].keys()) - fetched_now:
-                assert self.folded.get(key) == self.history[self.told].get(key)
+            for key in (self.from_events.keys() | self.history[self.arrived].keys()) - fetched_now:
+                assert self.from_events.get(key) == self.history[self.arrived].get(key)
         for key in fetched_now:  # it may be shown newer than the changes that have arrived
             self.version.pop(key, None)
-        for key, row in self.folded.items() if not self.doubtful else ():
+        for key, row in self.from_events.items() if not self.incomplete_fetch else ():
             assert tuple(sorted(row.items())) in self.ever
             assert row["v"] >= self.version.get(key, 0)
             if key not in fetched_now:
@@ -332,13 +336,13 @@ class Life:
         self.join()
         for _ in range(20):
             self.wait(4)
-            self.see()
+            self.take_snapshot()
             self.answer()
             for _ in range(3):
-                self.see_row(0)
+                self.take_row_snapshot(0)
                 self.answer_row(0)
             self.check()
-            if self.mirror.state is MirrorState.LIVE and not self.coming:
+            if self.mirror.state is MirrorState.LIVE and not self.in_flight:
                 break
         assert self.mirror.state is MirrorState.LIVE
         assert self.mirror.rows == self.history[-1]
@@ -347,7 +351,7 @@ class Life:
 ACTS: dict[Callable[..., None], int] = {
     Life.insert: 4, Life.update: 6, Life.move: 2, Life.delete: 2, Life.update_to_a_large_row: 1,
     Life.join: 4, Life.lose: 1, Life.arrive: 6, Life.wait: 8,
-    Life.see: 8, Life.answer: 4, Life.answer_late: 2, Life.fail: 1, Life.refresh: 1,
+    Life.take_snapshot: 8, Life.answer: 4, Life.answer_late: 2, Life.fail: 1, Life.refresh: 1,
 }  # fmt: skip
 """The possible steps and their frequency."""
 
@@ -369,8 +373,8 @@ def play(which: str, steps: Iterable[Step], *, by_row: bool = False, refresh_eve
 
 ROW_ACTS: dict[Callable[..., None], int] = {
     Life.insert: 12, Life.update: 24, Life.move: 4, Life.delete: 8, Life.update_to_a_large_row: 24,
-    Life.join: 8, Life.lose: 1, Life.arrive: 24, Life.wait: 16, Life.see: 24, Life.answer: 24, Life.refresh: 1,
-    Life.see_row: 20, Life.answer_row: 16, Life.answer_row_late: 4, Life.fail_row: 1,
+    Life.join: 8, Life.lose: 1, Life.arrive: 24, Life.wait: 16, Life.take_snapshot: 24, Life.answer: 24, Life.refresh: 1,
+    Life.take_row_snapshot: 20, Life.answer_row: 16, Life.answer_row_late: 4, Life.fail_row: 1,
 }  # fmt: skip
 """The possible steps of a mirror that fetches single rows, and their frequency."""
 
@@ -435,7 +439,16 @@ def _wait(life: Life) -> None:
     life.wait(3)
 
 
-ORDERS = [_complete, _partial, _truncated, _delete_or_insert, _wait, Life.arrive, Life.see_row, Life.answer_row]
+ORDERS = [
+    _complete,
+    _partial,
+    _truncated,
+    _delete_or_insert,
+    _wait,
+    Life.arrive,
+    Life.take_row_snapshot,
+    Life.answer_row,
+]
 
 
 def play_in_order(acts: Iterable[Callable[[Life], None]]) -> None:

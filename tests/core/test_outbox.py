@@ -92,12 +92,12 @@ def test_queued_sends_survive_lost_connections_and_are_sent_once(make_story: Cal
     story.drop(1006)
     tickets = [story.broadcast(room, b"%d" % number, timeout=300.0) for number in range(3)]
     for _ in range(3):
-        story.come_back()
+        story.reconnect()
         story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     assert payloads(story) == [0, 1, 2]
     assert [story.outcome(ticket) for ticket in tickets] == [Sent("socket")] * 3

@@ -272,7 +272,7 @@ def test_a_queued_unacked_send_is_complete_when_written(begin: Begin, state: Any
 def bring_in(story: Story, room: str) -> None:
     """Join the channel from any state."""
     if story.session.state is ConnectionState.RETRYING:
-        story.come_back()
+        story.reconnect()
     if story.state(room) in (ChannelState.IDLE, ChannelState.LEAVING):
         story.call(story.session.join, room)
     for leave in story.sent("phx_leave"):
@@ -349,7 +349,7 @@ def test_written_frames_are_counted_for_each_socket(story: Story) -> None:
     for _ in range(5):
         story.broadcast(room)
     story.drop(1006, written=6)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     assert story.session.sequence == 1
     first, second = story.broadcast(room, ack=True), story.broadcast(room, ack=True)

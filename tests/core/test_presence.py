@@ -43,7 +43,7 @@ def refs(state: PresenceState) -> dict[str, list[str]]:
     return {key: [one.ref for one in metas] for key, metas in state.items()}
 
 
-def told(events: list[PresenceEvent]) -> list[tuple[str, str, list[str], list[str]]]:
+def as_tuples(events: list[PresenceEvent]) -> list[tuple[str, str, list[str], list[str]]]:
     """Return the events as kind, key, and the refs after and before."""
     kinds = {PresenceJoin: "join", PresenceLeave: "leave", PresenceUpdate: "update"}
     return [
@@ -61,37 +61,37 @@ def settled(entries: Entries) -> ChannelPresence:
     return roster
 
 
-NOBODY: Entries = {}
+EMPTY: Entries = {}
 
 # --- what is told
 
 
 def test_joins_leaves_and_updates_are_reported_as_such() -> None:
     """A new meta is a join, a removed one a leave, one that names the ref it replaces an update (R45)."""
-    roster = settled(NOBODY)
-    assert told(roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY))) == [("join", "ada", ["A"], [])]
-    assert told(roster.apply(raw({"ada": [meta("B", "A")]}), raw({"ada": [meta("A")]}))) == [
+    roster = settled(EMPTY)
+    assert as_tuples(roster.apply(raw({"ada": [meta("A")]}), raw(EMPTY))) == [("join", "ada", ["A"], [])]
+    assert as_tuples(roster.apply(raw({"ada": [meta("B", "A")]}), raw({"ada": [meta("A")]}))) == [
         ("update", "ada", ["B"], ["A"])
     ]
-    assert told(roster.apply(raw(NOBODY), raw({"ada": [meta("B", "A")]}))) == [("leave", "ada", [], ["B"])]
+    assert as_tuples(roster.apply(raw(EMPTY), raw({"ada": [meta("B", "A")]}))) == [("leave", "ada", [], ["B"])]
     assert refs(roster.state()) == {}
 
 
 def test_a_key_stays_until_its_last_device_has_left() -> None:
     """A key with two metas keeps one when the other leaves; only the last leave removes the key (R45)."""
     roster = settled({"ada": [meta("A"), meta("B")]})
-    assert told(roster.apply(raw(NOBODY), raw({"ada": [meta("A")]}))) == [("leave", "ada", ["B"], ["A", "B"])]
+    assert as_tuples(roster.apply(raw(EMPTY), raw({"ada": [meta("A")]}))) == [("leave", "ada", ["B"], ["A", "B"])]
     assert refs(roster.state()) == {"ada": ["B"]}
-    assert told(roster.apply(raw({"ada": [meta("C")]}), raw(NOBODY))) == [("join", "ada", ["B", "C"], ["B"])]
+    assert as_tuples(roster.apply(raw({"ada": [meta("C")]}), raw(EMPTY))) == [("join", "ada", ["B", "C"], ["B"])]
 
 
 def test_a_leave_of_an_unknown_meta_has_no_effect() -> None:
     """In a diff with an unknown leave the other keys are applied and reported; alone it has no effect (R45)."""
     roster = settled({"ada": [meta("A")]})
     events = roster.apply(raw({"bob": [meta("B")]}), raw({"ghost": [meta("X")], "ada": [meta("A")]}))
-    assert sorted(told(events)) == [("join", "bob", ["B"], []), ("leave", "ada", [], ["A"])]
-    assert roster.apply(raw(NOBODY), raw({"ghost": [meta("X")]})) == []
-    assert roster.apply(raw(NOBODY), raw({"bob": [meta("other")]})) == []
+    assert sorted(as_tuples(events)) == [("join", "bob", ["B"], []), ("leave", "ada", [], ["A"])]
+    assert roster.apply(raw(EMPTY), raw({"ghost": [meta("X")]})) == []
+    assert roster.apply(raw(EMPTY), raw({"bob": [meta("other")]})) == []
     assert refs(roster.state()) == {"bob": ["B"]}
 
 
@@ -99,8 +99,8 @@ def test_a_diff_without_effect_causes_no_event() -> None:
     """Repeated joins and empty diffs cause no event, no sync, and the same snapshot (R45)."""
     roster = settled({"ada": [meta("A")]})
     before = roster.state()
-    assert roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY)) == []
-    assert roster.apply(raw(NOBODY), raw(NOBODY)) == []
+    assert roster.apply(raw({"ada": [meta("A")]}), raw(EMPTY)) == []
+    assert roster.apply(raw(EMPTY), raw(EMPTY)) == []
     assert roster.state() is before
 
 
@@ -108,23 +108,25 @@ def test_diffs_before_the_state_are_buffered_and_applied_after_it() -> None:
     """Nothing is reported before the state of this join; then the state, and the buffered diffs in order (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
-    assert roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY)) == []
+    assert roster.apply(raw({"bob": [meta("B")]}), raw(EMPTY)) == []
     assert roster.apply(raw({"eve": [meta("E")]}), raw({"ada": [meta("A")]})) == []
     assert refs(roster.state()) == {}
     events = roster.replace(raw({"ada": [meta("A")], "eve": [meta("E")]}))
     assert refs(roster.state()) == {"eve": ["E"], "bob": ["B"]}
     assert isinstance(events[-1], PresenceSync)
     assert sum(isinstance(event, PresenceSync) for event in events) == 1
-    assert told(roster.apply(raw({"zoe": [meta("Z")]}), raw(NOBODY))) == [("join", "zoe", ["Z"], [])], "no longer held"
+    assert as_tuples(roster.apply(raw({"zoe": [meta("Z")]}), raw(EMPTY))) == [("join", "zoe", ["Z"], [])], (
+        "no longer held"
+    )
 
 
-def test_a_new_join_does_not_look_as_if_everybody_had_left() -> None:
+def test_a_new_join_reports_only_differences() -> None:
     """The next join's state replaces the old one, visible until then; only differences are reported (R45)."""
     roster = settled({"ada": [meta("A")], "bob": [meta("B")], "eve": [meta("E")]})
     roster.joined(enabled=True)
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"], "eve": ["E"]}
     events = roster.replace(raw({"ada": [meta("A")], "bob": [meta("B2", "B")], "zoe": [meta("Z")]}))
-    assert sorted(told(events)) == [
+    assert sorted(as_tuples(events)) == [
         ("join", "zoe", ["Z"], []),
         ("leave", "eve", [], ["E"]),
         ("update", "bob", ["B2"], ["B"]),
@@ -146,9 +148,9 @@ def test_diffs_for_an_older_join_are_dropped_when_it_closes() -> None:
     """Diffs received before the close of an older join are included in the state that follows (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
-    roster.apply(raw({"ghost": [meta("G")]}), raw(NOBODY))
+    roster.apply(raw({"ghost": [meta("G")]}), raw(EMPTY))
     roster.older_join_ended()
-    roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))
+    roster.apply(raw({"bob": [meta("B")]}), raw(EMPTY))
     roster.replace(raw({"ada": [meta("A")]}))
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"]}
     roster.older_join_ended()
@@ -160,20 +162,20 @@ def test_a_join_without_presence_clears_the_state() -> None:
     roster = settled({"ada": [meta("A")]})
     roster.joined(enabled=False)
     assert refs(roster.state()) == {}
-    assert told(roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))) == [("join", "bob", ["B"], [])], "not held"
+    assert as_tuples(roster.apply(raw({"bob": [meta("B")]}), raw(EMPTY))) == [("join", "bob", ["B"], [])], "not held"
 
 
 def test_an_unrequested_state_is_applied() -> None:
     """Old servers send an unrequested state, which is applied."""
     roster = ChannelPresence("room")
     roster.joined(enabled=False)
-    assert told(roster.replace(raw({"ada": [meta("A")]}))) == [("join", "ada", ["A"], [])]
+    assert as_tuples(roster.replace(raw({"ada": [meta("A")]}))) == [("join", "ada", ["A"], [])]
 
 
 def test_an_empty_state_is_reported() -> None:
     """Each presence_state causes one sync, even if it is empty and nothing changed (R45)."""
-    roster = settled(NOBODY)
-    (event,) = roster.replace(raw(NOBODY))
+    roster = settled(EMPTY)
+    (event,) = roster.replace(raw(EMPTY))
     assert isinstance(event, PresenceSync)
     assert event.state == {}
 
@@ -182,7 +184,7 @@ def test_snapshots_do_not_change() -> None:
     """A returned snapshot never changes and is read-only (R45)."""
     roster = settled({"ada": [meta("A")]})
     before = roster.state()
-    roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))
+    roster.apply(raw({"bob": [meta("B")]}), raw(EMPTY))
     assert refs(before) == {"ada": ["A"]}
     with pytest.raises(TypeError):
         before["x"] = ()  # pyright: ignore[reportIndexIssue]
@@ -237,7 +239,7 @@ def test_malformed_states_are_read_in_part(data: bytes, expected: dict[str, list
 @pytest.mark.parametrize(("data", "_"), ODD)
 def test_malformed_diffs_do_not_raise(data: bytes, _: object) -> None:
     """Either half of a diff may be malformed: the other half of a readable one is applied (R40, R45)."""
-    for halves in ((Raw(data), raw(NOBODY)), (raw(NOBODY), Raw(data))):
+    for halves in ((Raw(data), raw(EMPTY)), (raw(EMPTY), Raw(data))):
         roster = settled({"ada": [meta("A")]})
         roster.apply(*halves)
         assert "ada" in roster.state()
@@ -346,7 +348,9 @@ def test_the_events_add_up_to_the_state(steps: list[Any]) -> None:
                 assert here(event.state) == known
                 continue
             before, after = ({one.ref for one in metas} for metas in (event.previous, event.current))
-            assert known.get(event.key, set()) in (before, after), "changes of a key in one frame are told one by one"
+            assert known.get(event.key, set()) in (before, after), (
+                "changes of a key in one frame are reported one by one"
+            )
             known[event.key] = after
             if not event.current:
                 del known[event.key]
@@ -360,17 +364,17 @@ def test_presence_frames_cause_events(each: Story) -> None:
     """State and diffs reach listeners of the active join, in both versions, whatever the keys are called (R45)."""
     each.open()
     room = each.channel()
-    heard = each.collect(room, presence())
+    events = each.collect(room, presence())
     each.join(room)
     ref = each.sent("phx_join")[-1].ref if each.options.protocol == "2.0.0" else None
     names = ("status", "event", "payload", "response", "ids", "data", "joins", "meta", "ada")
     state = {name: {"metas": [meta(f"ref of {name}", at=name)]} for name in names}
     each.receive(room, "presence_diff", {"joins": {}, "leaves": {"ada": {"metas": [meta("ref of ada")]}}})
-    assert heard == []
+    assert events == []
     each.receive(room, "presence_state", state, join_ref=ref)
     assert set(each.session.presence_state(room)) == set(names) - {"ada"}
     assert each.session.presence_state(room)["status"][0].payload == {"at": "status"}
-    assert isinstance(heard[-1], PresenceSync)
+    assert isinstance(events[-1], PresenceSync)
     each.call(each.session.leave, room, 10.0)
     each.reply(each.sent("phx_leave")[-1])
     assert each.session.presence_state(room) == {}
@@ -394,7 +398,7 @@ def test_presence_of_too_many_members_is_bounded_and_counted() -> None:
     assert not roster.apply(raw({"a": [meta("more")]}), raw({}))
     assert (len(roster.state()["a"]), roster.malformed) == (MAX_METAS, 2)
     left = roster.apply(raw({}), raw({"a": [meta("0")]}))
-    assert len(told(left)) == 1 and len(roster.state()["a"]) == MAX_METAS - 1
+    assert len(as_tuples(left)) == 1 and len(roster.state()["a"]) == MAX_METAS - 1
     roster = settled({str(number): [meta("1")] for number in range(MAX_KEYS)})
     assert not roster.apply(raw({"one more": [meta("1")]}), raw({}))
     assert (len(roster.state()), roster.malformed) == (MAX_KEYS, 1)

@@ -20,7 +20,7 @@ from supawire.testing.linked import SECRET, World
 from .conftest import Story
 
 
-def asked(story: Story) -> list[Any]:
+def requests_of(story: Story) -> list[Any]:
     """Return the payloads of the presence requests that were sent, None for an untrack."""
     payloads = [frame.payload for frame in story.sent("presence")]
     return [payload["payload"] if payload["event"] == "track" else None for payload in payloads]
@@ -41,9 +41,9 @@ def here(story: Story) -> tuple[Story, str]:
 Here = tuple[Story, str]
 
 
-def track(story: Story, room: str, wish: bytes | None, timeout: float | None = 10.0) -> Any:
+def track(story: Story, room: str, payload: bytes | None, timeout: float | None = 10.0) -> Any:
     """Track a payload and return the ticket."""
-    return story.call(story.session.track, room, wish, timeout)
+    return story.call(story.session.track, room, payload, timeout)
 
 
 def test_track_is_resolved_by_its_confirmation(here: Here) -> None:
@@ -56,7 +56,7 @@ def test_track_is_resolved_by_its_confirmation(here: Here) -> None:
     untracked = track(story, room, None)
     answer(story)
     assert story.outcome(untracked) is None
-    assert asked(story) == [{"n": 1}, None]
+    assert requests_of(story) == [{"n": 1}, None]
 
 
 def test_a_refused_track_raises_and_the_channel_stays_joined(here: Here) -> None:
@@ -77,7 +77,7 @@ def test_an_unanswered_track_times_out_and_the_next_payload_is_sent(here: Here) 
     story.run_alive(10.1)
     assert isinstance(error_of(story.outcome(tracked)), OperationTimeout)
     untracked = track(story, room, None)
-    assert asked(story) == [{"n": 1}, None]
+    assert requests_of(story) == [{"n": 1}, None]
     answer(story)
     assert story.outcome(untracked) is None
 
@@ -91,7 +91,7 @@ def test_a_refused_presence_without_a_caller_is_reported(story: Story) -> None:
     story.reply(story.sent("presence")[-1], {}, status="error")
     assert [type(error) for error in story.errors] == [PushError]
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     story.run_alive(10.1)
     assert [type(error) for error in story.errors] == [PushError, OperationTimeout]
@@ -108,20 +108,20 @@ def test_the_payload_is_sent_again_after_every_rejoin_until_untrack(each: Story)
         each.call(each.session.track, room, b'{"n":%d}' % (turn + 2), 10.0)
         answer(each)
         each.drop(1006)
-        each.come_back()
+        each.reconnect()
         each.answer_join()
-        assert asked(each)[-1] == {"n": turn + 2}
+        assert requests_of(each)[-1] == {"n": turn + 2}
         answer(each)
     each.close_channel(room, each.sent("phx_join")[-1].ref)
     each.run_alive(1.1)
     each.answer_join()
     answer(each)
-    assert asked(each)[-1] == {"n": 4}
+    assert requests_of(each)[-1] == {"n": 4}
     each.call(each.session.track, room, None, 10.0)
     answer(each)
     before = len(each.sent("presence"))
     each.drop(1006)
-    each.come_back()
+    each.reconnect()
     each.answer_join()
     assert len(each.sent("presence")) == before
 
@@ -137,7 +137,7 @@ def test_a_first_track_without_presence_enables_it(story: Story) -> None:
     story.answer_join()
     answer(story)
     assert story.outcome(tracked) is None
-    assert asked(story) == [{"n": 1}]
+    assert requests_of(story) == [{"n": 1}]
     assert len(story.sent("phx_join")) == 2
 
 
@@ -150,16 +150,16 @@ def test_track_while_not_joined_returns_at_once(story: Story) -> None:
     story.call(story.session.join, room)
     assert story.outcome(track(story, room, b"3")) is None
     story.answer_join()
-    assert asked(story) == [3]
+    assert requests_of(story) == [3]
 
 
 def test_payloads_are_merged_while_a_request_is_in_flight(here: Here) -> None:
     """Of ten payloads in a row the first and the last are sent; the last resolves all callers (R35)."""
     story, room = here
     tickets = [track(story, room, b"%d" % number) for number in range(10)]
-    assert asked(story) == [0]
+    assert requests_of(story) == [0]
     answer(story)
-    assert asked(story) == [0, 9]
+    assert requests_of(story) == [0, 9]
     assert {story.outcome(ticket) for ticket in tickets} == {NOT_YET}
     answer(story)
     assert {story.outcome(ticket) for ticket in tickets} == {None}
@@ -182,9 +182,9 @@ def test_presence_requests_stay_within_the_limit_of_the_server(here: Here) -> No
         answer(story)
     tickets = [track(story, room, b"%d" % number, 60.0) for number in range(5, 9)]
     story.run_alive(29.9)
-    assert asked(story) == [0, 1, 2, 3, 4]
+    assert requests_of(story) == [0, 1, 2, 3, 4]
     story.run_alive(1)
-    assert asked(story) == [0, 1, 2, 3, 4, 8]
+    assert requests_of(story) == [0, 1, 2, 3, 4, 8]
     answer(story)
     assert {story.outcome(ticket) for ticket in tickets} == {None}
 
@@ -201,7 +201,7 @@ def test_a_track_delayed_too_long_by_the_limit_raises_and_is_sent_later(here: He
     assert isinstance(error, RateLimitedError)
     assert "5 presence requests in 30 s" in str(error)
     story.run_alive(21)
-    assert asked(story)[-1] == 5
+    assert requests_of(story)[-1] == 5
 
 
 def test_a_new_join_restarts_the_rate_limit(here: Here) -> None:
@@ -211,13 +211,13 @@ def test_a_new_join_restarts_the_rate_limit(here: Here) -> None:
         track(story, room, b"%d" % number)
         answer(story)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     answer(story)
     for number in range(10, 14):
         track(story, room, b"%d" % number)
         answer(story)
-    assert asked(story)[5:] == [4, 10, 11, 12, 13]
+    assert requests_of(story)[5:] == [4, 10, 11, 12, 13]
 
 
 def test_the_server_never_has_to_enforce_its_presence_limit() -> None:
@@ -284,11 +284,11 @@ def test_every_end_resolves_the_callers_of_track(here: Here, how: str) -> None:
     assert error_of(story.outcome(tracked))
     if how in ("drop", "closed"):
         if how == "drop":
-            story.come_back()
+            story.reconnect()
         else:
             story.run_alive(1.1)
         story.answer_join()
-        assert asked(story) == [1, 1]
+        assert requests_of(story) == [1, 1]
 
 
 def test_a_payload_set_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
@@ -306,7 +306,7 @@ def test_a_payload_set_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> No
     assert story.outcome(tracked) is None
 
 
-# --- a first wish after the join
+# --- a first payload after the join
 
 
 def test_a_first_track_without_listeners_opens_no_gap(each: Story) -> None:
@@ -326,25 +326,25 @@ def test_a_first_track_opens_a_gap_for_what_has_listeners(each: Story) -> None:
     """The rejoin may lose broadcasts; presence has no listener, so it is not in the gap (R17, R44)."""
     each.open()
     room = each.channel()
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.collect(room, broadcast())
     each.join(room)
     each.call(each.session.track, room, b"{}", 10.0)
     each.run_alive(0.1)
     each.answer_join()
-    assert [(gap.reason, gap.lost) for gap in told] == [("rejoin", {"broadcast"})]
+    assert [(gap.reason, gap.lost) for gap in reported] == [("rejoin", {"broadcast"})]
 
 
 def test_a_listener_added_during_the_rejoin_of_a_first_track_gets_the_gap(each: Story) -> None:
     """It may have missed events since it was added (R44)."""
     each.open()
     room = each.joined()
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.call(each.session.track, room, b"{}", 10.0)
     each.run_alive(0.1)
     each.collect(room, broadcast())
     each.answer_join()
-    assert [(gap.reason, gap.lost) for gap in told] == [("rejoin", {"broadcast"})]
+    assert [(gap.reason, gap.lost) for gap in reported] == [("rejoin", {"broadcast"})]
 
 
 # --- limits of the project

@@ -94,7 +94,7 @@ def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> Non
     """Error, then ok: degraded, then ready, with the server's text, one join in all, and a gap for changes (R19)."""
     each.open()
     db = each.channel("db")
-    moves, reported, said = each.collect(db, status()), each.collect(db, gaps()), each.collect(db, system())
+    moves, reported, messages = each.collect(db, status()), each.collect(db, gaps()), each.collect(db, system())
     each.collect(db, changes("users"))
     each.join(db)
     each.system(db, SUBSCRIBED)
@@ -112,7 +112,7 @@ def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> Non
         ("degraded", began, each.now.at(), {"changes"})
     ]
     assert len(each.sent("phx_join")) == 1
-    assert [one.status for one in said] == ["ok", "error", "ok"]
+    assert [one.status for one in messages] == ["ok", "error", "ok"]
 
 
 def test_an_error_that_the_server_never_retries_is_raised_and_reported(each: Story) -> None:
@@ -169,7 +169,7 @@ def test_the_gap_of_changes_does_not_wait_for_replication(story: Story) -> None:
     story.join(db)
     story.system(db, SUBSCRIBED)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     assert reported == []
     story.system(db, SUBSCRIBED)
@@ -191,8 +191,8 @@ def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: St
     each.run_for(0)
     assert each.state(db) is ChannelState.REJOINING
     ready = each.call(each.session.join, db, ready=True)
-    said = {"extension": "postgres_changes", "status": "ok", "message": SUBSCRIBED, "channel": "db"}
-    each.receive(db, "system", said, join_ref=old)
+    payload = {"extension": "postgres_changes", "status": "ok", "message": SUBSCRIBED, "channel": "db"}
+    each.receive(db, "system", payload, join_ref=old)
     assert reported == []
     assert each.outcome(ready) is NOT_YET
     each.answer_join()
@@ -213,7 +213,7 @@ def test_a_gap_stays_open_while_changes_fail() -> None:
     story.join(db)
     story.system(db, SUBSCRIBED)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.answer_join()
     story.system(db, SUBSCRIBED)
     story.run_for(0.5)
@@ -231,12 +231,12 @@ def test_unknown_system_messages_change_nothing(story: Story, extension: str) ->
     """An ok with an unknown text, and an unknown status, reach listeners and have no other effect (R40)."""
     story.open()
     db = story.channel("db")
-    said = story.collect(db, system())
+    messages = story.collect(db, system())
     story.collect(db, changes("users"))
     story.join(db)
     story.system(db, "All is well", extension=extension)
     story.system(db, "Hm", status="timeout", extension=extension)
-    assert [(one.extension, one.message) for one in said] == [(extension, "All is well"), (extension, "Hm")]
+    assert [(one.extension, one.message) for one in messages] == [(extension, "All is well"), (extension, "Hm")]
     assert story.state(db) is ChannelState.JOINED
     assert not story.at(db).ready
 

@@ -41,64 +41,64 @@ def kinds(events: list[Any]) -> list[type]:
     return [type(event) for event in events]
 
 
-def reply(story: Story, heard: list[Any]) -> None:
+def reply(story: Story, events: list[Any]) -> None:
     ticket = story.broadcast(ROOM, ack=True)
     story.answer_push(story.pushed()[-1])
-    assert story.outcome(ticket) == Sent("socket", acked=True) and heard == []
+    assert story.outcome(ticket) == Sent("socket", acked=True) and events == []
 
 
-def heartbeat_reply(story: Story, heard: list[Any]) -> None:
+def heartbeat_reply(story: Story, events: list[Any]) -> None:
     ticket = story.call(story.session.ping, 10.0)
     story.run_for(0.25)
     story.reply(story.sent("heartbeat")[-1])
-    assert story.outcome(ticket) == 0.25 and heard == []
+    assert story.outcome(ticket) == 0.25 and events == []
 
 
-def close(story: Story, heard: list[Any]) -> None:
+def close(story: Story, events: list[Any]) -> None:
     story.close_channel(ROOM, story.sent("phx_join")[-1].ref)
-    assert story.state(ROOM) is ChannelState.RETRYING and [event.state for event in heard] == ["retrying"]
+    assert story.state(ROOM) is ChannelState.RETRYING and [event.state for event in events] == ["retrying"]
 
 
-def error(story: Story, heard: list[Any]) -> None:
+def error(story: Story, events: list[Any]) -> None:
     story.close_channel(ROOM, story.sent("phx_join")[-1].ref, event="phx_error")
-    assert story.state(ROOM) is ChannelState.RETRYING and "crashed" in str(heard[0].cause)
+    assert story.state(ROOM) is ChannelState.RETRYING and "crashed" in str(events[0].cause)
 
 
-def row(story: Story, heard: list[Any]) -> None:
+def row(story: Story, events: list[Any]) -> None:
     story.row(ROOM, 100, id=1)
-    (change,) = heard
+    (change,) = events
     assert type(change) is Insert and change.record == {"id": 1}
 
 
-def message(story: Story, heard: list[Any]) -> None:
+def message(story: Story, events: list[Any]) -> None:
     story.receive(ROOM, "broadcast", {"type": "broadcast", "event": "typing", "payload": [1]})
-    assert kinds(heard) == [Broadcast] and heard[0].payload == [1]
+    assert kinds(events) == [Broadcast] and events[0].payload == [1]
 
 
-def presence_state(story: Story, heard: list[Any]) -> None:
+def presence_state(story: Story, events: list[Any]) -> None:
     story.receive(ROOM, "presence_state", ada("A"))
-    assert kinds(heard) == [PresenceJoin, PresenceSync] and set(heard[-1].state) == {"ada"}
+    assert kinds(events) == [PresenceJoin, PresenceSync] and set(events[-1].state) == {"ada"}
 
 
-def presence_diff(story: Story, heard: list[Any]) -> None:
+def presence_diff(story: Story, events: list[Any]) -> None:
     story.receive(ROOM, "presence_state", {})
     story.receive(ROOM, "presence_diff", {"joins": ada("A"), "leaves": {}})
     story.receive(ROOM, "presence_diff", {"joins": ada("B", "A"), "leaves": ada("A")})
     story.receive(ROOM, "presence_diff", {"joins": {}, "leaves": ada("B", "A")})
-    told = [PresenceJoin, PresenceUpdate, PresenceLeave]
-    assert kinds(heard) == [PresenceSync, *[kind for one in told for kind in (one, PresenceSync)]]
+    expected = [PresenceJoin, PresenceUpdate, PresenceLeave]
+    assert kinds(events) == [PresenceSync, *[kind for one in expected for kind in (one, PresenceSync)]]
 
 
-def word(story: Story, heard: list[Any]) -> None:
+def system_message(story: Story, events: list[Any]) -> None:
     assert not story.at(ROOM).ready
     story.system(ROOM, "Subscribed to PostgreSQL")
-    assert System in kinds(heard) and story.at(ROOM).ready
+    assert System in kinds(events) and story.at(ROOM).ready
 
 
-def unknown(story: Story, heard: list[Any]) -> None:
+def unknown(story: Story, events: list[Any]) -> None:
     story.receive(ROOM, "postgres_cdc_of_tomorrow", {"x": 1})
     assert story.session.stats().unknown_frames == 1 and len(story.reports(UnknownEvent)) == 1
-    assert heard == [] and story.state(ROOM) is ChannelState.JOINED
+    assert events == [] and story.state(ROOM) is ChannelState.JOINED
 
 
 SCENES: dict[str, Callable[[Story, list[Any]], None]] = {
@@ -110,7 +110,7 @@ SCENES: dict[str, Callable[[Story, list[Any]], None]] = {
     ":broadcast": message,
     ":presence-state": presence_state,
     ":presence-diff": presence_diff,
-    ":system": word,
+    ":system": system_message,
     ":unknown": unknown,
 }
 
@@ -122,10 +122,10 @@ def test_each_kind_of_event_has_the_documented_effect(version: Any, kind: str) -
     story = Story(SessionOptions(protocol=version))
     story.open()
     story.channel("room", ack=True)
-    heard = story.collect(ROOM, changes("users"), broadcast(), presence(), system(), status())
+    events = story.collect(ROOM, changes("users"), broadcast(), presence(), system(), status())
     story.join(ROOM)
-    heard.clear()
-    SCENES[kind](story, heard)
+    events.clear()
+    SCENES[kind](story, events)
 
 
 HUGE = '{"amount": 1e400, "note": "a"}'
@@ -150,16 +150,16 @@ def packed(room: str, payload: bytes, meta: bytes = b"", *, is_json: bool = True
 
 @pytest.fixture(params=PROTOCOLS)
 def story(request: pytest.FixtureRequest) -> Story:
-    told = Story(SessionOptions(protocol=request.param))
-    told.open()
-    return told
+    made = Story(SessionOptions(protocol=request.param))
+    made.open()
+    return made
 
 
 def join_with(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
     room = story.channel("room")
-    heard = story.collect(room, *selectors)
+    events = story.collect(room, *selectors)
     story.join(room)
-    return room, heard
+    return room, events
 
 
 def refusal(event: Any) -> RowError:
@@ -170,11 +170,11 @@ def refusal(event: Any) -> RowError:
 
 def test_reading_an_undecodable_payload_raises(story: Story) -> None:
     """The message is delivered, each read raises an error with the text, and it does not count as garbage (R40)."""
-    room, heard = join_with(story, broadcast())
+    room, events = join_with(story, broadcast())
     story.receive_raw(framed(story, room, f'{{"event":"e","payload":{HUGE},"type":"broadcast"}}'))
-    assert [(one.topic, one.event, one.id) for one in heard] == [("room", "e", None)]
-    assert refusal(heard[0]).raw == HUGE.encode() == refusal(heard[0]).raw
-    assert refusal(heard[0]).topic == "room"
+    assert [(one.topic, one.event, one.id) for one in events] == [("room", "e", None)]
+    assert refusal(events[0]).raw == HUGE.encode() == refusal(events[0]).raw
+    assert refusal(events[0]).topic == "room"
     assert story.session.stats().garbage_frames == 0
 
 
@@ -182,39 +182,39 @@ def test_reading_an_undecodable_payload_of_a_binary_frame_raises() -> None:
     """The frame is marked as JSON but is not: `raw` has the bytes (R40)."""
     story = Story()
     story.open()
-    room, heard = join_with(story, broadcast("e"))
+    room, events = join_with(story, broadcast("e"))
     story.receive_raw(packed(room, b"not json"), binary=True)
-    assert refusal(heard[0]).raw == b"not json"
+    assert refusal(events[0]).raw == b"not json"
 
 
 def test_a_stored_message_with_an_undecodable_payload_is_delivered_once(story: Story) -> None:
     """It is recognised by its id like any other (R44)."""
-    room, heard = join_with(story, broadcast())
+    room, events = join_with(story, broadcast())
     frame = framed(story, room, f'{{"event":"e","meta":{{"id":"m1","replayed":true}},"payload":{HUGE}}}')
     for _ in range(2):
         story.receive_raw(frame)
     if story.options.protocol == "2.0.0":
         story.receive_raw(packed(room, b"not json", b'{"id":"m1"}'), binary=True)
-    assert [(one.id, one.replayed) for one in heard] == [("m1", True)]
+    assert [(one.id, one.replayed) for one in events] == [("m1", True)]
 
 
 def test_an_undecodable_broadcast_of_a_channel_that_is_not_joined_is_dropped(story: Story) -> None:
     """No listener can get it, so it is counted and reported (R40)."""
-    _, heard = join_with(story, broadcast())
+    _, events = join_with(story, broadcast())
     message = f'{{"event":"e","payload":{HUGE}}}'
     story.receive_raw(framed(story, "realtime:elsewhere", message))
     story.receive_raw(framed(story, "realtime:room", message).replace(b'"broadcast"', b'"something"', 1))
-    assert heard == [] and story.session.stats().garbage_frames == 2 == len(story.reports(UnreadableFrame))
+    assert events == [] and story.session.stats().garbage_frames == 2 == len(story.reports(UnreadableFrame))
 
 
 def test_a_model_is_made_from_the_text_of_the_frame(story: Story) -> None:
     """A Decimal gets every digit and the scale of a number, even beyond the range of float; others get floats."""
-    room, heard = join_with(story, broadcast("e", model=Price))
+    room, events = join_with(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
     for number in ("1.10", "12345678901234567.890", "1e400"):
         story.receive_raw(framed(story, room, f'{{"event":"e","payload":{{"amount":{number}}}}}'))
-    assert [str(one.payload.amount) for one in heard] == ["1.10", "12345678901234567.890", "1E+400"]
-    assert heard[0].payload is heard[0].payload, "it is made once"
+    assert [str(one.payload.amount) for one in events] == ["1.10", "12345678901234567.890", "1E+400"]
+    assert events[0].payload is events[0].payload, "it is made once"
     assert [one.payload for one in plain[:2]] == [{"amount": 1.1}, {"amount": 12345678901234567.89}]
 
 
@@ -222,31 +222,31 @@ def test_a_model_of_a_binary_frame() -> None:
     """JSON becomes an object; bytes do not, and are complete in the error."""
     story = Story()
     story.open()
-    room, heard = join_with(story, broadcast("e", model=Price))
+    room, events = join_with(story, broadcast("e", model=Price))
     story.receive_raw(packed(room, b'{"amount":1.10}', b'{"id":"m1","replayed":true}'), binary=True)
     story.receive_raw(packed(room, b"\x00\x01", is_json=False), binary=True)
-    assert str(heard[0].payload.amount) == "1.10" and (heard[0].id, heard[0].replayed) == ("m1", True)
-    assert refusal(heard[1]).raw == b"\x00\x01"
+    assert str(events[0].payload.amount) == "1.10" and (events[0].id, events[0].replayed) == ("m1", True)
+    assert refusal(events[1]).raw == b"\x00\x01"
 
 
 def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
     """A frame that was decoded leniently becomes an object as well (R40)."""
-    room, heard = join_with(story, broadcast("e", model=Price))
+    room, events = join_with(story, broadcast("e", model=Price))
     frame = json.loads(framed(story, room, '{"event":"e","payload":{"amount":"1.10"}}'))
     if isinstance(frame, list):
         frame[1] = 7
     else:
         frame["ref"] = 7
     story.receive_raw(json.dumps(frame).encode())
-    assert str(heard[0].payload.amount) == "1.10"
+    assert str(events[0].payload.amount) == "1.10"
 
 
 def test_reading_a_payload_that_does_not_fit_the_model_raises(story: Story) -> None:
     """The error has the received text, and the other listener gets its dict (R42)."""
-    room, heard = join_with(story, broadcast("e", model=Price))
+    room, events = join_with(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
     story.receive_raw(framed(story, room, '{"event":"e","payload":{"amount": "dear"}}'))
-    assert refusal(heard[0]).raw == b'{"amount": "dear"}' and plain[0].payload == {"amount": "dear"}
+    assert refusal(events[0]).raw == b'{"amount": "dear"}' and plain[0].payload == {"amount": "dear"}
 
 
 TEXT = json.dumps([[]] * SIZE).encode()
@@ -263,14 +263,14 @@ def take(story: Story, data: bytes, *, is_binary: bool = False) -> None:
 def listening(each: Story) -> tuple[Story, str, list[Any]]:
     each.open()
     room = each.channel()
-    heard = each.collect(room, broadcast("e"), changes("users"))
+    events = each.collect(room, broadcast("e"), changes("users"))
     each.join(room)
-    return each, room, heard
+    return each, room, events
 
 
 def test_a_large_broadcast_is_decoded_when_it_is_read(listening: tuple[Story, str, list[Any]]) -> None:
     """The event keeps the text and returns the same payload."""
-    story, room, heard = listening
+    story, room, events = listening
     payload = b'{"type":"broadcast","event":"e","meta":{"id":"m1"},"payload":' + TEXT + b"}"
     if story.options.protocol == "2.0.0":
         take(story, b'[null,null,"%s","broadcast",%s]' % (room.encode(), payload))
@@ -279,15 +279,15 @@ def test_a_large_broadcast_is_decoded_when_it_is_read(listening: tuple[Story, st
         take(story, frame, is_binary=True)  # it is stored, and has arrived before
     else:
         take(story, b'{"topic":"%s","event":"broadcast","payload":%s,"ref":null}' % (room.encode(), payload))
-    assert [type(event) for event in heard] == [LateBroadcast] * len(heard)
-    assert [event.id for event in heard] == ["m1", "m2"][: len(heard)]
-    assert all(event.payload == json.loads(TEXT) for event in heard)
-    assert story.session.stats().frames_received == 1 + (1 if len(heard) == 1 else 3)
+    assert [type(event) for event in events] == [LateBroadcast] * len(events)
+    assert [event.id for event in events] == ["m1", "m2"][: len(events)]
+    assert all(event.payload == json.loads(TEXT) for event in events)
+    assert story.session.stats().frames_received == 1 + (1 if len(events) == 1 else 3)
 
 
 def test_other_large_frames_are_received_like_small_ones(listening: tuple[Story, str, list[Any]]) -> None:
     """Changes, bytes, unreadable frames, and frames of topics that are not joined."""
-    story, room, heard = listening
+    story, room, events = listening
     story.row(room, 100, id=1)
     row = {
         "data": {"type": "INSERT", "record": {"id": "x" * SIZE}, "columns": [], "errors": None},
@@ -296,7 +296,7 @@ def test_other_large_frames_are_received_like_small_ones(listening: tuple[Story,
     parts = [None, None, room, "postgres_changes", row]
     frame = {"topic": room, "event": "postgres_changes", "payload": row, "ref": None}
     take(story, json.dumps(parts if story.options.protocol == "2.0.0" else frame).encode())
-    assert [event.type for event in heard] == ["INSERT", "INSERT"]
+    assert [event.type for event in events] == ["INSERT", "INSERT"]
     for data, is_binary in (
         (b"{" * SIZE, False),
         (b"\x09" * SIZE, True),
@@ -305,4 +305,4 @@ def test_other_large_frames_are_received_like_small_ones(listening: tuple[Story,
         take(story, data, is_binary=is_binary)
     packed = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b"", payload=bytes(SIZE), json=False)
     take(story, packed, is_binary=True)
-    assert heard[-1].payload == bytes(SIZE)
+    assert events[-1].payload == bytes(SIZE)

@@ -121,7 +121,7 @@ def test_a_fatal_refusal_is_not_retried_after_a_reconnect(story: Story) -> None:
     story.call(story.session.join, room)
     story.refuse_join("TenantNotFound: Tenant with the given ID does not exist")
     story.drop(1001)
-    story.come_back()
+    story.reconnect()
     assert [frame.topic for frame in story.sent("phx_join")[2:]] == [other]
     assert story.state(room) is ChannelState.FAILED
 

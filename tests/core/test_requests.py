@@ -30,9 +30,9 @@ def test_a_ticket_is_resolved_once_in_any_order_of_calls(steps: list[tuple[str, 
             if what == "settle":
                 tickets.resolve(ticket, number)
             else:
-                paid = ticket not in tickets
+                resolved = ticket not in tickets
                 tickets.drop(ticket)
-                if not paid:
+                if not resolved:
                     dropped.add(ticket)
     tickets.resolve(None, "nobody")
     tickets.settle_all(ClosedError("the end"))

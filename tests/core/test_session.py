@@ -20,7 +20,7 @@ def test_open_join_broadcast_leave_close(story: Story) -> None:
     assert story.outcome(opened) is None
 
     room = story.channel("lobby")
-    heard = story.collect(room, broadcast("typing"))
+    received = story.collect(room, broadcast("typing"))
     joined = story.call(story.session.join, room)
     (join,) = story.new_frames("phx_join")
     assert join.ref == join.join_ref
@@ -42,7 +42,7 @@ def test_open_join_broadcast_leave_close(story: Story) -> None:
 
     story.receive(room, "broadcast", {"type": "broadcast", "event": "typing", "payload": {"user": "alice"}})
     story.receive(room, "broadcast", {"type": "broadcast", "event": "other", "payload": {}})
-    assert [(message.topic, message.event, message.payload) for message in heard] == [
+    assert [(message.topic, message.event, message.payload) for message in received] == [
         ("lobby", "typing", {"user": "alice"})
     ]
 
@@ -86,12 +86,12 @@ def test_changes_reach_each_listener_of_the_binding_once(story: Story) -> None:
     db = story.channel("db")
     inserts = story.collect(db, changes("users", event="INSERT"))
     both = story.collect(db, changes("users"), changes("users", event="INSERT"))
-    wanted = [
+    bindings = [
         {"event": "INSERT", "schema": "public", "table": "users"},
         {"event": "*", "schema": "public", "table": "users"},
     ]
-    story.join(db, {"postgres_changes": [{**wanted[0], "id": 0}, {**wanted[1], "id": 7}]})
-    assert story.sent("phx_join")[0].payload["config"]["postgres_changes"] == wanted
+    story.join(db, {"postgres_changes": [{**bindings[0], "id": 0}, {**bindings[1], "id": 7}]})
+    assert story.sent("phx_join")[0].payload["config"]["postgres_changes"] == bindings
     story.receive(db, "postgres_changes", {"ids": [0, 7], "data": _insert({"id": 2**60})})
     story.receive(db, "postgres_changes", {"ids": [99], "data": _insert({"id": 1})})
     assert [change.record for change in inserts] == [{"id": 2**60}] == [change.record for change in both]
@@ -112,7 +112,7 @@ def test_ready_comes_after_joined(story: Story) -> None:
     """With changes, ready waits for "Subscribed to PostgreSQL", and joined does not (R18)."""
     story.open()
     db = story.channel("db")
-    moves, said = story.collect(db, status()), story.collect(db, system())
+    moves, messages = story.collect(db, status()), story.collect(db, system())
     story.collect(db, changes("users"))
     joined = story.call(story.session.join, db)
     ready = story.call(story.session.join, db, ready=True)
@@ -126,16 +126,16 @@ def test_ready_comes_after_joined(story: Story) -> None:
         (ChannelState.JOINED, False),
         (ChannelState.JOINED, True),
     ]
-    assert [one.message for one in said] == [message]
+    assert [one.message for one in messages] == [message]
 
 
 def test_presence_is_tracked_and_reported(story: Story) -> None:
     """A presence listener enables presence; a payload is tracked after the join, diffs are delivered (R45)."""
     story.open()
     room = story.channel("lobby", presence_key="ada")
-    heard = story.collect(room, presence())
+    received = story.collect(room, presence())
     tracked = story.call(story.session.track, room, b'{"at":"desk"}', 10.0)
-    assert story.outcome(tracked) is None, "not joined: a wish, returns at once"
+    assert story.outcome(tracked) is None, "not joined: it is stored, and the call returns at once"
     story.join(room)
     assert story.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": True, "key": "ada"}
     (push,) = story.sent("presence")
@@ -144,8 +144,10 @@ def test_presence_is_tracked_and_reported(story: Story) -> None:
     story.receive(room, "presence_state", {})
     meta = {"at": "desk", "phx_ref": "A"}
     story.receive(room, "presence_diff", {"joins": {"ada": {"metas": [meta]}}, "leaves": {}})
-    assert [type(event) for event in heard] == [PresenceSync, PresenceJoin, PresenceSync]
-    assert {key: [one.payload for one in metas] for key, metas in heard[-1].state.items()} == {"ada": [{"at": "desk"}]}
+    assert [type(event) for event in received] == [PresenceSync, PresenceJoin, PresenceSync]
+    assert {key: [one.payload for one in metas] for key, metas in received[-1].state.items()} == {
+        "ada": [{"at": "desk"}]
+    }
 
 
 def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:

@@ -60,7 +60,7 @@ def test_status_listeners_receive_each_change_with_its_cause(story: Story) -> No
     moves = story.collect(room, status())
     story.join(room)
     story.drop(1006)
-    story.come_back()
+    story.reconnect()
     story.refuse_join("Unauthorized: no")
     S = ChannelState  # noqa: N806
     assert [(move.previous, move.state) for move in moves] == [

@@ -33,7 +33,7 @@ UNCLEAR = {
 def test_an_incomplete_change_fetches_all_rows(name: str) -> None:
     """The copy is unchanged but no longer live, the rows are fetched, and the reason is reported."""
     driven = Driven().live(row(1), row(2))
-    driven.hear(UNCLEAR[name])
+    driven.receive(UNCLEAR[name])
     assert driven.state is MirrorState.WAITING and driven.rows == [row(1), row(2)]
     driven.run()
     driven.answer(row(1, v=3), row(2))
@@ -45,7 +45,7 @@ def test_an_incomplete_change_fetches_all_rows(name: str) -> None:
 def test_a_large_value_that_was_not_sent_is_taken_from_the_known_row() -> None:
     """An UPDATE without an unchanged large column keeps its value, in column order."""
     driven = Driven().live(row(1, big="x" * 5000))
-    driven.hear(change("UPDATE", {"id": 1, "a": 5, "v": 1}))
+    driven.receive(change("UPDATE", {"id": 1, "a": 5, "v": 1}))
     assert driven.rows == [row(1, 5, "x" * 5000, 1)] and list(driven.rows[0]) == list(COLUMNS)
     assert driven.state is MirrorState.LIVE
 
@@ -53,7 +53,7 @@ def test_a_large_value_that_was_not_sent_is_taken_from_the_known_row() -> None:
 def test_a_delete_needs_only_the_key() -> None:
     """A DELETE of a row that is too large, or unknown, needs no fetch."""
     driven = Driven().live(row(1))
-    driven.hear(change("DELETE", {"id": 1}, errors="Error 413: Payload Too Large"), change("DELETE", {"id": 5}))
+    driven.receive(change("DELETE", {"id": 1}, errors="Error 413: Payload Too Large"), change("DELETE", {"id": 5}))
     assert driven.rows == [] and driven.state is MirrorState.LIVE
 
 
@@ -63,7 +63,7 @@ def test_a_delete_needs_only_the_key() -> None:
 def test_a_row_whose_key_changes_stays_one_row() -> None:
     """It is reported as an update with both keys."""
     driven = Driven().live(row(1))
-    driven.hear(change("UPDATE", row(2, v=1), {"id": 1}))
+    driven.receive(change("UPDATE", row(2, v=1), {"id": 1}))
     [event] = driven.events
     assert (event.key, event.old_key, event.row, event.old) == (2, 1, row(2, v=1), row(1))
     assert driven.rows == [row(2, v=1)]
@@ -72,7 +72,7 @@ def test_a_row_whose_key_changes_stays_one_row() -> None:
 def test_a_key_may_have_several_columns() -> None:
     """With `key=("id", "a")` keys are tuples, and an update of one of them moves the row."""
     driven = Driven(key=("id", "a")).live(row(1, 1), row(1, 2))
-    driven.hear(change("UPDATE", row(1, 3), {"id": 1, "a": 2}), change("DELETE", {}, {"id": 1, "a": 1}))
+    driven.receive(change("UPDATE", row(1, 3), {"id": 1, "a": 2}), change("DELETE", {}, {"id": 1, "a": 1}))
     assert driven.rows == [row(1, 3)]
     assert driven.events[0].key == (1, 3)
     assert driven.mirror.key.lookup((1, 3)) in driven.mirror.rows
@@ -90,7 +90,7 @@ def test_a_uuid_key_equals_its_text() -> None:
     columns = {"id": "uuid", "a": "int4"}
     text = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
     driven = Driven().live({"id": text, "a": 1})
-    driven.hear(change("UPDATE", {"id": text, "a": 2}, columns=columns))
+    driven.receive(change("UPDATE", {"id": text, "a": 2}, columns=columns))
     assert driven.rows == [{"id": UUID(text), "a": 2}]
     assert {driven.mirror.key.lookup(key) in driven.mirror.rows for key in (text, UUID(text))} == {True}
 
@@ -98,14 +98,14 @@ def test_a_uuid_key_equals_its_text() -> None:
 # --- filters
 
 
-def unheard(change: Any, *, inside: bool) -> None:
+def ignore(change: Any, *, inside: bool) -> None:
     """Ignore a change."""
 
 
 def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[..., None]]:
     """Return a mirror with a filter, and a function that delivers a change to its listeners in order."""
     driven = Driven(filter=filter, filter_columns=frozenset({"a"}), **settings)
-    listeners = driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside))
+    listeners = driven.mirror.listeners(lambda change, *, inside: driven.receive(change, inside=inside))
 
     def frame(one: Any, *, fits: bool) -> None:
         for listener in listeners if fits else listeners[1:]:
@@ -128,20 +128,20 @@ def test_a_row_that_leaves_the_filter_is_removed() -> None:
 
 def test_with_a_filter_changes_of_the_whole_table_are_requested_too() -> None:
     """A filtered subscription misses most DELETEs and rows that leave; narrow=True accepts that."""
-    asked = [one.selectors[0] for one in both()[0].mirror.listeners(unheard)]
-    assert [(one.filter, one.table) for one in asked if isinstance(one, ChangesSelector)] == [
+    requested = [one.selectors[0] for one in both()[0].mirror.listeners(ignore)]
+    assert [(one.filter, one.table) for one in requested if isinstance(one, ChangesSelector)] == [
         ("a=gte.5", "users"),
         (None, "users"),
     ]
-    narrow = Driven(filter="a=gte.5", narrow=True).mirror.listeners(unheard)
-    assert [one.selectors for one in narrow] == [(asked[0],)]
+    narrow = Driven(filter="a=gte.5", narrow=True).mirror.listeners(ignore)
+    assert [one.selectors for one in narrow] == [(requested[0],)]
 
 
 @pytest.mark.parametrize("ids", [(5, 3), (3, 5)])
 def test_a_row_matches_in_any_order_of_its_ids(ids: tuple[int, int]) -> None:
     """The server lists the ids of a row's bindings in no useful order; the listeners' order counts."""
     driven, index = Driven(filter="a=gte.5", filter_columns=frozenset({"a"})), Index()
-    for listener in driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside)):
+    for listener in driven.mirror.listeners(lambda change, *, inside: driven.receive(change, inside=inside)):
         index.add(listener)
     index.joined(dict(zip(index.bindings, (5, 3), strict=True)))
     driven.live()
@@ -164,5 +164,5 @@ def test_a_filter_evaluated_without_its_column_fetches_all_rows() -> None:
 def test_changes_of_a_table_with_a_similar_name_are_ignored() -> None:
     """`_` in a table name is a wildcard for the server; changes of `userXa` are not those of `user_a`."""
     driven = Driven(table="user_a").live()
-    driven.hear(change("INSERT", row(1), table="userXa"), change("INSERT", row(2), table="user_a"))
+    driven.receive(change("INSERT", row(1), table="userXa"), change("INSERT", row(2), table="user_a"))
     assert driven.rows == [row(2)]

@@ -28,7 +28,7 @@ def jwt(story: Story, lives: float, **claims: Any) -> str:
 
 
 @pytest.fixture
-def asking() -> Story:
+def harness() -> Story:
     """A session with a token provider, open with the token "one"."""
     story = Story(SessionOptions(has_token_provider=True))
     story.call(story.session.open)
@@ -47,21 +47,21 @@ def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
 # --- the newest token, everywhere
 
 
-def test_the_provider_is_called_before_each_connect_and_each_join(asking: Story) -> None:
+def test_the_provider_is_called_before_each_connect_and_each_join(harness: Story) -> None:
     """A connect and a join each fetch a token once, and the join carries it (R25)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
-    assert asking.fetches == 2
-    assert asking.sent("phx_join") == [], "not before the answer"
-    asking.give_token("two")
-    assert tokens(asking) == ["two"]
-    asking.answer_join()
-    asking.drop(1006)
-    asking.run_to_attempt()
-    assert asking.fetches == 3
-    asking.give_token("three")
-    asking.accept()
-    assert tokens(asking) == ["two", "three"]
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    assert harness.fetches == 2
+    assert harness.sent("phx_join") == [], "not before the answer"
+    harness.give_token("two")
+    assert tokens(harness) == ["two"]
+    harness.answer_join()
+    harness.drop(1006)
+    harness.run_to_attempt()
+    assert harness.fetches == 3
+    harness.give_token("three")
+    harness.accept()
+    assert tokens(harness) == ["two", "three"]
 
 
 def test_a_token_set_while_disconnected_is_in_the_next_join(make_story: Callable[..., Story]) -> None:
@@ -71,7 +71,7 @@ def test_a_token_set_while_disconnected_is_in_the_next_join(make_story: Callable
     story.joined()
     story.drop(1006)
     story.call(story.session.set_token, Secret("v2"))
-    story.come_back()
+    story.reconnect()
     assert tokens(story) == ["v1", "v2"]
 
 
@@ -128,53 +128,53 @@ def test_a_channel_may_have_its_own_token(make_story: Callable[..., Story]) -> N
     assert room
 
 
-def test_the_provider_wins_over_set_auth_of_a_channel(asking: Story) -> None:
+def test_the_provider_wins_over_set_auth_of_a_channel(harness: Story) -> None:
     """A token set on a channel is used until the provider answers; one given in its options is kept (R25)."""
-    room, own = asking.channel("room"), asking.channel("own", token="mine")
+    room, own = harness.channel("room"), harness.channel("own", token="mine")
     for topic in (room, own):
-        asking.call(asking.session.join, topic)
-    asking.give_token("v1")
-    for frame in asking.sent("phx_join"):
-        asking.reply(frame, {"postgres_changes": []})
+        harness.call(harness.session.join, topic)
+    harness.give_token("v1")
+    for frame in harness.sent("phx_join"):
+        harness.reply(frame, {"postgres_changes": []})
     for topic in (room, own):
-        asking.call(asking.session.set_channel_token, topic, Secret(f"set on {topic}"))
-    asking.call(asking.session.join, asking.channel("later"))
-    asking.give_token("v1")
-    told = [(frame.topic, frame.payload["access_token"]) for frame in asking.sent("access_token")]
-    assert told == [(room, f"set on {room}"), (own, f"set on {own}"), (room, "v1")]
+        harness.call(harness.session.set_channel_token, topic, Secret(f"set on {topic}"))
+    harness.call(harness.session.join, harness.channel("later"))
+    harness.give_token("v1")
+    pushed = [(frame.topic, frame.payload["access_token"]) for frame in harness.sent("access_token")]
+    assert pushed == [(room, f"set on {room}"), (own, f"set on {own}"), (room, "v1")]
 
 
-def test_a_token_is_fetched_before_it_expires(asking: Story) -> None:
+def test_a_token_is_fetched_before_it_expires(harness: Story) -> None:
     """At 75 to 85 % of its lifetime the token is fetched again and sent to the channels (R25)."""
-    asking.call(asking.session.join, asking.channel())
-    asking.give_token(jwt(asking, 1000))
-    asking.answer_join()
-    fetches = asking.fetches
-    asking.run_alive(749)
-    assert asking.fetches == fetches
-    start = asking.now.mono
-    while asking.fetches == fetches:
-        asking.run_alive(1)
-    assert asking.now.mono - start <= 102
-    fresh = jwt(asking, 1000)
-    asking.give_token(fresh)
-    assert tokens(asking, "access_token") == [fresh]
-    asking.run_alive(740)
-    assert asking.fetches == fetches + 1
+    harness.call(harness.session.join, harness.channel())
+    harness.give_token(jwt(harness, 1000))
+    harness.answer_join()
+    fetches = harness.fetches
+    harness.run_alive(749)
+    assert harness.fetches == fetches
+    start = harness.now.mono
+    while harness.fetches == fetches:
+        harness.run_alive(1)
+    assert harness.now.mono - start <= 102
+    fresh = jwt(harness, 1000)
+    harness.give_token(fresh)
+    assert tokens(harness, "access_token") == [fresh]
+    harness.run_alive(740)
+    assert harness.fetches == fetches + 1
 
 
-def test_a_refresh_missed_in_sleep_is_made_on_waking(asking: Story) -> None:
+def test_a_refresh_missed_in_sleep_is_made_on_waking(harness: Story) -> None:
     """After a clock jump the token is fetched at once, not when the timer fires (R25, R6)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
-    asking.give_token(jwt(asking, 3600))
-    asking.answer_join()
-    fetches = asking.fetches
-    asking.clock.sleep(3500)
-    asking.run_alive(5.1)
-    assert asking.fetches == fetches + 1
-    asking.give_token(jwt(asking, 3600, n=2))
-    assert len(asking.sent("access_token")) == 1
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    harness.give_token(jwt(harness, 3600))
+    harness.answer_join()
+    fetches = harness.fetches
+    harness.clock.sleep(3500)
+    harness.run_alive(5.1)
+    assert harness.fetches == fetches + 1
+    harness.give_token(jwt(harness, 3600, n=2))
+    assert len(harness.sent("access_token")) == 1
 
 
 def test_refresh_times_are_spread() -> None:
@@ -192,17 +192,17 @@ def test_refresh_times_are_spread() -> None:
     assert len(moments) > 20
 
 
-def test_a_token_set_by_the_user_supersedes_a_pending_request(asking: Story) -> None:
+def test_a_token_set_by_the_user_supersedes_a_pending_request(harness: Story) -> None:
     """set_token during a request to the provider: joins continue at once, the answer is dropped (R27)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
-    asking.call(asking.session.set_token, Secret("mine"))
-    assert tokens(asking) == ["mine"]
-    asking.give_token("late")
-    asking.answer_join()
-    asking.run_alive(30)
-    assert asking.errors == [], "nobody is late who is not waited for"
-    assert tokens(asking, "access_token") == []
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    harness.call(harness.session.set_token, Secret("mine"))
+    assert tokens(harness) == ["mine"]
+    harness.give_token("late")
+    harness.answer_join()
+    harness.run_alive(30)
+    assert harness.errors == [], "nobody is late who is not waited for"
+    assert tokens(harness, "access_token") == []
 
 
 def test_a_token_set_by_the_user_continues_the_connection_attempt(make_story: Callable[..., Story]) -> None:
@@ -218,38 +218,38 @@ def test_a_token_set_by_the_user_continues_the_connection_attempt(make_story: Ca
 # --- a provider that fails
 
 
-def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
+def test_a_provider_that_raises_keeps_the_token(harness: Story) -> None:
     """The join uses the current token; the error is reported once; retries get slower (R27)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
-    asking.give_token(BROKEN)
-    assert tokens(asking) == ["one"]
-    asking.answer_join()
-    assert asking.errors == [BROKEN]
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    harness.give_token(BROKEN)
+    assert tokens(harness) == ["one"]
+    harness.answer_join()
+    assert harness.errors == [BROKEN]
     waits = list[float]()
     for _ in range(6):
-        asked, at = asking.fetches, asking.now.mono
-        while asking.fetches == asked:
-            asking.run_alive(0.25)
-        waits.append(asking.now.mono - at)
-        asking.give_token(BROKEN)
+        fetches, at = harness.fetches, harness.now.mono
+        while harness.fetches == fetches:
+            harness.run_alive(0.25)
+        waits.append(harness.now.mono - at)
+        harness.give_token(BROKEN)
     assert waits[0] <= 4.5
     assert waits[-1] >= 14
     assert max(waits) <= 30.5
-    asked = asking.fetches
-    while asking.fetches == asked:
-        asking.run_alive(1)
-    asking.give_token("two")
-    assert tokens(asking, "access_token") == ["two"]
+    fetches = harness.fetches
+    while harness.fetches == fetches:
+        harness.run_alive(1)
+    harness.give_token("two")
+    assert tokens(harness, "access_token") == ["two"]
 
 
-def test_a_provider_that_never_answers_delays_only_until_the_timeout(asking: Story) -> None:
+def test_a_provider_that_never_answers_delays_only_until_the_timeout(harness: Story) -> None:
     """After `timeout` the join uses the current token, and an AuthError is reported (R27)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
-    asking.run_alive(10.1)
-    assert tokens(asking) == ["one"]
-    (error,) = asking.errors
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    harness.run_alive(10.1)
+    assert tokens(harness) == ["one"]
+    (error,) = harness.errors
     assert isinstance(error, AuthError)
     assert "10 s" in str(error)
 
@@ -271,31 +271,31 @@ def test_a_join_waits_for_the_first_token_ever(make_story: Callable[..., Story])
     assert story.outcome(joining) is None
 
 
-def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None:
+def test_a_slow_older_answer_never_overwrites_a_newer_one(harness: Story) -> None:
     """Of two requests the answer to the newer one counts, in whatever order they arrive (R27)."""
-    session = asking.session
-    asking.call(session.join, asking.channel())
-    first = asking.fetches
-    asking.drop(1006)
-    asking.run_to_attempt()
-    assert asking.fetches == first + 1
-    asking.call(session.token_ready, first + 1, Secret("newer"))
+    session = harness.session
+    harness.call(session.join, harness.channel())
+    first = harness.fetches
+    harness.drop(1006)
+    harness.run_to_attempt()
+    assert harness.fetches == first + 1
+    harness.call(session.token_ready, first + 1, Secret("newer"))
     stale = session.stats().stale_frames
-    asking.call(session.token_ready, first, Secret("older"))
+    harness.call(session.token_ready, first, Secret("older"))
     assert session.stats().stale_frames == stale + 1
-    asking.accept()
-    assert tokens(asking) == ["newer"]
+    harness.accept()
+    assert tokens(harness) == ["newer"]
 
 
-def test_a_late_answer_does_not_restore_a_token_after_sign_out(asking: Story) -> None:
+def test_a_late_answer_does_not_restore_a_token_after_sign_out(harness: Story) -> None:
     """set_token(None) during a request: the answer is dropped (R27)."""
-    asking.call(asking.session.join, asking.channel("first"))
-    asking.call(asking.session.set_token, None)
-    asking.give_token("one again")
-    asking.answer_join()
-    assert tokens(asking) == [None]
-    assert asking.session.http_broadcasts.token is None
-    assert asking.sent("access_token") == []
+    harness.call(harness.session.join, harness.channel("first"))
+    harness.call(harness.session.set_token, None)
+    harness.give_token("one again")
+    harness.answer_join()
+    assert tokens(harness) == [None]
+    assert harness.session.http_broadcasts.token is None
+    assert harness.sent("access_token") == []
 
 
 def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., Story]) -> None:
@@ -316,7 +316,7 @@ def test_a_joined_channel_rejoins_without_the_token_after_sign_out(
     """Without another token to push, a joined channel rejoins once without one, which is a gap (R27)."""
     story = make_story(token="v1")
     story.open()
-    told = story.collect(story.joined("a"), gaps(), broadcast())
+    reported = story.collect(story.joined("a"), gaps(), broadcast())
     story.joined("mine", token="own")
     story.call(story.session.set_token, None if key is None else Secret(key))
     story.call(story.session.set_token, None)
@@ -325,7 +325,7 @@ def test_a_joined_channel_rejoins_without_the_token_after_sign_out(
     story.answer_join()
     story.run_for(1)
     assert story.sent("access_token") == [] and len(story.sent("phx_join")) == 3
-    assert [gap.reason for gap in told] == ["rejoin"]
+    assert [gap.reason for gap in reported] == ["rejoin"]
 
 
 def test_a_new_token_in_time_avoids_a_rejoin(make_story: Callable[..., Story]) -> None:
@@ -358,14 +358,14 @@ def test_a_new_token_in_time_avoids_a_rejoin(make_story: Callable[..., Story]) -
         "é.é.é",
     ],
 )
-def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, text: str) -> None:
+def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(harness: Story, text: str) -> None:
     """New API keys and unreadable JWTs are accepted and cause no scheduled refresh (R28)."""
-    asking.call(asking.session.join, asking.channel())
-    asking.give_token(text)
+    harness.call(harness.session.join, harness.channel())
+    harness.give_token(text)
     assert expiry(Secret(text)) is None
-    assert asking.session.deadline(TimerKind.TOKEN_REFRESH) is None
-    assert asking.errors == []
-    assert tokens(asking) == [None if text.startswith("sb_") else text]
+    assert harness.session.deadline(TimerKind.TOKEN_REFRESH) is None
+    assert harness.errors == []
+    assert tokens(harness) == [None if text.startswith("sb_") else text]
 
 
 @pytest.mark.parametrize("subject", ["", "a", "ab", "abc"])

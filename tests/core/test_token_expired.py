@@ -28,7 +28,7 @@ def jwt(story: Story, lives: float, **claims: Any) -> str:
 
 
 @pytest.fixture
-def asking() -> Story:
+def harness() -> Story:
     """A session with a token provider, open with the token "one"."""
     story = Story(SessionOptions(has_token_provider=True))
     story.call(story.session.open)
@@ -50,7 +50,7 @@ def test_a_channel_with_an_expired_token_rejoins_with_a_new_one() -> None:
     ada = world.client(SessionOptions(has_token_provider=True))
     ada.provide = lambda: world.token(n=world.random.random())
     room = ada.channel("lobby", private=True)
-    heard = ada.collect(room, broadcast())
+    events = ada.collect(room, broadcast())
     ada.start(ada.session.join, room)
     world.run_for(1)
     for _ in range(3):
@@ -62,62 +62,62 @@ def test_a_channel_with_an_expired_token_rejoins_with_a_new_one() -> None:
         assert ada.session.channels[room].state is ChannelState.JOINED
         world.act(world.hub.broadcast, "lobby", "e", {}, world.clock.now, private=True)
         world.run_for(0.1)
-    assert len(heard) == 3
+    assert len(events) == 3
 
 
-def test_an_expired_join_is_repeated_with_a_new_token(asking: Story) -> None:
+def test_an_expired_join_is_repeated_with_a_new_token(harness: Story) -> None:
     """A join refused for an expired token is retried soon with the provider's next token (R26)."""
-    joining = asking.call(asking.session.join, asking.channel())
-    asking.give_token("old")
-    asking.refuse_join(EXPIRED)
-    asking.run_alive(1.1)
-    asking.give_token("new")
-    asking.answer_join()
-    assert tokens(asking) == ["old", "new"]
-    assert asking.outcome(joining) is None
-    assert asking.errors == []
+    joining = harness.call(harness.session.join, harness.channel())
+    harness.give_token("old")
+    harness.refuse_join(EXPIRED)
+    harness.run_alive(1.1)
+    harness.give_token("new")
+    harness.answer_join()
+    assert tokens(harness) == ["old", "new"]
+    assert harness.outcome(joining) is None
+    assert harness.errors == []
 
 
 @pytest.mark.parametrize("how", ["refused", "closed"])
-def test_a_provider_that_repeats_a_refused_token_is_reported_and_tried_slowly(asking: Story, how: str) -> None:
+def test_a_provider_that_repeats_a_refused_token_is_reported_and_tried_slowly(harness: Story, how: str) -> None:
     """If the provider returns the expired token again, an AuthError is reported and attempts are few (R26)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
+    room = harness.channel()
+    harness.call(harness.session.join, room)
     minutes = list[int]()
     for _ in range(3):
-        before = len(asking.sent("phx_join"))
+        before = len(harness.sent("phx_join"))
         for _ in range(240):
-            if asking.session.is_fetching_token:
-                asking.give_token("dead")
-            if asking.state(room) is ChannelState.JOINING:
+            if harness.session.is_fetching_token:
+                harness.give_token("expired")
+            if harness.state(room) is ChannelState.JOINING:
                 if how == "refused":
-                    asking.refuse_join(EXPIRED)
+                    harness.refuse_join(EXPIRED)
                 else:
-                    asking.answer_join()
-                    asking.end_channel(room, "Token has expired 3 seconds ago")
-            asking.run_alive(0.25)
-        minutes.append(len(asking.sent("phx_join")) - before)
+                    harness.answer_join()
+                    harness.end_channel(room, "Token has expired 3 seconds ago")
+            harness.run_alive(0.25)
+        minutes.append(len(harness.sent("phx_join")) - before)
     assert minutes[0] <= 7
     assert max(minutes[1:]) <= 5
     assert min(minutes) >= 2, "it is still tried"
     if how == "refused":
-        assert asking.errors
-    assert all(isinstance(error, AuthError) for error in asking.errors)
+        assert harness.errors
+    assert all(isinstance(error, AuthError) for error in harness.errors)
 
 
-def test_a_provider_of_expired_tokens_is_called_at_increasing_intervals(asking: Story) -> None:
+def test_a_provider_of_expired_tokens_is_called_at_increasing_intervals(harness: Story) -> None:
     """If tokens are already expired when they arrive, requests to the provider become less frequent (R26)."""
-    room = asking.channel()
-    asking.call(asking.session.join, room)
-    dead = jwt(asking, -5)
-    asking.give_token(dead)
-    asking.answer_join()
-    fetches = asking.fetches
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    expired = jwt(harness, -5)
+    harness.give_token(expired)
+    harness.answer_join()
+    fetches = harness.fetches
     for _ in range(300):
-        asking.run_alive(1)
-        if asking.session.is_fetching_token:
-            asking.give_token(dead)
-    assert asking.fetches - fetches <= 20, "in five minutes"
+        harness.run_alive(1)
+        if harness.session.is_fetching_token:
+            harness.give_token(expired)
+    assert harness.fetches - fetches <= 20, "in five minutes"
 
 
 def test_without_a_provider_an_expired_token_fails_until_a_new_one_is_set(

@@ -22,10 +22,10 @@ def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
     story = Story(SessionOptions(protocol=protocol))
     story.open()
     room = story.channel("room", ack=True, presence_key="ada")
-    heard = story.collect(room, broadcast(), changes("users"), presence(), system())
+    events = story.collect(room, broadcast(), changes("users"), presence(), system())
     story.collect(room, gaps(), status())
     story.join(room)
-    return story, room, heard
+    return story, room, events
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -45,15 +45,15 @@ def text(story: Story, *parts: Any) -> bytes:
     return json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref}).encode()
 
 
-def still_hears(live: Live) -> bool:
+def still_receives(live: Live) -> bool:
     """Check that later frames are delivered: a broadcast, a row and a reply."""
-    story, room, heard = live
-    before = len(heard)
+    story, room, events = live
+    before = len(events)
     story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
     story.row(room, 100, id=1)
     acked = story.broadcast(room, ack=True)
     story.answer_push(story.pushed()[-1])
-    return len(heard) == before + 2 and story.outcome(acked).acked
+    return len(events) == before + 2 and story.outcome(acked).acked
 
 
 # --- garbage
@@ -107,11 +107,11 @@ BINARIES: dict[str, bytes] = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_that_is_not_a_frame_is_counted_and_dropped(live: Live, name: str) -> None:
     """Broken JSON, wrong shapes, bad UTF-8 and deep nesting are counted; later frames arrive (R40)."""
-    story, _, heard = live
+    story, _, events = live
     story.receive_raw(TEXTS[name])
     stats = story.session.stats()
-    assert stats.garbage_frames + stats.unknown_frames + stats.stale_frames + len(heard) >= 1, "it vanished"
-    assert still_hears(live)
+    assert stats.garbage_frames + stats.unknown_frames + stats.stale_frames + len(events) >= 1, "it vanished"
+    assert still_receives(live)
 
 
 @pytest.mark.parametrize("name", BINARIES)
@@ -121,7 +121,7 @@ def test_bytes_that_are_not_a_frame_are_counted_and_dropped(live: Live, name: st
     story.receive_raw(BINARIES[name], binary=True)
     assert story.session.stats().garbage_frames == 1
     assert len(story.reports(UnreadableFrame)) == 1
-    assert still_hears(live)
+    assert still_receives(live)
 
 
 def test_twelve_unreadable_frames_in_a_row_are_dropped(live: Live) -> None:
@@ -129,7 +129,7 @@ def test_twelve_unreadable_frames_in_a_row_are_dropped(live: Live) -> None:
     story, _, _ = live
     for data, binary_ in GARBAGE:
         story.receive_raw(data, binary=binary_)
-    assert still_hears(live)
+    assert still_receives(live)
 
 
 def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
@@ -140,7 +140,7 @@ def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
         story.receive_raw(binary.pack(layout, *fields, payload=b"x"), binary=True)
     assert (story.session.stats().unknown_frames, story.session.stats().garbage_frames) == (3, 0)
     assert len(story.reports(UnknownEvent)) == 3
-    assert still_hears(live)
+    assert still_receives(live)
 
 
 # --- odd, and yet frames
@@ -148,7 +148,7 @@ def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
 
 def test_refs_may_be_numbers(live: Live) -> None:
     """A proxy that converts refs to numbers does not break replies, events or presence (R40)."""
-    story, room, heard = live
+    story, room, events = live
     join = story.sent("phx_join")[-1]
     number = int(join.ref or 0)
     acked = story.broadcast(room, ack=True)
@@ -160,7 +160,7 @@ def test_refs_may_be_numbers(live: Live) -> None:
     story.receive_raw(text(story, number, None, room, "presence_state", state))
     assert set(story.session.presence_state(room)) == {"bob"}
     story.receive_raw(text(story, number, None, room, "broadcast", {"event": "e", "payload": 1}))
-    assert isinstance(heard[-1], Broadcast)
+    assert isinstance(events[-1], Broadcast)
     story.receive_raw(text(story, number, number, room, "phx_close", {}))
     assert story.state(room).value == "retrying"
 
@@ -171,10 +171,10 @@ PAYLOADS = [None, True, 5, 2**70, 1.5, "text", [], [1, "a"], {}, {"a": None}]
 @pytest.mark.parametrize("payload", PAYLOADS, ids=repr)
 def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: object) -> None:
     """Lists, strings, numbers, null and objects are payloads; an absent one is null (R40)."""
-    story, room, heard = live
+    story, room, events = live
     story.receive(room, "broadcast", {"type": "broadcast", "event": "e", "payload": payload})
     story.receive(room, "broadcast", {"event": "absent"})
-    assert [(one.event, one.payload) for one in heard] == [("e", payload), ("absent", None)]
+    assert [(one.event, one.payload) for one in events] == [("e", payload), ("absent", None)]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=repr)
@@ -187,7 +187,7 @@ def test_any_json_as_the_payload_of_any_event_raises_nothing(live: Live, event: 
     story, room, _ = live
     story.receive_raw(text(story, None, None, room, event, payload))
     assert story.session.stats().frames_received == 2
-    assert still_hears(live)
+    assert still_receives(live)
 
 
 @pytest.mark.parametrize("value", PAYLOADS, ids=repr)
@@ -222,15 +222,15 @@ def test_any_json_as_any_member_raises_nothing(live: Live, event: str, member: s
         "phx_error": {"reason": "r"},
     }[event]
     story.receive_raw(text(story, None, None, room, event, {**whole, member: value}))
-    assert still_hears(live)
+    assert still_receives(live)
 
 
 def test_a_message_that_is_an_object_is_shown_as_its_json(live: Live) -> None:
     """Old servers send an inspected object as the message of a system event; listeners get it as text (R40)."""
-    story, room, heard = live
-    said = {"extension": "postgres_changes", "status": "error", "message": {"reason": "no"}, "channel": "room"}
-    story.receive_raw(text(story, None, None, room, "system", said))
-    assert [one.message for one in heard if isinstance(one, System)] == ['{"reason":"no"}']
+    story, room, events = live
+    message = {"extension": "postgres_changes", "status": "error", "message": {"reason": "no"}, "channel": "room"}
+    story.receive_raw(text(story, None, None, room, "system", message))
+    assert [one.message for one in events if isinstance(one, System)] == ['{"reason":"no"}']
 
 
 def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
@@ -247,14 +247,14 @@ def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
 
 def test_unknown_members_and_more_elements_change_nothing(live: Live) -> None:
     """Additional members in objects, and additional elements in arrays of version 2.0.0, are ignored (R40)."""
-    story, room, heard = live
+    story, room, events = live
     payload = {"type": "broadcast", "event": "e", "payload": 1, "of": "tomorrow", "ids": "x"}
     if story.options.protocol == "2.0.0":
         story.receive_raw(json.dumps([None, None, room, "broadcast", payload, "more", {}]).encode())
     else:
         frame = {"topic": room, "event": "broadcast", "payload": payload, "ref": None, "more": {}}
         story.receive_raw(json.dumps(frame).encode())
-    assert [one.payload for one in heard] == [1]
+    assert [one.payload for one in events] == [1]
 
 
 CHANGE = {"schema": "public", "table": "users", "type": "INSERT", "columns": [], "record": {}, "errors": None}
@@ -275,10 +275,10 @@ ODD_CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", ODD_CHANGES)
 def test_rows_with_odd_members_are_delivered(live: Live, name: str) -> None:
     """Null or missing times, columns and records, and errors of any shape reach the listener (R40)."""
-    story, room, heard = live
+    story, room, events = live
     data, errors = ODD_CHANGES[name]
     story.receive(room, "postgres_changes", {"ids": [100], "data": data})
-    (row,) = heard
+    (row,) = events
     assert isinstance(row, Insert)
     assert row.errors == errors
     assert row.commit_timestamp is None
@@ -287,21 +287,21 @@ def test_rows_with_odd_members_are_delivered(live: Live, name: str) -> None:
 
 def test_each_kind_of_row_has_its_class(live: Live) -> None:
     """INSERT, UPDATE and DELETE are three classes; an unknown kind is counted and does not raise (R40)."""
-    story, room, heard = live
+    story, room, events = live
     for kind in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
         story.row(room, 100, kind=kind, id=1)
-    assert [type(row) for row in heard] == [Insert, Update, Delete]
+    assert [type(row) for row in events] == [Insert, Update, Delete]
     assert story.session.stats().unknown_frames == 1
 
 
 def test_a_message_for_a_channel_may_carry_any_extension(live: Live) -> None:
     """System messages without channel, with unknown extensions and statuses, reach listeners unchanged (R40)."""
-    story, room, heard = live
+    story, room, events = live
     story.receive_raw(
         text(story, None, None, room, "system", {"status": "ok", "message": "Server requested disconnect"})
     )
     story.receive_raw(text(story, None, None, room, "system", {"extension": "new", "status": "odd", "message": "x"}))
-    assert [(one.extension, one.status) for one in heard] == [("", "ok"), ("new", "odd")]
+    assert [(one.extension, one.status) for one in events] == [("", "ok"), ("new", "odd")]
     assert story.state(room).value == "joined"
 
 
@@ -312,4 +312,4 @@ def test_replies_without_a_pending_request_are_counted(live: Live) -> None:
     for ref in ("999", None, join.ref):
         story.receive(room, "phx_reply", {"status": "error", "response": {"reason": "Unauthorized: no"}}, ref=ref)
     assert story.session.stats().late_replies == 3
-    assert still_hears(live)
+    assert still_receives(live)

@@ -16,7 +16,7 @@ from supawire.options import PROTOCOLS
 from supawire.server.bindings import bind
 from supawire.server.postgres.pgoutput import StreamError, decode
 from supawire.server.postgres.values import read_record
-from tests.core.test_fuzz import Live, busy, still_hears
+from tests.core.test_fuzz import Live, busy, still_receives
 from tests.fuzz.engine import TEXTS, Target, any_json, dumped
 from tests.server.world import World
 
@@ -89,7 +89,7 @@ class Codec:
             self._live.clear()
             fresh = busy(protocol)
             fresh[0].receive_raw(frame, binary=b"binary" in head)
-            assert fresh[0].state(fresh[1]) is not ChannelState.JOINED or still_hears(fresh)
+            assert fresh[0].state(fresh[1]) is not ChannelState.JOINED or still_receives(fresh)
 
     def make(self, random: Random) -> bytes:
         version = random.choice(PROTOCOLS)
