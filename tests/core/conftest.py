@@ -163,7 +163,7 @@ class Story(SessionHarness):
             self.reply(beat)
         self._beaten = len(beats)
 
-    # --- looking
+    # --- queries
 
     def at(self, topic: str) -> CoreChannel:
         """Return the channel object."""

@@ -1,4 +1,4 @@
-"""Changes, and a hand-driven mirror, for the tests of mirrors."""
+"""Changes, and a mirror whose fetches the test answers."""
 
 import random
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def change(
     errors: str | None = None,
     committed: str = "2026-11-24T12:00:00.000Z",
 ) -> Any:
-    """Return a change as it is received. Of an UPDATE the old row is its key, unless given."""
+    """Return a change as it is received. Without `old`, the old row of an UPDATE is its key."""
     listed = [{"name": name, "type": kind} for name, kind in columns.items()]
     data = ChangeData("public", table, kind, committed, Raw(json.encode(listed)))
     if kind != "DELETE":
@@ -40,7 +40,7 @@ def change(
 
 
 def row(key: int, a: int = 0, big: str = "x", v: int = 0) -> Row:
-    """A row of the table that most tests use."""
+    """Return a row of the table that most tests use."""
     return {"id": key, "a": a, "big": big, "v": v}
 
 
@@ -55,7 +55,7 @@ def gap(*lost: str) -> Gap:
 
 
 class Driven:
-    """A hand-driven mirror."""
+    """A mirror whose fetches, changes and time the test controls."""
 
     def __init__(self, **settings: Any) -> None:
         settings = {"table": "users", "key": ("id",), "backoff": Backoff(initial=1, jitter=0), **settings}

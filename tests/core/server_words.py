@@ -1,6 +1,6 @@
 """Refusals and errors that servers send, and the expected reaction.
 
-Written from docs/protocol.md, not from the code, so that a row that the code lost or changed fails a test.
+The tables follow docs/protocol.md and not the code, so that a row that is lost or changed in the code fails a test.
 """
 
 from typing import Literal

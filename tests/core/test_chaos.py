@@ -132,7 +132,7 @@ class Life:
     def do_reconnect(self) -> None:
         self.story.call(self.story.session.reconnect)
 
-    # --- the world
+    # --- the server, the network and time
 
     def do_accept(self) -> None:
         self.story.accept()
@@ -254,7 +254,7 @@ def live(seed: int) -> Life:
 
 @pytest.mark.parametrize("seed", [*range(10), 2347])
 def test_a_random_sequence_of_events_ends_with_nothing_pending(seed: int) -> None:
-    """Any order of events causes no impossible transition, resolves each ticket once, leaves nothing (R10, R31)."""
+    """Any order of events causes no impossible transition, and every ticket is resolved once (R10, R31)."""
     for number in range(seed * 10, seed * 10 + 10) if seed < 10 else (seed,):
         life = live(number)
         story, sizes = life.story, life.story.session.table_sizes()

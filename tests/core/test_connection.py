@@ -286,7 +286,7 @@ def test_each_state_change_of_the_connection_is_reported_with_its_cause(story: S
 
 
 def test_replies_of_an_earlier_socket_do_not_make_a_connection_stable(make_story: Callable[..., Story]) -> None:
-    """Only a reply on the same socket restarts the backoff: silent ones after a good one use it up (R8)."""
+    """Only a reply on the same socket restarts the backoff: sockets without a reply use up the attempts (R8)."""
     story = make_story(backoff=Backoff(jitter=0, max_attempts=2))
     story.open()
     story.joined()
@@ -360,7 +360,7 @@ def test_a_heartbeat_of_an_idle_socket_has_no_timeout(make_story: Callable[..., 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel", "remove"])
 def test_a_cancelled_join_lets_the_socket_become_idle(make_story: Callable[..., Story], how: str) -> None:
-    """A subscribe whose callers have all given up, and a removed channel, do not count as channels."""
+    """A subscribe that all callers cancelled, and a removed channel, do not keep the socket open."""
     story = make_story(idle_disconnect=30.0)
     story.open()
     room = story.channel()

@@ -94,8 +94,8 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> None:
-    """The gap is reported at once, since the next change arrives again."""
+def test_an_unreadable_frame_opens_a_gap(each: Story, payload: str) -> None:
+    """The frame may have been a change; the gap is reported at once, since later changes arrive again."""
     each.open()
     room, events = listening(each, changes("users"), gaps())
     text = framed(each, room, "postgres_changes", "PAYLOAD")
@@ -107,7 +107,7 @@ def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> N
 
 
 def test_no_gap_is_reported_without_listeners_for_changes(each: Story) -> None:
-    """An unreadable frame may have been anything; only changes must not be missed."""
+    """Without listeners for changes, an unreadable frame causes no gap."""
     each.open()
     _, events = listening(each, broadcast(), gaps())
     each.receive_raw(b"{")
@@ -115,7 +115,7 @@ def test_no_gap_is_reported_without_listeners_for_changes(each: Story) -> None:
 
 
 def test_a_mirror_fetches_unreadable_rows_and_reports_one_error() -> None:
-    """One error until the next fetch, for any number of rows."""
+    """One error is reported until the next fetch, for any number of rows."""
     mirror = Driven()
     mirror.live(row(1))
     for _ in range(3):
@@ -126,15 +126,15 @@ def test_a_mirror_fetches_unreadable_rows_and_reports_one_error() -> None:
     assert len(mirror.fetches) == 2
 
 
-def test_cutting_out_values_takes_one_pass():
-    """Unclosed quotes and brackets, each of which a careless pattern would rescan from its position."""
+def test_values_are_replaced_in_one_pass():
+    """Text with many unclosed quotes and brackets is scanned once."""
     for text in (b'"' + b'\\"' * 500_000, b"[" * 500_000, b"]" * 500_000, b'{"a":"' * 200_000):
         cut, values = codec.cut(text, codec.ROW)
         assert cut == text and values == []
 
 
-def test_what_was_cut_out_is_put_back():
-    """Strings are skipped, and the sender's own numbers are not changed."""
+def test_replaced_values_are_restored():
+    """Replaced values are restored; strings and numbers of the sender are not changed."""
     one, two = (opening + b"[" * 200 + b"]" * 200 + closing for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")))
     text = b'[["[[[[",[' + one + b"," + two + b',[]],"\\""]]'
     cut, values = codec.cut(text, 3)

@@ -32,7 +32,7 @@ def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
 
 @pytest.fixture(params=PROTOCOLS)
 def live(request: pytest.FixtureRequest) -> tuple[Story, str, list[Any]]:
-    """The same in each version."""
+    """A joined channel and its events, in each version."""
     return busy(request.param)
 
 
@@ -118,7 +118,7 @@ def test_arbitrary_json_in_frames_of_the_right_shape_never_raises(protocol: Prot
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @given(join_ref=st.none() | st.text(), ref=st.none() | st.text(), topic=st.text(), event=st.text(), payload=JSON)
-def test_what_is_encoded_is_decoded(
+def test_encoding_and_decoding_are_inverse(
     protocol: Protocol, join_ref: str | None, ref: str | None, topic: str, event: str, payload: object
 ) -> None:
     """A frame of any parts is decoded to the same parts by its own codec."""

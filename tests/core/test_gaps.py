@@ -37,7 +37,7 @@ def again(story: Story) -> None:
     story.answer_join()
 
 
-# --- reported, always
+# --- reports
 
 
 def test_each_lost_connection_is_reported_as_a_gap_with_time_reason_and_kinds(each: Story) -> None:
@@ -154,7 +154,7 @@ def test_a_leave_by_the_user_is_not_a_gap(each: Story) -> None:
 
 
 def test_kinds_added_during_a_gap_are_included(story: Story) -> None:
-    """A listener added during a gap is notified that its kind may be missing too (R44)."""
+    """The gap also names the kind of a listener that was added during it (R44)."""
     story.open()
     room = story.channel()
     reported = story.collect(room, gaps())
@@ -167,7 +167,7 @@ def test_kinds_added_during_a_gap_are_included(story: Story) -> None:
     assert [sorted(gap.lost) for gap in reported] == [["broadcast", "presence"]]
 
 
-# --- replayed, where it can be
+# --- replay
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -249,7 +249,7 @@ def test_setting_the_clock_loses_no_stored_message(when: str, correction: float)
 
 @pytest.mark.parametrize("correction", [-30.0, 30.0])
 def test_setting_the_clock_of_the_server_loses_no_stored_message(correction: float) -> None:
-    """If the clock of everybody is set during a connection, the next handshake corrects the start of the replay."""
+    """If all clocks are set during a connection, the next handshake corrects the start of the replay."""
     world, ada, received, reported = linked_private("2.0.0", 0.0)
     world.run_for(10)
     world.clock.sleep(correction)
@@ -306,7 +306,7 @@ def test_a_gap_is_reported_after_a_slow_replay(each: Story) -> None:
 
 
 def test_a_heartbeat_behind_a_replay_does_not_end_the_connection(story: Story) -> None:
-    """Its reply waits behind the replayed messages, perhaps for minutes; that of the next one serves as well (R44)."""
+    """Its reply may wait behind replayed messages for minutes; the reply to the next one is sufficient (R44)."""
     story.open()
     room = story.channel(private=True)
     reported = story.collect(room, gaps())

@@ -12,7 +12,7 @@ from supawire.testing.harness import error_of
 
 from .conftest import Story
 
-# --- what is told of them
+# --- reports
 
 
 def watch_heartbeats(story: Story) -> list[Heartbeat]:
@@ -230,7 +230,7 @@ def test_requests_end_with_the_socket_whose_heartbeat_ends_at_the_same_instant(s
 
 @pytest.mark.parametrize("number", [10, 100])
 @pytest.mark.parametrize("delay", [None, 0.0, 0.05, 7.0, 19.99])
-def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
+def test_a_dead_socket_is_detected_in_time_however_many_joins_are_unanswered(
     make_story: Callable[..., Story], number: int, delay: float | None
 ) -> None:
     """After a join reply, maybe one more frame, then silence: the socket is dropped 35 s later (R4)."""
@@ -250,7 +250,7 @@ def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
 
 
 @pytest.mark.parametrize("silent", [0.0, 5.0, 14.0, 15.0, 20.0, 24.99])
-def test_a_dead_socket_is_noticed_in_time_whenever_a_join_is_sent(story: Story, silent: float) -> None:
+def test_a_dead_socket_is_detected_in_time_whenever_a_join_is_sent(story: Story, silent: float) -> None:
     """A join sent into a dead connection does not delay its detection after 35 s (R4)."""
     story.open()
     story.run_alive(25)
@@ -273,10 +273,10 @@ def test_a_ping_returns_the_round_trip_time(story: Story) -> None:
     assert story.session.stats().last_round_trip == pytest.approx(0.25)
 
 
-# --- a machine that slept
+# --- after sleep of the machine
 
 
-def test_a_jump_of_the_clock_is_noticed_within_seconds(story: Story) -> None:
+def test_a_clock_jump_is_detected_within_seconds(story: Story) -> None:
     """After an hour's sleep a heartbeat is sent within a few seconds, not at the next interval (R6)."""
     story.open()
     story.run_for(6)

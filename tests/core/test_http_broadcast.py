@@ -260,7 +260,7 @@ def test_a_ticket_of_http_is_resolved_once():
 
 
 class Provided(SessionHarness):
-    """A harness with a token provider that answers when the test says so."""
+    """A harness with a token provider whose answers the test gives."""
 
     def __init__(self) -> None:
         super().__init__(SessionOptions(has_token_provider=True))

@@ -36,7 +36,7 @@ def test_rows_reach_their_listeners_after_each_reconnect(each: Story) -> None:
 
 
 def test_each_join_requests_the_bindings_of_its_time(story: Story) -> None:
-    """Listeners added and removed while disconnected are and are not in the next join (R15)."""
+    """The next join has listeners added while disconnected, and not those that were removed (R15)."""
     story.open()
     db = story.channel("db")
     gone: list[object] = []

@@ -167,7 +167,7 @@ def test_ten_refused_joins_cause_no_reconnect() -> None:
 
 
 def test_the_first_join_after_a_lost_connection_has_a_deadline(story: Story) -> None:
-    """The join of a new socket is first in its queue, whatever the old socket left unanswered, and times out (R22)."""
+    """The join of a new socket is first in its queue, whatever was unanswered on the old one, and times out (R22)."""
     story.open()
     room = story.channel()
     story.call(story.session.join, room)
@@ -215,7 +215,7 @@ def test_a_gap_begins_at_the_join_that_delayed_frames(make_story: Callable[..., 
 
 
 def test_a_gap_does_not_begin_before_the_join_of_its_channel(make_story: Callable[..., Story]) -> None:
-    """A channel that was joined while the server was busy with another join misses nothing from before (R44)."""
+    """A channel that was joined while the server was busy with another join has no gap from before its join (R44)."""
     story = make_story()
     story.open()
     story.call(story.session.join, story.channel("slow"))

@@ -156,7 +156,7 @@ def test_leaving_again_and_leaving_an_idle_channel_resolve(story: Story) -> None
 
 @pytest.mark.parametrize("state", ["waiting", "retrying", "failed"])
 def test_a_channel_that_is_not_joined_is_left_at_once(story: Story, state: str) -> None:
-    """If the server has no join of the channel, nothing is sent and nothing is waited for (R24)."""
+    """If the server has no join of the channel, a leave sends nothing and returns at once (R24)."""
     room = story.channel()
     if state == "waiting":
         joining = story.call(story.session.join, room)

@@ -139,7 +139,7 @@ def test_the_end_of_the_active_join_is_followed_by_another(each: Story) -> None:
         assert each.state(room) is ChannelState.JOINED
 
 
-# --- leaving what the server may still have joined
+# --- leaving joins that the server may still have
 
 
 def test_a_join_that_timed_out_is_left_before_the_next(each: Story) -> None:

@@ -16,7 +16,7 @@ from .mirror_harness import Driven, at, change, gap, row
 
 
 def test_rows_are_not_fetched_before_changes_are_live() -> None:
-    """An earlier fetch would miss commits until then."""
+    """A fetch before changes are live would miss commits in between."""
     driven = Driven()
     driven.run(60)
     assert driven.fetches == [] and driven.state is MirrorState.JOINING
@@ -96,7 +96,7 @@ def test_the_old_copy_follows_changes_until_there_is_a_new_one() -> None:
     assert resynced.changes == () and resynced.reason == "refresh"
 
 
-# --- losses
+# --- lost changes
 
 
 def test_a_gap_in_changes_fetches_the_rows_again() -> None:
@@ -160,7 +160,7 @@ def test_lost_changes_abandon_a_fetch() -> None:
 
 
 def test_lost_changes_while_settling_drop_the_new_copy() -> None:
-    """The copy that was about to be shown is now incomplete."""
+    """A copy that waits for the settle time is dropped, because it lacks the lost changes."""
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
     driven.run()
@@ -170,14 +170,14 @@ def test_lost_changes_while_settling_drop_the_new_copy() -> None:
     assert driven.rows == [row(1)] and driven.state is MirrorState.JOINING
 
 
-# --- doubts
+# --- incomplete changes
 
 
 TRUNCATED = change("UPDATE", {"id": 1}, errors="Error 413: Payload Too Large")
 
 
 def test_an_incomplete_change_during_a_fetch_causes_another() -> None:
-    """The fetch may have been too early: its result is shown, but is not live before the next."""
+    """The fetched rows may be older than the change: they are shown, and live after another fetch."""
     driven = Driven()
     driven.ready()
     driven.receive(TRUNCATED)
@@ -262,7 +262,7 @@ def test_too_many_changes_during_a_fetch_make_it_fail() -> None:
 
 
 def test_more_columns_than_selected_are_left_out() -> None:
-    """With `select`, a column that changes never include would become stale."""
+    """With `select`, fetched columns that changes never include are omitted, since they would become stale."""
     driven = Driven(select=("id", "a")).live(row(1, 3))
     assert driven.rows == [{"id": 1, "a": 3}]
 

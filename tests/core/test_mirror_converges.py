@@ -1,6 +1,6 @@
-"""A mirror and a table under random commits, fetches, losses and delays: a live copy is correct and never goes back.
+"""A mirror and a table under random commits, fetches, losses and delays: a live copy is correct and never reverts.
 
-The model knows what the mirror cannot: the commit of each snapshot, and the changes in flight. Changes are delivered
+The model has what the mirror lacks: the commit of each snapshot, and the changes in flight. Changes are delivered
 in commit order, less than `settle` seconds after their commit; a fetch sees the table at any moment between request
 and answer.
 """
@@ -53,7 +53,7 @@ class Life:
         self.fetch: Fetch | None = None
         self.snapshot: list[Row] | None = None
         self.late: tuple[Fetch, list[Row]] | None = None
-        """A cancelled fetch and the answer that it gives nevertheless."""
+        """A cancelled fetch, and its late answer."""
         self.from_events: dict[int, Row] = {}
         """The rows as known from the events alone."""
         self.version: dict[int, int] = {}
@@ -137,10 +137,10 @@ class Life:
             row = {**self.table[key], "a": a, "big": "y" * 99, "v": len(self.log)}
             self.put("UPDATE", key, row, unsent={"big"}, errors="Error 413: Payload Too Large")
 
-    # --- the way
+    # --- the delivery of changes
 
     def join(self, early: int = 0, _: int = 0) -> None:
-        """Make changes live; some that were committed just before are delivered too."""
+        """Make changes live, and deliver some changes that were committed just before."""
         if self.joined:
             return
         self.joined = True
@@ -260,7 +260,7 @@ class Life:
         self.mirror.mark_stale("refresh")
         self.pump()
 
-    # --- what comes of it
+    # --- effects and checks
 
     def pump(self) -> None:
         while self.mirror.effects:
@@ -323,7 +323,7 @@ class Life:
         if self.mirror.state in (MirrorState.LIVE, MirrorState.REFETCHING):
             for key in (self.from_events.keys() | self.history[self.arrived].keys()) - fetched_now:
                 assert self.from_events.get(key) == self.history[self.arrived].get(key)
-        for key in fetched_now:  # it may be shown newer than the changes that have arrived
+        for key in fetched_now:  # the row may be newer than the changes that have arrived
             self.version.pop(key, None)
         for key, row in self.from_events.items() if not self.incomplete_fetch else ():
             assert tuple(sorted(row.items())) in self.ever
@@ -332,7 +332,7 @@ class Life:
                 self.version[key] = row["v"]
 
     def end(self) -> None:
-        """Check that the mirror is live and equals the table once nothing happens any more."""
+        """Let all changes arrive, and check that the mirror is live and equals the table."""
         self.join()
         for _ in range(20):
             self.wait(4)
@@ -360,7 +360,7 @@ Step = tuple[Callable[..., None], int, int]
 
 
 def play(which: str, steps: Iterable[Step], *, by_row: bool = False, refresh_every: float | None = None) -> Life:
-    """Run one sequence of steps and return how it ended. by_row: the user can fetch single rows."""
+    """Run one sequence of steps and return its end. With `by_row` the user can fetch single rows."""
     life = Life(which, by_row=by_row, refresh_every=refresh_every)
     if by_row:
         life.become_live()
@@ -373,8 +373,8 @@ def play(which: str, steps: Iterable[Step], *, by_row: bool = False, refresh_eve
 
 ROW_ACTS: dict[Callable[..., None], int] = {
     Life.insert: 12, Life.update: 24, Life.move: 4, Life.delete: 8, Life.update_to_a_large_row: 24,
-    Life.join: 8, Life.lose: 1, Life.arrive: 24, Life.wait: 16, Life.take_snapshot: 24, Life.answer: 24, Life.refresh: 1,
-    Life.take_row_snapshot: 20, Life.answer_row: 16, Life.answer_row_late: 4, Life.fail_row: 1,
+    Life.join: 8, Life.lose: 1, Life.arrive: 24, Life.wait: 16, Life.take_snapshot: 24, Life.answer: 24,
+    Life.refresh: 1, Life.take_row_snapshot: 20, Life.answer_row: 16, Life.answer_row_late: 4, Life.fail_row: 1,
 }  # fmt: skip
 """The possible steps of a mirror that fetches single rows, and their frequency."""
 
@@ -400,7 +400,7 @@ def play_many(count: int, *, by_row: bool = False) -> None:
     steps=st.lists(st.tuples(st.sampled_from(CHOICES), st.integers(1, 4), st.integers(0, 9)), min_size=40, max_size=80),
 )
 def test_a_mirror_is_the_table_when_it_is_live(which: str, steps: list[Step]) -> None:
-    """Whatever is committed, lost, late or fetched: a live copy is correct, and no row goes back (R44)."""
+    """Whatever is committed, lost, late or fetched: a live copy is correct, and no row reverts (R44)."""
     play(which, steps)
 
 
@@ -415,7 +415,7 @@ def test_a_mirror_is_the_table_when_it_is_live(which: str, steps: list[Step]) ->
 def test_a_mirror_that_fetches_single_rows_is_the_table_when_it_is_live(
     which: str, refresh_every: float | None, steps: list[Step]
 ) -> None:
-    """The same with many incomplete rows, each of which is fetched by itself while all others stay correct."""
+    """With many incomplete rows, each of them is fetched alone, and all others stay correct."""
     play(which, steps, by_row=True, refresh_every=refresh_every)
 
 
@@ -492,15 +492,15 @@ def _any_generation(self: MirrorCore, generation: int) -> bool:
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "what was fetched wins over what changed": lambda patch: patch.setattr(MirrorCore, "_replay", lambda *_: None),
-    "what came while it was fetched is dropped": lambda patch: _instead(
+    "fetched rows replace changed rows": lambda patch: patch.setattr(MirrorCore, "_replay", lambda *_: None),
+    "changes during the fetch are dropped": lambda patch: _instead(
         patch, "fetched", lambda self: self._buffered.clear()
     ),
-    "it is applied newest first": lambda patch: _instead(patch, "fetched", lambda self: self._buffered.reverse()),
+    "changes are applied newest first": lambda patch: _instead(patch, "fetched", lambda self: self._buffered.reverse()),
     "the new copy is shown at once": lambda patch: patch.setattr(MirrorCore, "next_deadline", property(_at_once)),
-    "the answer of an older fetch counts": lambda patch: patch.setattr(MirrorCore, "_is_current", _any_generation),
-    "a gap is not noticed": lambda patch: patch.setattr(MirrorCore, "changes_lost", lambda *_: None),
-    "a row that came in parts is passed over": lambda patch: patch.setattr(MirrorCore, "mark_stale", lambda *_: None),
+    "the answer of an older fetch is used": lambda patch: patch.setattr(MirrorCore, "_is_current", _any_generation),
+    "a gap is ignored": lambda patch: patch.setattr(MirrorCore, "changes_lost", lambda *_: None),
+    "an incomplete row is ignored": lambda patch: patch.setattr(MirrorCore, "mark_stale", lambda *_: None),
 }
 
 
@@ -522,7 +522,7 @@ def _complete_without_fetch(self: TableCopy, op: Put, known_as: Any) -> Row | In
 
 ROW_MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a fetched row does not wait for late changes": _settled_at_once,
-    "a change during the fetch of its row is passed over": lambda patch: patch.setattr(
+    "a change during the fetch of its row is ignored": lambda patch: patch.setattr(
         RowFetches, "changed", lambda *_: None
     ),
     "a delete does not end the fetch of its row": lambda patch: patch.setattr(
@@ -531,7 +531,7 @@ ROW_MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a complete change does not end the fetch of its row": lambda patch: patch.setattr(
         TableCopy, "_complete", lambda *_: None
     ),
-    "the answer of a cancelled fetch counts": lambda patch: patch.setattr(
+    "the answer of a cancelled fetch is used": lambda patch: patch.setattr(
         RowFetches, "_running", lambda self, number: next(iter(self._fetches.items()), None)
     ),
     "an omitted value is taken from an incomplete row": lambda patch: patch.setattr(

@@ -93,7 +93,7 @@ STATES = (joined, joining, rejoining, retrying, idle, failed, waiting, leaving, 
 NOT_JOINED = (joining, retrying, idle, failed, waiting, leaving)
 ENDED = (removed, closing, closed)
 
-# --- what becomes of what was written
+# --- events after a frame was written
 
 
 class Fate(NamedTuple):
@@ -114,7 +114,7 @@ def silence(story: Story, pushed: Pushed) -> None:
 
 
 def lost(written: bool | None) -> Callable[[Story, Pushed], None]:
-    """Return a step that loses the connection; the transport knows, or not, whether the frame was written."""
+    """Return a step that loses the connection, with or without the number of written frames."""
 
     def does(story: Story, pushed: Pushed) -> None:
         total = story.session.sequence
@@ -141,7 +141,7 @@ FATES = {
     "none": Fate(silence, OperationTimeout),
     "link lost before written": Fate(lost(written=False), (ConnectionLostError, False)),
     "link lost after written": Fate(lost(written=True), (ConnectionLostError, True)),
-    "link lost, who knows": Fate(lost(written=None), (ConnectionLostError, True)),
+    "connection lost, unknown whether written": Fate(lost(written=None), (ConnectionLostError, True)),
     "channel ended": Fate(end, (ConnectionLostError, True)),
     "heartbeat missed": Fate(lambda story, _: story.call(story.session.reconnect), (ConnectionLostError, True)),
     "left": Fate(lambda story, one: drop(story.call(story.session.leave, one.topic, 1.0)), (ConnectionLostError, True)),
@@ -285,7 +285,7 @@ def bring_in(story: Story, room: str) -> None:
 
 UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
     "expired": (lambda story, room: story.run_for(10.1), OperationTimeout),
-    "refused for good": (lambda story, room: story.refuse_join("Unauthorized: no"), RealtimeError),
+    "refused permanently": (lambda story, room: story.refuse_join("Unauthorized: no"), RealtimeError),
     "left": (lambda story, room: story.call(story.session.leave, room, 1.0), StateError),
     "removed": (lambda story, room: story.call(story.session.remove, room), ClosedError),
     "closed": (lambda story, room: story.call(story.session.close), ClosedError),
@@ -302,7 +302,7 @@ def test_a_queued_send_that_is_never_sent_fails_with_the_reason(begin: Begin, ho
     does(story, room)
     assert isinstance(story.outcome(ticket), kind)
     assert "not sent" in str(story.outcome(ticket)) or how != "expired"
-    if how in ("expired", "refused for good"):
+    if how in ("expired", "refused permanently"):
         story.call(story.session.join, room)
         story.answer_join()
     assert story.pushed() == []

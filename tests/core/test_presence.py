@@ -63,7 +63,7 @@ def settled(entries: Entries) -> ChannelPresence:
 
 EMPTY: Entries = {}
 
-# --- what is told
+# --- events
 
 
 def test_joins_leaves_and_updates_are_reported_as_such() -> None:
@@ -116,7 +116,7 @@ def test_diffs_before_the_state_are_buffered_and_applied_after_it() -> None:
     assert isinstance(events[-1], PresenceSync)
     assert sum(isinstance(event, PresenceSync) for event in events) == 1
     assert as_tuples(roster.apply(raw({"zoe": [meta("Z")]}), raw(EMPTY))) == [("join", "zoe", ["Z"], [])], (
-        "no longer held"
+        "no longer buffered"
     )
 
 
@@ -162,7 +162,9 @@ def test_a_join_without_presence_clears_the_state() -> None:
     roster = settled({"ada": [meta("A")]})
     roster.joined(enabled=False)
     assert refs(roster.state()) == {}
-    assert as_tuples(roster.apply(raw({"bob": [meta("B")]}), raw(EMPTY))) == [("join", "bob", ["B"], [])], "not held"
+    assert as_tuples(roster.apply(raw({"bob": [meta("B")]}), raw(EMPTY))) == [("join", "bob", ["B"], [])], (
+        "not buffered"
+    )
 
 
 def test_an_unrequested_state_is_applied() -> None:
@@ -209,7 +211,7 @@ def test_the_number_of_buffered_diffs_is_bounded() -> None:
     assert refs(roster.state()) == {"ada": ["4999"]}
 
 
-# --- odd ones
+# --- malformed frames
 
 ODD: list[tuple[bytes, dict[str, list[str]]]] = [
     (b"null", {}),
@@ -391,7 +393,7 @@ def test_presence_of_topics_is_separate(each: Story) -> None:
 
 
 def test_presence_of_too_many_members_is_bounded_and_counted() -> None:
-    """One key with half a million devices, and an excessive number of participants."""
+    """The number of members of a key and the number of keys are limited; dropped ones are counted."""
     metas = [meta(str(number)) for number in range(MAX_METAS + 5)]
     roster = settled({"a": metas})
     assert (len(roster.state()["a"]), roster.malformed) == (MAX_METAS, 1)
@@ -415,7 +417,7 @@ def test_buffered_diffs_are_bounded_in_bytes() -> None:
 
 
 def test_presence_over_the_limits_is_reported(story: Story) -> None:
-    """It is not dropped silently, but logged and counted."""
+    """Dropped presence is logged and counted."""
     story.open()
     room = story.channel()
     story.collect(room, presence())

@@ -1,4 +1,4 @@
-"""Snapshots of presence: they never change, whatever happens to the state."""
+"""Snapshots of presence, which never change."""
 
 import threading
 import tracemalloc
@@ -63,7 +63,7 @@ STEPS = st.one_of(
 
 @given(st.lists(STEPS, max_size=40))
 def test_a_snapshot_never_changes(steps: list[tuple[str, str | int, bool]]):
-    """Each snapshot shows the state at its time, whichever others are kept or dropped."""
+    """Each snapshot has the state at its time, whichever other snapshots are kept or dropped."""
     model = Model()
     for number, (what, *more) in enumerate(steps):
         match what, more:

@@ -1,4 +1,4 @@
-"""This client's own presence: kept across joins, and limited to what the server allows (R35, R45)."""
+"""Tracking of payloads: kept across joins, and limited to what the server allows (R35, R45)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -322,7 +322,7 @@ def test_a_first_track_without_listeners_opens_no_gap(each: Story) -> None:
     assert each.reports(GapReported) == []
 
 
-def test_a_first_track_opens_a_gap_for_what_has_listeners(each: Story) -> None:
+def test_a_first_track_opens_a_gap_for_kinds_with_listeners(each: Story) -> None:
     """The rejoin may lose broadcasts; presence has no listener, so it is not in the gap (R17, R44)."""
     each.open()
     room = each.channel()
@@ -336,7 +336,7 @@ def test_a_first_track_opens_a_gap_for_what_has_listeners(each: Story) -> None:
 
 
 def test_a_listener_added_during_the_rejoin_of_a_first_track_gets_the_gap(each: Story) -> None:
-    """It may have missed events since it was added (R44)."""
+    """The gap is reported to the listener, which may have missed events since it was added (R44)."""
     each.open()
     room = each.joined()
     reported = each.collect(room, gaps())

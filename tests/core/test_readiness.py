@@ -336,8 +336,8 @@ def test_a_repeated_subscription_during_a_rejoin_is_of_the_old_join(make_story: 
     assert reported == [Gap("db", joined_at, story.now.at(), "resubscribed", 0, "not_replayable", lost)]
 
 
-@pytest.mark.parametrize(("pushes", "gaps_told"), [(1, 1), (3, 1), (2, 0)])
-def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: int, gaps_told: int) -> None:
+@pytest.mark.parametrize(("pushes", "expected_gaps"), [(1, 1), (3, 1), (2, 0)])
+def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: int, expected_gaps: int) -> None:
     """Each pushed token makes the server report a subscription; any additional report is a gap (R25)."""
     story.open()
     db = story.channel("db")
@@ -346,10 +346,10 @@ def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: in
     story.system(db, SUBSCRIBED)
     for number in range(pushes):
         story.call(story.session.set_token, Secret(f"token-{number}"))
-    for _ in range(pushes + gaps_told):
+    for _ in range(pushes + expected_gaps):
         story.run_alive(2)
         story.system(db, SUBSCRIBED)
-    assert len(reported) == gaps_told
+    assert len(reported) == expected_gaps
 
 
 def test_an_old_token_push_does_not_explain_a_subscription(story: Story) -> None:

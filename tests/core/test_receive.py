@@ -188,7 +188,7 @@ def test_reading_an_undecodable_payload_of_a_binary_frame_raises() -> None:
 
 
 def test_a_stored_message_with_an_undecodable_payload_is_delivered_once(story: Story) -> None:
-    """It is recognised by its id like any other (R44)."""
+    """A stored message and its copy with the same id are delivered once (R44)."""
     room, events = join_with(story, broadcast())
     frame = framed(story, room, f'{{"event":"e","meta":{{"id":"m1","replayed":true}},"payload":{HUGE}}}')
     for _ in range(2):
@@ -199,7 +199,7 @@ def test_a_stored_message_with_an_undecodable_payload_is_delivered_once(story: S
 
 
 def test_an_undecodable_broadcast_of_a_channel_that_is_not_joined_is_dropped(story: Story) -> None:
-    """No listener can get it, so it is counted and reported (R40)."""
+    """The frame is counted and reported, since no listener can receive it (R40)."""
     _, events = join_with(story, broadcast())
     message = f'{{"event":"e","payload":{HUGE}}}'
     story.receive_raw(framed(story, "realtime:elsewhere", message))
@@ -207,18 +207,18 @@ def test_an_undecodable_broadcast_of_a_channel_that_is_not_joined_is_dropped(sto
     assert events == [] and story.session.stats().garbage_frames == 2 == len(story.reports(UnreadableFrame))
 
 
-def test_a_model_is_made_from_the_text_of_the_frame(story: Story) -> None:
+def test_a_model_is_created_from_the_text_of_the_frame(story: Story) -> None:
     """A Decimal gets every digit and the scale of a number, even beyond the range of float; others get floats."""
     room, events = join_with(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
     for number in ("1.10", "12345678901234567.890", "1e400"):
         story.receive_raw(framed(story, room, f'{{"event":"e","payload":{{"amount":{number}}}}}'))
     assert [str(one.payload.amount) for one in events] == ["1.10", "12345678901234567.890", "1E+400"]
-    assert events[0].payload is events[0].payload, "it is made once"
+    assert events[0].payload is events[0].payload, "it is created once"
     assert [one.payload for one in plain[:2]] == [{"amount": 1.1}, {"amount": 12345678901234567.89}]
 
 
-def test_a_model_of_a_binary_frame() -> None:
+def test_a_model_is_created_from_the_json_of_a_binary_frame() -> None:
     """JSON becomes an object; bytes do not, and are complete in the error."""
     story = Story()
     story.open()
@@ -229,7 +229,7 @@ def test_a_model_of_a_binary_frame() -> None:
     assert refusal(events[1]).raw == b"\x00\x01"
 
 
-def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
+def test_a_model_is_created_from_a_frame_of_an_unusual_shape(story: Story) -> None:
     """A frame that was decoded leniently becomes an object as well (R40)."""
     room, events = join_with(story, broadcast("e", model=Price))
     frame = json.loads(framed(story, room, '{"event":"e","payload":{"amount":"1.10"}}'))
@@ -276,7 +276,7 @@ def test_a_large_broadcast_is_decoded_when_it_is_read(listening: tuple[Story, st
         take(story, b'[null,null,"%s","broadcast",%s]' % (room.encode(), payload))
         frame = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b'{"id":"m2"}', payload=TEXT, json=True)
         take(story, frame, is_binary=True)
-        take(story, frame, is_binary=True)  # it is stored, and has arrived before
+        take(story, frame, is_binary=True)  # a stored message that arrived before
     else:
         take(story, b'{"topic":"%s","event":"broadcast","payload":%s,"ref":null}' % (room.encode(), payload))
     assert [type(event) for event in events] == [LateBroadcast] * len(events)

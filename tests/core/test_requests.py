@@ -34,7 +34,7 @@ def test_a_ticket_is_resolved_once_in_any_order_of_calls(steps: list[tuple[str, 
                 tickets.drop(ticket)
                 if not resolved:
                     dropped.add(ticket)
-    tickets.resolve(None, "nobody")
+    tickets.resolve(None, "no caller")
     tickets.settle_all(ClosedError("the end"))
     settled = [effect.ticket for effect in effects if isinstance(effect, Settle)]
     assert len(settled) == len(set(settled))
@@ -169,7 +169,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
-        """The next deadline is the earliest, each key knows its own, and the heap stays small."""
+        """The next deadline is the earliest, each key has its own deadline, and the heap stays small."""
         assert self.timers.next == min(self.model.values(), default=None)
         assert len(self.timers) == len(self.model)
         assert all(self.timers.deadline(key) == self.model.get(key) for key in range(13))

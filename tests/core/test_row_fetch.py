@@ -1,4 +1,4 @@
-"""Single rows of a mirror that came incomplete and are fetched by themselves."""
+"""Single fetches of rows of which a mirror received an incomplete change."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def kinds(driven: Driven) -> list[tuple[type[Any], Any]]:
     return [(type(event), event.key) for event in driven.events]
 
 
-def test_only_the_row_is_fetched_that_came_incomplete() -> None:
-    """The mirror is not live until the row is known; all rows are not fetched again."""
+def test_only_the_incomplete_row_is_fetched() -> None:
+    """The mirror is not live until the row is complete; the other rows are not fetched again."""
     driven = by_row(row(1), row(2))
     driven.receive(truncated(1, v=1))
     assert driven.state is MirrorState.REFETCHING and driven.rows == [row(1), row(2)]
@@ -47,7 +47,7 @@ def test_only_the_row_is_fetched_that_came_incomplete() -> None:
 
 
 def test_an_inserted_row_is_shown_when_it_is_fetched() -> None:
-    """A row that came incomplete at its INSERT is not in the copy before; one that is gone never is."""
+    """A row with an incomplete INSERT is added after its fetch, or never if the fetch finds no row."""
     driven = by_row()
     driven.receive(truncated(1, "INSERT"), truncated(2, "INSERT"))
     one, two = driven.rows_fetched
@@ -59,8 +59,8 @@ def test_an_inserted_row_is_shown_when_it_is_fetched() -> None:
     assert driven.state is MirrorState.LIVE
 
 
-def test_a_row_that_left_is_deleted_when_its_fetch_finds_none() -> None:
-    """`None` means that there is no such row, or that it does not match the filter any more."""
+def test_a_row_is_deleted_when_its_fetch_finds_none() -> None:
+    """A fetch that returns `None` deletes the row: it does not exist or no longer matches the filter."""
     driven = by_row(row(1))
     driven.receive(truncated(1))
     driven.answer_row(None)
@@ -69,8 +69,8 @@ def test_a_row_that_left_is_deleted_when_its_fetch_finds_none() -> None:
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_a_later_complete_change_wins(answered: bool) -> None:
-    """It is newer than the incomplete one and says everything, so the fetch is cancelled and its answer dropped."""
+def test_a_later_complete_change_replaces_the_fetch(answered: bool) -> None:
+    """A complete change is newer than the incomplete one, so the fetch is cancelled and its answer dropped."""
     driven = by_row(row(1))
     driven.receive(truncated(1, v=1))
     if answered:
@@ -84,8 +84,8 @@ def test_a_later_complete_change_wins(answered: bool) -> None:
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_a_later_delete_wins(answered: bool) -> None:
-    """A deleted row does not come back with the answer of its fetch."""
+def test_a_later_delete_ends_the_fetch(answered: bool) -> None:
+    """The answer of its fetch does not add a deleted row again."""
     driven = by_row(row(1))
     driven.receive(truncated(1, v=1))
     if answered:
@@ -113,7 +113,7 @@ def test_another_incomplete_change_during_the_fetch_fetches_the_row_again() -> N
 
 
 def test_an_incomplete_change_after_the_answer_fetches_the_row_again() -> None:
-    """Within the settle time it is not known whether the answer includes the change."""
+    """Within the settle time the answer may lack the change, so the row is fetched again."""
     driven = by_row(row(1))
     driven.receive(truncated(1, v=1))
     driven.answer_row(row(1, big="y", v=1))
@@ -129,8 +129,8 @@ def test_an_incomplete_change_after_the_answer_fetches_the_row_again() -> None:
     assert driven.state is MirrorState.LIVE and driven.rows == [row(1, big="y", v=2)]
 
 
-def test_a_server_that_is_late_is_waited_for() -> None:
-    """While changes from before the answer arrive, of whatever row, the answer waits longer."""
+def test_the_answer_waits_for_late_changes() -> None:
+    """While changes of any row arrive that are older than the answer, the answer is not applied."""
     driven = by_row(row(1), row(2))
     driven.receive(truncated(1, v=1))
     driven.answer_row(row(1, big="y", v=1))
@@ -144,7 +144,7 @@ def test_a_server_that_is_late_is_waited_for() -> None:
 
 
 def test_an_incomplete_row_with_another_key_is_a_deleted_and_a_fetched_one() -> None:
-    """The row has certainly left its old key."""
+    """The old key is deleted at once, and the row with the new key is fetched."""
     driven = by_row(row(1))
     sent = row(2, v=1)
     del sent["big"]
@@ -155,8 +155,8 @@ def test_an_incomplete_row_with_another_key_is_a_deleted_and_a_fetched_one() -> 
     assert driven.rows == [row(2, big="y", v=1)] and kinds(driven) == [(RowDeleted, 1), (RowInserted, 2)]
 
 
-def test_a_value_that_was_not_sent_and_is_not_known_is_fetched_with_its_row() -> None:
-    """So are rows with a column of which the server sends only the beginning."""
+def test_a_missing_value_of_an_unknown_row_causes_a_fetch() -> None:
+    """A row is fetched if a change lacks a value that the copy does not have, or contains only its beginning."""
     driven = by_row()
     driven.receive(change("UPDATE", {"id": 1, "a": 1, "v": 1}))
     assert list(driven.rows_fetched.values()) == [{"id": 1}]
@@ -165,8 +165,8 @@ def test_a_value_that_was_not_sent_and_is_not_known_is_fetched_with_its_row() ->
     assert list(driven.rows_fetched.values()) == [{"id": 1}]
 
 
-def test_rows_that_come_incomplete_during_a_fetch_of_all_rows_are_fetched_after_it() -> None:
-    """The copy is shown first, and is live when they are known."""
+def test_rows_that_are_incomplete_after_a_fetch_of_all_rows_are_fetched_alone() -> None:
+    """The copy is shown first, and is live when these rows are complete."""
     driven = Driven(by_row=True)
     driven.ready()
     driven.receive(truncated(1, v=1))
@@ -181,7 +181,7 @@ def test_rows_that_come_incomplete_during_a_fetch_of_all_rows_are_fetched_after_
 
 
 def test_too_many_incomplete_rows_fetch_all_rows() -> None:
-    """More than the most at once are cheaper to fetch together."""
+    """With more incomplete rows than the maximum, all rows are fetched together."""
     driven = by_row(*map(row, range(4)), most_rows=3)
     driven.receive(*(truncated(key, v=1) for key in range(3)))
     assert len(driven.rows_fetched) == 3 and driven.state is MirrorState.REFETCHING
@@ -196,7 +196,7 @@ def test_too_many_incomplete_rows_fetch_all_rows() -> None:
     [(row(9), "key 9"), ([row(1)], "mapping"), ({"a": 1}, "without id")],
     ids=["another key", "list", "no key"],
 )
-def test_what_is_not_the_row_fails_its_fetch(given: Any, text: str) -> None:
+def test_a_fetch_that_returns_another_row_fails(given: Any, text: str) -> None:
     """The error is reported, and all rows are fetched."""
     driven = by_row(row(1))
     driven.receive(truncated(1))
@@ -225,7 +225,7 @@ def test_a_fetch_that_fails_fetches_all_rows() -> None:
 
 @pytest.mark.parametrize("end", ["lost", "stale", "closed"])
 def test_the_fetches_of_rows_end_with_the_copy(end: str) -> None:
-    """A loss, a gap or the end cancels them; what they answer is dropped."""
+    """A loss, a gap or the end cancels the fetches; late answers are dropped."""
     driven = by_row(row(1))
     driven.receive(truncated(1, v=1))
     match end:
@@ -243,7 +243,7 @@ def test_the_fetches_of_rows_end_with_the_copy(end: str) -> None:
 
 
 def test_without_a_fetch_of_rows_all_rows_are_fetched() -> None:
-    """Values that a later change omits are not taken from a row that came incomplete."""
+    """All rows are fetched, and omitted values are not taken from an incomplete row."""
     driven = Driven().live(row(1))
     driven.receive(truncated(1, v=1))
     unsent = row(1, v=2)

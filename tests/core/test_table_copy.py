@@ -12,7 +12,7 @@ from supawire.selectors import ChangesSelector
 
 from .mirror_harness import COLUMNS, Driven, change, row
 
-# --- changes that do not say all
+# --- incomplete changes
 
 
 UNCLEAR = {
@@ -22,7 +22,7 @@ UNCLEAR = {
     "an update without its old key": change("UPDATE", row(1), {}),
     "a row without its key": change("INSERT", {"a": 1}),
     "a delete without its key": change("DELETE", {}, {}),
-    "a row that is no row": change("INSERT", []),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    "a row that is not an object": change("INSERT", []),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     "a char(n)": change("UPDATE", row(1) | {"code": "D"}, columns=COLUMNS | {"code": "bpchar"}),
     "a large value that is not known": change("UPDATE", {"id": 7, "a": 1, "v": 1}),
     "the key of another row": change("UPDATE", row(2), {"id": 1}),
@@ -61,7 +61,7 @@ def test_a_delete_needs_only_the_key() -> None:
 
 
 def test_a_row_whose_key_changes_stays_one_row() -> None:
-    """It is reported as an update with both keys."""
+    """A change of the key is reported as an update with both keys."""
     driven = Driven().live(row(1))
     driven.receive(change("UPDATE", row(2, v=1), {"id": 1}))
     [event] = driven.events
@@ -79,8 +79,8 @@ def test_a_key_may_have_several_columns() -> None:
 
 
 @pytest.mark.parametrize("key", [1, "13", None])
-def test_what_cannot_be_a_key_of_several_columns_is_not_found(key: Any) -> None:
-    """It is looked up like any other key, without an error."""
+def test_an_invalid_key_of_several_columns_is_not_found(key: Any) -> None:
+    """A lookup of a key with the wrong shape finds no row and raises no error."""
     driven = Driven(key=("id", "a")).live(row(1, 3))
     assert driven.mirror.key.lookup(key) not in driven.mirror.rows
 
@@ -139,7 +139,7 @@ def test_with_a_filter_changes_of_the_whole_table_are_requested_too() -> None:
 
 @pytest.mark.parametrize("ids", [(5, 3), (3, 5)])
 def test_a_row_matches_in_any_order_of_its_ids(ids: tuple[int, int]) -> None:
-    """The server lists the ids of a row's bindings in no useful order; the listeners' order counts."""
+    """The server lists the ids of a row's bindings in any order; the listeners are called in their own order."""
     driven, index = Driven(filter="a=gte.5", filter_columns=frozenset({"a"})), Index()
     for listener in driven.mirror.listeners(lambda change, *, inside: driven.receive(change, inside=inside)):
         index.add(listener)

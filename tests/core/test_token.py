@@ -44,7 +44,7 @@ def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
     return [frame.payload.get("access_token") for frame in story.sent(event)]
 
 
-# --- the newest token, everywhere
+# --- the newest token
 
 
 def test_the_provider_is_called_before_each_connect_and_each_join(harness: Story) -> None:
@@ -201,7 +201,7 @@ def test_a_token_set_by_the_user_supersedes_a_pending_request(harness: Story) ->
     harness.give_token("late")
     harness.answer_join()
     harness.run_alive(30)
-    assert harness.errors == [], "nobody is late who is not waited for"
+    assert harness.errors == [], "no timeout is reported for a superseded request"
     assert tokens(harness, "access_token") == []
 
 
@@ -339,7 +339,7 @@ def test_a_new_token_in_time_avoids_a_rejoin(make_story: Callable[..., Story]) -
     assert tokens(story) == ["v1"] and tokens(story, "access_token") == ["v2"]
 
 
-# --- no opinion of our own
+# --- tokens are not validated
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(harness: Story, t
 
 @pytest.mark.parametrize("subject", ["", "a", "ab", "abc"])
 def test_the_expiry_of_a_token_of_any_length_is_read(subject: str) -> None:
-    """JWTs leave out the padding of base64, so the payload's own length says how much is missing."""
+    """JWTs leave out the padding of base64, so the missing padding follows from the length of the payload."""
     payload = base64.urlsafe_b64encode(b'{"exp":1764000000,"sub":"%s"}' % subject.encode()).decode().rstrip("=")
     assert expiry(Secret(f"eyJhbGciOiJIUzI1NiJ9.{payload}.sign")) == 1764000000
 
@@ -386,7 +386,7 @@ def test_new_keys_are_not_sent_as_tokens(make_story: Callable[..., Story]) -> No
     assert on_wire(Secret("sb_x")) is None
 
 
-# --- secrets stay secret
+# --- secrets
 
 
 def test_no_effect_that_holds_a_token_shows_it(make_story: Callable[..., Story]) -> None:

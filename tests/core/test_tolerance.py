@@ -30,7 +30,7 @@ def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
 
 @pytest.fixture(params=PROTOCOLS)
 def live(request: pytest.FixtureRequest) -> tuple[Story, str, list[Any]]:
-    """The same in each version."""
+    """A joined channel and its events, in each version."""
     return busy(request.param)
 
 
@@ -110,7 +110,9 @@ def test_text_that_is_not_a_frame_is_counted_and_dropped(live: Live, name: str) 
     story, _, events = live
     story.receive_raw(TEXTS[name])
     stats = story.session.stats()
-    assert stats.garbage_frames + stats.unknown_frames + stats.stale_frames + len(events) >= 1, "it vanished"
+    assert stats.garbage_frames + stats.unknown_frames + stats.stale_frames + len(events) >= 1, (
+        "the frame was not counted"
+    )
     assert still_receives(live)
 
 
@@ -125,7 +127,7 @@ def test_bytes_that_are_not_a_frame_are_counted_and_dropped(live: Live, name: st
 
 
 def test_twelve_unreadable_frames_in_a_row_are_dropped(live: Live) -> None:
-    """The frames of the local server's fault `garbage` end nothing (R40)."""
+    """The frames of the local server's fault `garbage` do not end the connection (R40)."""
     story, _, _ = live
     for data, binary_ in GARBAGE:
         story.receive_raw(data, binary=binary_)
@@ -143,7 +145,7 @@ def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
     assert still_receives(live)
 
 
-# --- odd, and yet frames
+# --- unusual frames
 
 
 def test_refs_may_be_numbers(live: Live) -> None:
@@ -273,7 +275,7 @@ ODD_CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", ODD_CHANGES)
-def test_rows_with_odd_members_are_delivered(live: Live, name: str) -> None:
+def test_rows_with_unusual_members_are_delivered(live: Live, name: str) -> None:
     """Null or missing times, columns and records, and errors of any shape reach the listener (R40)."""
     story, room, events = live
     data, errors = ODD_CHANGES[name]
