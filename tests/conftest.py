@@ -48,7 +48,7 @@ def answered() -> Iterator[None]:
             thread.join(5)
 
 
-# --------------------------------------------------------------------------------------- nothing leaves this machine
+# ------------------------------------------------------------------------------------- no connections to other machines
 
 
 class OutsideConnection(RuntimeError):
@@ -86,8 +86,8 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
     raise OutsideConnection(f"{what}: tests talk to 127.0.0.1, ::1 and Unix sockets only")
 
 
-# An audit hook cannot be taken off again, and sees what is done in C and in threads; code that swallows the exception
-# does not get away with it, because the fixture below looks at what was noted.
+# An audit hook cannot be removed, and is also called for C code and other threads. If code ignores the exception, the
+# fixture below fails the test because of the recorded attempt.
 sys.addaudithook(_watch)
 
 
@@ -99,7 +99,7 @@ def stay_inside() -> Iterator[None]:
     assert not _outside, f"reached outside of this machine: {', '.join(_outside)}"
 
 
-# ------------------------------------------------------------------------------- programs a fresh machine may not have
+# ----------------------------------------------------------------------------------------- programs that may be missing
 
 
 def _on_path(*names: str) -> Callable[[], str | None]:
@@ -127,9 +127,9 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "chromium": _on_path("chromium", "chromium-browser", "google-chrome"),
     "conformance": _beside("shared/conformance/replay.py"),
     "frames": _beside("shared/frames"),
-    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/20-interop puts these four there
+    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/20-interop installs these four
     "supabase-py": _installed("build/interop-python", "supabase"),
-    "frameworks": _installed("build/frameworks", "fastapi"),  # and 20-frameworks this one
+    "frameworks": _installed("build/frameworks", "fastapi"),  # 20-frameworks installs this one
     "realtime-js": _inside("tests/interop/peers/node_modules/@supabase/realtime-js"),
     "supabase-js": _inside("tests/interop/peers/node_modules/@supabase/supabase-js"),
 }
@@ -154,7 +154,7 @@ def require() -> Callable[[str], str]:
 
 @pytest.fixture(autouse=True)
 def needed(request: pytest.FixtureRequest) -> None:
-    """`@pytest.mark.needs("node", "chromium")` does the same for a test or a module."""
+    """Skip or fail a test or module with `@pytest.mark.needs("node", "chromium")` as `find_needed` does."""
     for marker in request.node.iter_markers("needs"):
         for name in marker.args:
             find_needed(name)

@@ -1,6 +1,6 @@
 """The threads and open files of this process, as a set that can be compared.
 
-Others' things may end while a test looks: Trio, for one, lets go of an idle thread after ten seconds.
+Threads of other libraries may end during a test: Trio, for example, ends an idle thread after ten seconds.
 """
 
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 OPEN_FILES: Final = Path("/proc/self/fd")
-"""Lists what is open, where the system has it; elsewhere only threads are seen."""
+"""The folder of open files; systems without it are checked for threads only."""
 
-PATIENCE: Final = 10.0
+CLOSE_TIMEOUT: Final = 10.0
 """Seconds within which the other end of a closed connection must be gone."""
 
 
@@ -26,18 +26,18 @@ class Held:
 
     @classmethod
     def now(cls) -> "Held":
-        """Return what is held at this moment."""
+        """Return the current threads and open files."""
         return cls(frozenset(threading.enumerate()), frozenset(_open_files()))
 
     def since(self, before: "Held") -> list[str]:
-        """Return what was not held before."""
+        """Return the threads and files that are not in the earlier set."""
         threads = [thread.name for thread in self.threads - before.threads]
         return sorted(threads + [f"{number} {target}" for number, target in self.files - before.files])
 
 
 def left_since(before: Held) -> list[str]:
-    """Return what is still held and was not before; waits, since a server in this process closes its ends later."""
-    deadline = time.monotonic() + PATIENCE
+    """Return new threads and files after a wait, because a server in this process closes its ends later."""
+    deadline = time.monotonic() + CLOSE_TIMEOUT
     while left := Held.now().since(before):
         if time.monotonic() > deadline:
             break
@@ -50,8 +50,8 @@ def _open_files() -> list[tuple[str, str]]:
     for entry in OPEN_FILES.iterdir() if OPEN_FILES.is_dir() else ():
         try:
             target = str(entry.readlink())
-        except FileNotFoundError:  # the listing itself, and what closed meanwhile
+        except FileNotFoundError:  # the file of the listing itself, and files closed meanwhile
             continue
-        if target != os.devnull:  # uvloop puts it in the place of a socket that it is about to close
+        if target != os.devnull:  # uvloop replaces a socket by it just before closing
             found.append((entry.name, target))
     return found

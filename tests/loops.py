@@ -45,10 +45,10 @@ def install(name: str | None = None) -> None:
     make = LOOPS.get(name or chosen())
     if make is None:
         return
-    make().close()  # what is not installed is reported here
+    make().close()  # raises if the loop is not installed
     policies: Any = asyncio
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.14, where nothing else is global
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.14 has no other global setting
         base: Any = policies.DefaultEventLoopPolicy
 
         class Policy(base):

@@ -11,7 +11,7 @@ from supawire._values.models import check_model
 from supawire.events import ChangeData, LateBroadcast, with_model
 
 typed_dict: Any = TypedDict
-"""To be called with fields that no type checker knows."""
+"""`TypedDict` without static types, for fields that type checkers reject."""
 
 Kind = type[Insert[Any]] | type[Update[Any]]
 
@@ -39,7 +39,7 @@ def message_of(payload: str | bytes, model: type[Any]) -> Any:
 
 
 def refusal(event: Any, attribute: str = "record") -> RowError:
-    """Return the error that reading raises."""
+    """Return the error that is raised when the attribute is read."""
     with pytest.raises(RowError) as caught:
         getattr(event, attribute)
     return caught.value

@@ -43,7 +43,7 @@ def run_pytest(folder: Path, source: str, **environment: str) -> str:
 
 @pytest.mark.slow
 def test_a_test_that_connects_to_another_machine_fails(tmp_path: Path):
-    """It fails even if its code ignores the refusal."""
+    """A test that connects to another machine fails even if its code ignores the exception."""
     tests = [
         f"def test_{way}():\n    try:\n        {call}\n    except Exception:\n        pass\n"
         for way, call in ESCAPES.items()
@@ -57,11 +57,11 @@ def test_a_test_that_connects_to_another_machine_fails(tmp_path: Path):
 def test_a_missing_program_skips_or_fails_the_test(tmp_path: Path):
     """A test whose program is missing is skipped with the reason, and fails if SUPAWIRE_REQUIRE names it."""
     source = "import pytest\n@pytest.mark.needs('chromium')\ndef test_it(): pass\n"
-    silent = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="")
-    assert "not run: chromium is not on this machine" in silent
-    demanded = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="node,chromium")
-    assert "SUPAWIRE_REQUIRE names it" in demanded
-    assert "1 error" in demanded
+    skipped = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="")
+    assert "not run: chromium is not on this machine" in skipped
+    required = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="node,chromium")
+    assert "SUPAWIRE_REQUIRE names it" in required
+    assert "1 error" in required
 
 
 async def test_async_tests_run_without_a_mark(anyio_backend_name: str):

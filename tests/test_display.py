@@ -92,9 +92,9 @@ def test_an_unknown_frame_is_logged_on_one_line(caplog: pytest.LogCaptureFixture
 
 def test_short_values_are_not_treated_as_secrets():
     """A key of one letter occurs in every word and is not replaced."""
-    said = "127.0.0.1 cannot be reached with key-of-mine, says Bearer long-long-token"
-    assert hide(said, [Secret("a"), None, Secret("")], ["short"]) == said
-    assert hide(said, [Secret("key-of-mine")], ["Bearer long-long-token"]) == (
+    text = "127.0.0.1 cannot be reached with key-of-mine, says Bearer long-long-token"
+    assert hide(text, [Secret("a"), None, Secret("")], ["short"]) == text
+    assert hide(text, [Secret("key-of-mine")], ["Bearer long-long-token"]) == (
         "127.0.0.1 cannot be reached with ***, says ***"
     )
 

@@ -54,7 +54,7 @@ JOIN = {
     "join crashed": R,
     "too many channels joined": G,
     "unmatched topic": G,
-    # what old and future servers say
+    # texts of old and future servers
     "SomethingNew: nobody knows": R,
     "SomethingNew: your token is expired": T,
     "%{code: :unknown, detail: ...}": R,
@@ -250,7 +250,7 @@ def test_no_close_code_is_permanent(code: int | None):
 
 @pytest.mark.parametrize(("status", "text", "action"), HTTP)
 def test_every_http_status_has_its_action(status: int, text: str, action: Action):
-    """An HTTP refusal is an HttpError with status and body, and `retryable` tells whether a retry can help (R34)."""
+    """An HTTP refusal is an HttpError with status and body, and `retryable` is whether a retry can succeed (R34)."""
     assert _server_errors.classify_http(status, text).action is action
     error = _server_errors.http_error(status, json.dumps({"message": text}))
     assert (type(error), error.status) == (_server_errors.HttpError, status)
@@ -292,7 +292,7 @@ ROWS = [
 
 
 def test_every_row_can_be_reached():
-    """No row of a table is hidden by an earlier one that matches everything it matches."""
+    """No row of a table matches only texts that an earlier row matches."""
     for table in (
         _server_errors.JOIN_REASONS,
         _server_errors.HANDSHAKE,
@@ -343,7 +343,7 @@ def test_errors_can_be_copied_and_pickled(kind: type[_server_errors.RealtimeErro
 
 
 def test_attributes_of_single_classes_can_be_copied():
-    """Attributes that only some classes have are kept, too."""
+    """A copy keeps the attributes that only some classes have."""
     made: list[_server_errors.RealtimeError] = [
         _server_errors.ConnectError("x", status=401, body="b", retry_after=2.0),
         _server_errors.ConnectionLostError("x", maybe_sent=False, close_code=1001),

@@ -82,7 +82,7 @@ EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 @EVERY
 def test_events_with_equal_contents_are_equal(make: Any):
-    """They also have the same hash."""
+    """Events with equal contents are equal and have the same hash."""
     assert make() == make() and hash(make()) == hash(make())
     assert make() != object() and make() != None  # noqa: E711
 
@@ -94,7 +94,7 @@ def test_events_with_other_contents_differ():
 
 
 @EVERY
-@pytest.mark.parametrize("read", [False, True], ids=["as it came", "read"])
+@pytest.mark.parametrize("read", [False, True], ids=["unread", "read"])
 @pytest.mark.parametrize(
     "copied",
     [lambda event: pickle.loads(pickle.dumps(event)), copy.copy, copy.deepcopy],
@@ -164,14 +164,14 @@ def test_the_repr_has_a_maximum_length(event: Any):
     assert len(repr(event)) < 3000
 
 
-class Sore:
+class FailingRepr:
     def __repr__(self) -> str:
         raise ValueError("no")
 
 
 def test_a_failing_repr_of_a_user_class_is_replaced():
     """When the `__repr__` of a user's class raises, the class and the exception are named instead."""
-    assert "<Sore whose repr raised ValueError>" in repr(Broadcast("room", "e", [Sore()]))
+    assert "<FailingRepr whose repr raised ValueError>" in repr(Broadcast("room", "e", [FailingRepr()]))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_secrets_are_not_printed(event: Any):
 
 
 def test_unreadable_data_can_be_printed_compared_and_copied():
-    """Only reading it raises an error."""
+    """An event with unreadable data raises an error only when the data is read."""
     broken = ChangeData("public", "users", "INSERT", None, Raw(b"["), Raw(b"{"), Raw(b"null"), Raw(b"?"))
     change = Insert[Any]("room", broken)
     assert repr(change).startswith("Insert(topic='room', schema='public', table='users', record=<1 bytes that cannot")
@@ -202,8 +202,8 @@ def test_unreadable_data_can_be_printed_compared_and_copied():
         print(change.record)
     message = LateBroadcast[Any]("room", "e", msgspec.UNSET, None, False, b"", Raw(b"{x"), None)
     assert "payload=<2 bytes that cannot be read>" in repr(message) and message == copy.copy(message)
-    torn = Presence("key", "ref", None, Raw(b"{"))
-    assert "payload=<1 bytes" in repr(torn) and torn == copy.copy(torn)
+    invalid = Presence("key", "ref", None, Raw(b"{"))
+    assert "payload=<1 bytes" in repr(invalid) and invalid == copy.copy(invalid)
 
 
 def test_printing_creates_no_model_objects():
@@ -253,7 +253,7 @@ def test_created_events_equal_received_ones():
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "expected"),
     [
         (lambda: testing.insert("t", cast("Any", [1])), "record must be a mapping"),
         (lambda: testing.insert("t", {"a": object()}), "no column type"),
@@ -264,9 +264,9 @@ def test_created_events_equal_received_ones():
         (lambda: testing.row_deleted({"a": 1}, key=[]), "key must be"),
     ],
 )
-def test_invalid_arguments_for_events_are_refused(call: Any, says: str):
-    """The error names the argument."""
-    with pytest.raises(InvalidArgumentError, match=says):
+def test_invalid_arguments_for_events_are_refused(call: Any, expected: str):
+    """An invalid argument raises an error that names it."""
+    with pytest.raises(InvalidArgumentError, match=expected):
         call()
 
 

@@ -160,7 +160,7 @@ def test_a_list_is_kept_as_an_array_literal():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("x=is.nul", "must be null, true, false, or unknown"),
         ("x=is.NULL", "must be null, true, false, or unknown"),
@@ -173,9 +173,9 @@ def test_a_list_is_kept_as_an_array_literal():
         ("a=foo.1", "unknown operator"),
     ],
 )
-def test_check_refuses_what_no_table_can_satisfy(text: str, said: str):
+def test_check_refuses_what_no_table_can_satisfy(text: str, expected: str):
     """check() refuses locally what the server would refuse for every table."""
-    with pytest.raises(InvalidArgumentError, match=said):
+    with pytest.raises(InvalidArgumentError, match=expected):
         check(text)
 
 
@@ -201,7 +201,7 @@ TOO_LARGE = "ERROR 22003 (numeric_value_out_of_range) "
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "said"),
+    ("text", "kind", "expected"),
     [
         ("id=eq.abc", "int4", 'ERROR 22P02 (invalid_text_representation) invalid input syntax for type integer: "abc"'),
         ("id=eq.abc", None, None),
@@ -235,9 +235,9 @@ TOO_LARGE = "ERROR 22003 (numeric_value_out_of_range) "
         ("a=in.(" + ",".join(["1"] * 101) + ")", "int4", f"{RAISED}too many values for `in` filter. Maximum 100"),
     ],
 )
-def test_problems_have_the_text_of_postgresql(text: str, kind: str | None, said: str | None):
+def test_problems_have_the_text_of_postgresql(text: str, kind: str | None, expected: str | None):
     """PostgreSQL's error for subscribing to a condition is predicted without a database."""
-    assert problem(parse(text)[0], kind) == said
+    assert problem(parse(text)[0], kind) == expected
 
 
 # value on the wire, type, condition, whether PostgreSQL says true

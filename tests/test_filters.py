@@ -216,7 +216,7 @@ def test_any_column_name_is_supported_or_refused(name: str):
     assert [condition.column for condition in parse(str(where))] == [name, name]
 
 
-# --- what an expression is
+# --- properties of expressions
 
 
 def test_expressions_are_values():
@@ -247,7 +247,7 @@ def test_the_repr_shows_what_is_sent():
     assert repr(where) == "(col('a') >= '1.50') & ~col('b').in_(['1', 'x y']) & col('a').is_(None)"
 
 
-# --- meaning
+# --- evaluation
 
 LAWS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -276,15 +276,15 @@ pairs = st.one_of(
 @given(pairs)
 def test_comparisons_agree_with_python(pair: tuple[Any, Any]):
     """For a row with a value, an expression is true where Python's comparison is, and its negation where it is not."""
-    value, wanted = pair
+    value, other = pair
     row = {"a": value}
     for law in LAWS.values():
-        where: Any = law(a, wanted)
-        assert matches(where.conditions, row) is law(value, wanted)
-        assert matches((~where).conditions, row) is not law(value, wanted)
-    assert matches(a.is_distinct_from(wanted).conditions, row) is (value != wanted)
-    assert matches(a.in_([wanted]).conditions, row) is (value == wanted)
-    assert matches((~a.in_([wanted])).conditions, row) is (value != wanted)
+        where: Any = law(a, other)
+        assert matches(where.conditions, row) is law(value, other)
+        assert matches((~where).conditions, row) is not law(value, other)
+    assert matches(a.is_distinct_from(other).conditions, row) is (value != other)
+    assert matches(a.in_([other]).conditions, row) is (value == other)
+    assert matches((~a.in_([other])).conditions, row) is (value != other)
 
 
 @given(conditions_alone)
@@ -316,7 +316,7 @@ def test_patterns_are_evaluated():
         assert not matches(where.conditions, row), where
 
 
-# --- where it goes
+# --- use in selectors
 
 
 @pytest.mark.parametrize("pattern", ["***=a(", "(?x)a", "[[=a=]]", r"\yword\y", "[[:<:]]a", "{,}", r"(\d+)-(\w)*"])

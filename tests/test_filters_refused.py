@@ -1,6 +1,6 @@
 """Python expressions that the filter syntax does not support: refused where they are written, with a hint.
 
-Type checkers refuse most of it too, as tests/typing shows; here the names are of no type, as for those who run none.
+Type checkers refuse most of it too, as tests/typing shows; here the names have no types, as without a type checker.
 """
 
 from collections.abc import Callable
@@ -108,10 +108,10 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("write", "said", "hint"), REFUSED, ids=count())
-def test_unsupported_expressions_are_refused_with_a_hint(write: Callable[[], Any], said: str, hint: str):
+@pytest.mark.parametrize(("write", "expected", "hint"), REFUSED, ids=count())
+def test_unsupported_expressions_are_refused_with_a_hint(write: Callable[[], Any], expected: str, hint: str):
     """An expression that the syntax does not support raises where it is written, with a hint."""
-    with pytest.raises(InvalidArgumentError, match=said) as caught:
+    with pytest.raises(InvalidArgumentError, match=expected) as caught:
         write()
     if hint:
         assert caught.value.hint is not None

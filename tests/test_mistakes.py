@@ -33,7 +33,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl"
 @dataclass
 class Mistake:
     code: Callable[[], Any]
-    says: str
+    expected: str
     kind: type[RealtimeError] = InvalidArgumentError
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ def refused(mistake: Mistake) -> RealtimeError:
 def test_a_mistake_raises_an_error_that_explains_it(mistake: Mistake):
     """Each raises at once, before anything is sent, and never shows a secret."""
     text = str(refused(mistake))
-    assert mistake.says in text
+    assert mistake.expected in text
     assert "hush" not in text and JWT not in text
 
 
@@ -153,15 +153,15 @@ CALLS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda client, _: client.mirror("public.users", key="id", fetch=list), "changes('users', schema='public')"
     ),
 }  # fmt: skip
-CALL = pytest.mark.parametrize(("call", "says"), CALLS.values(), ids=CALLS)
+CALL = pytest.mark.parametrize(("call", "expected"), CALLS.values(), ids=CALLS)
 
 
 @CALL
-def test_a_wrong_call_of_the_sync_client_is_explained(client: Any, call: Callable[[Any, Any], Any], says: str):
+def test_a_wrong_call_of_the_sync_client_is_explained(client: Any, call: Callable[[Any, Any], Any], expected: str):
     """The sync client raises the same errors."""
     with pytest.raises(InvalidArgumentError) as caught:
         call(client, client.channel("room"))
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("call", [lambda it: it, lambda it: it.channel("room"), lambda it: it.listen()])
@@ -183,12 +183,12 @@ async def test_async_objects_explain_their_use_in_sync_code(served: LocalServer)
                 enter(it)
         with pytest.raises(StateError, match="Write `async for event in stream:`"):
             iterate(stream)
-        with pytest.raises(TypeError):  # as web frameworks try it
+        with pytest.raises(TypeError):  # web frameworks call iter()
             iter(objects[2])
-        for call, says in CALLS.values():
+        for call, expected in CALLS.values():
             with pytest.raises(InvalidArgumentError) as caught:
                 call(client, room)
-            assert says in str(caught.value)
+            assert expected in str(caught.value)
 
 
 def test_a_table_name_may_contain_a_dot():

@@ -25,10 +25,10 @@ from tests.modelled import change_of, message_of, refusal, typed_dict
 
 T = TypeVar("T")
 
-create: Any = create_model  # what it takes depends on the fields
+create: Any = create_model  # its arguments depend on the fields
 
 
-# --- what fits
+# --- supported models
 
 
 class Mood(Enum):
@@ -270,13 +270,15 @@ def test_old_record_is_always_a_dict():
     assert update.old_record == {"id": 1}
     model = check_model(Box[int])
     assert model is not None
-    data = ChangeData("public", "t", "DELETE", columns=update._data.columns, old_record=Raw(b'{"id":1}'))
+    data = ChangeData(
+        "public", "t", "DELETE", columns=Raw(b'[{"name":"id","type":"int8"}]'), old_record=Raw(b'{"id":1}')
+    )
     delete = with_model(Delete("room", data), model)
     assert delete.old_record == {"id": 1}
     assert not hasattr(delete, "record") and not hasattr(delete, "row")
 
 
-# --- what is refused at once
+# --- unsupported models
 
 
 class Pair(NamedTuple):
@@ -306,7 +308,7 @@ class Vague:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "expected"),
     [
         (int, "not int"),
         (dict, "not dict; omit it to receive dicts"),
@@ -327,16 +329,16 @@ class Vague:
         (Vague, "more than one str-like type"),
     ],
 )
-def test_unsupported_models_are_refused_at_once(model: Any, said: str):
+def test_unsupported_models_are_refused_at_once(model: Any, expected: str):
     """A class that cannot be created from rows and payloads raises InvalidArgumentError in the selector."""
     for make in (lambda: changes("users", model=model), lambda: broadcast("e", model=model)):
         with pytest.raises(InvalidArgumentError) as caught:
             make()
-        assert said in str(caught.value) and str(caught.value).startswith("model")
+        assert expected in str(caught.value) and str(caught.value).startswith("model")
 
 
 def test_selectors_with_a_model_are_values():
-    """They are equal and hash by what they select and by the class."""
+    """Selectors are equal and have equal hashes if selection and class are equal."""
     assert changes("users", model=Meta) == changes("users", model=Meta)
     assert len({changes("users", model=Meta), changes("users", model=Box), changes("users")}) == 3
     assert isinstance(changes("users", model=Meta), ModelSelector)

@@ -89,7 +89,7 @@ def test_an_invalid_record_raises_the_same_error_with_a_model(record: str):
             assert (error.raw, error.topic) == (record.encode(), "room")
 
 
-# --- what was not sent
+# --- missing values
 
 
 class Post(Struct):
@@ -234,7 +234,7 @@ def test_a_binary_message_cannot_become_an_object(kind: str):
     assert error.raw == b'{"v": 1}'
 
 
-# --- what the classes themselves do
+# --- validation by the classes
 
 
 class Strict(BaseModel):

@@ -17,7 +17,7 @@ from supawire.core.presence import ChannelPresence
 from supawire.events import Presence
 from tests.modelled import refusal, typed_dict
 
-create: Any = create_model  # what it takes depends on the fields
+create: Any = create_model  # its arguments depend on the fields
 FIELDS: dict[str, Any] = {"name": str, "score": Decimal, "big": int}
 KINDS: dict[str, type[Any]] = {
     "dataclass": make_dataclass("User", FIELDS.items()),
@@ -39,7 +39,7 @@ def entries(*names: str, of: str = '{{"phx_ref":"{0}","name":"{0}"}}') -> Raw:
     return Raw(f"{{{','.join(shown)}}}".encode())
 
 
-def heard(*states: Raw, model: type[Any]) -> list[Any]:
+def received(*states: Raw, model: type[Any]) -> list[Any]:
     """Return the events that a listener with the model receives when the server sends these states in order."""
     made = check_model(model)
     assert made is not None
@@ -64,7 +64,7 @@ def test_entries_become_objects(model: type[Any]):
 def test_every_event_has_objects():
     """`current` and `previous` of joins, updates and leaves, and the state of a sync, contain objects."""
     update = entries("alice", of='{{"phx_ref":"2","phx_ref_prev":"{0}","name":"ann"}}')
-    join, first, updated, second, left, third = heard(entries("alice"), update, entries(), model=User)
+    join, first, updated, second, left, third = received(entries("alice"), update, entries(), model=User)
     assert [type(event).__name__[8:] for event in (join, updated, left)] == ["Join", "Update", "Leave"]
     assert [entry.payload for entry in join.current] == [User("alice")]
     assert [entry.payload for entry in (*updated.current, *updated.previous)] == [User("ann"), User("alice")]
@@ -83,7 +83,7 @@ def test_objects_of_a_state_are_created_on_access():
         def __post_init__(self) -> None:
             made.append(self.name)
 
-    *_, sync = heard(entries(*map(str, range(100))), model=Counted)
+    *_, sync = received(entries(*map(str, range(100))), model=Counted)
     assert len(sync.state) == 100 and "7" in sync.state and "alice" not in sync.state and not made
     assert list(sync.state) == list(map(str, range(100)))
     assert sync.state["7"][0].payload is sync.state["7"][0].payload
@@ -110,26 +110,26 @@ def test_listeners_with_different_models_are_independent():
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"),
+    ("sent", "message"),
     [
         ('{"phx_ref":"1","name":7}', "the payload cannot be converted to User: name: Expected `str`, got `int`"),
         ('{"phx_ref":"1"}', "the payload cannot be converted to User: Object missing required field `name`"),
         ('{"phx_ref":"1","name":', "the presence payload cannot be decoded as JSON"),
     ],
 )
-def test_an_invalid_entry_raises_on_access(sent: str, why: str):
+def test_an_invalid_entry_raises_on_access(sent: str, message: str):
     """Reading its payload raises RowError with the received entry; the entry can still be printed."""
     entry: Presence[Any] = Presence("alice", "1", None, Raw(sent.encode()), check_model(User))
     for _ in range(2):
         error = refusal(entry, "payload")
-        assert str(error).startswith(why) and error.raw == sent.encode()
+        assert str(error).startswith(message) and error.raw == sent.encode()
     assert (entry.key, entry.ref) == ("alice", "1") and repr(entry)
 
 
 def test_one_invalid_entry_does_not_affect_others():
     """The event and the other entries stay readable."""
-    odd = Raw(b'{"bob":{"metas":[{"phx_ref":"1","name":null}]},' + bytes(entries("alice"))[1:])
-    bob, alice, sync = heard(odd, model=User)
+    invalid = Raw(b'{"bob":{"metas":[{"phx_ref":"1","name":null}]},' + bytes(entries("alice"))[1:])
+    bob, alice, sync = received(invalid, model=User)
     assert isinstance(bob, PresenceJoin) and isinstance(alice, PresenceJoin)
     with pytest.raises(RowError):
         _ = bob.current[0].payload

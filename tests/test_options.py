@@ -76,7 +76,7 @@ DIRECT = ("ws://realtime-dev.localhost:4000/socket/websocket", "http://realtime-
     ],
 )
 def test_every_form_of_url_is_accepted(url: str, expected: tuple[str, str]):
-    """A project URL and each form that people copy from elsewhere give the same two addresses."""
+    """A project URL and each form copied from other places give the same two addresses."""
     endpoint = Endpoint.of(url, KEY)
     assert (endpoint.socket_url.partition("?")[0], endpoint.rest_url) == expected
 
@@ -94,7 +94,7 @@ def jwt(header: str = "eyJhbGciOiJIUzI1NiJ9", claims: str = "eyJyb2xlIjoiYW5vbiJ
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         (f'"{jwt()}"', "begins or ends with a quotation mark"),
         (f"'{jwt()}", "begins or ends with a quotation mark"),
@@ -114,19 +114,19 @@ def jwt(header: str = "eyJhbGciOiJIUzI1NiJ9", claims: str = "eyJyb2xlIjoiYW5vbiJ
     ids=lambda value: value[:20],
 )
 @pytest.mark.parametrize("name", ["key", "token", "token of a channel", "Secret"])
-def test_damaged_jwts_are_refused(name: str, given: str, said: str):
-    """For these the server would send an error without a reason; ours states the flaw and what to do."""
+def test_damaged_jwts_are_refused(name: str, given: str, expected: str):
+    """For these the server would send an error without a reason; the client's error states the flaw and what to do."""
     calls: dict[str, Callable[[], object]] = {
         "key": lambda: Endpoint.of("https://h", given),
         "token": lambda: ClientOptions(token=given),
         "token of a channel": lambda: ChannelOptions(token=given),
         "Secret": lambda: ClientOptions(token=Secret(given)),
     }
-    if name == "Secret" and not said.startswith(("begins", "its", "1", "2", "6")):
-        return  # made from text that was checked
+    if name == "Secret" and not expected.startswith(("begins", "its", "1", "2", "6")):
+        return  # created from text that was checked
     with pytest.raises(InvalidArgumentError) as caught:
         calls[name]()
-    assert said in str(caught.value) and given[-12:] not in str(caught.value)
+    assert expected in str(caught.value) and given[-12:] not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_any_key_is_escaped(key: str):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("abc.supabase.co", "must begin with https://"),
         ("localhost:4000", "must begin with https://"),
@@ -170,9 +170,9 @@ def test_any_key_is_escaped(key: str):
         (b"https://h", "must be a string"),
     ],
 )
-def test_invalid_urls_are_refused(url: Any, said: str):
+def test_invalid_urls_are_refused(url: Any, expected: str):
     """A URL that is invalid or could inject into a request is refused, with the correct form."""
-    assert said in refused(lambda: Endpoint.of(url, KEY))
+    assert expected in refused(lambda: Endpoint.of(url, KEY))
 
 
 def test_a_refused_url_is_not_shown():
@@ -186,11 +186,11 @@ def test_a_refused_url_is_not_shown():
         assert "hush" not in refused(lambda url=url: Endpoint.of(url, KEY))
 
 
-@pytest.mark.parametrize(("key", "said"), [("", "empty"), ("a b", "blanks"), ("a\n", "line break"), ("ü", "ASCII")])
-def test_invalid_keys_are_refused_without_showing_them(key: str, said: str):
+@pytest.mark.parametrize(("key", "expected"), [("", "empty"), ("a b", "blanks"), ("a\n", "line break"), ("ü", "ASCII")])
+def test_invalid_keys_are_refused_without_showing_them(key: str, expected: str):
     """The error does not contain the key."""
     text = refused(lambda: Endpoint.of("https://h", key))
-    assert said in text
+    assert expected in text
     assert not key or repr(key) not in text
     assert "must be a string, not NoneType" in refused(lambda: Endpoint.of("https://h", cast("str", None)))
 
@@ -280,7 +280,7 @@ def test_limits_are_the_documented_ones():
 
 
 @pytest.mark.parametrize(
-    ("given_options", "said"),
+    ("given_options", "expected"),
     [
         ({"heartbeat": 0}, "above 0 and below 60 seconds, not 0"),
         ({"heartbeat": 60}, "nearest allowed value is 59"),
@@ -328,13 +328,13 @@ def test_limits_are_the_documented_ones():
         ({"token": ""}, "must not be empty"),
     ],
 )
-def test_invalid_options_are_refused_at_once(given_options: dict[str, Any], said: str):
+def test_invalid_options_are_refused_at_once(given_options: dict[str, Any], expected: str):
     """The error states the given value, the allowed values and the closest one."""
-    assert said in refused(lambda: ClientOptions(**given_options))
+    assert expected in refused(lambda: ClientOptions(**given_options))
 
 
 def test_an_unknown_option_is_a_type_error():
-    """Python raises the error."""
+    """Python raises the TypeError."""
     with pytest.raises(TypeError, match="heartbeet"):
         ClientOptions(**cast("Any", {"heartbeet": 1}))
 
@@ -381,7 +381,7 @@ def test_options_create_the_endpoint():
 
 
 @pytest.mark.parametrize(
-    ("given_options", "said"),
+    ("given_options", "expected"),
     [
         ({"initial": -1}, "at least 0"),
         ({"initial": 40}, "maximum must be"),
@@ -391,9 +391,9 @@ def test_options_create_the_endpoint():
         ({"max_attempts": 1.5}, "whole number"),
     ],
 )
-def test_invalid_backoffs_are_refused(given_options: dict[str, Any], said: str):
+def test_invalid_backoffs_are_refused(given_options: dict[str, Any], expected: str):
     """A Backoff with values outside its bounds is refused."""
-    assert said in refused(lambda: Backoff(**given_options))
+    assert expected in refused(lambda: Backoff(**given_options))
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
@@ -406,7 +406,7 @@ def test_invalid_limits_are_refused(name: str):
 
 
 @pytest.mark.parametrize(
-    ("given_options", "said"),
+    ("given_options", "expected"),
     [
         ({"private": 1}, "private must be True or False, not 1; the nearest allowed value is True"),
         ({"echo": "false"}, "the nearest allowed value is False"),
@@ -426,9 +426,9 @@ def test_invalid_limits_are_refused(name: str):
         ({"token": "a\n"}, "line break"),
     ],
 )
-def test_invalid_channel_options_are_refused(given_options: dict[str, Any], said: str):
+def test_invalid_channel_options_are_refused(given_options: dict[str, Any], expected: str):
     """Only real booleans are accepted, since a mistyped flag would silently join the public channel."""
-    assert said in refused(lambda: ChannelOptions(**given_options))
+    assert expected in refused(lambda: ChannelOptions(**given_options))
 
 
 def test_equal_options_mean_the_same_channel():
@@ -447,8 +447,8 @@ def test_replay_starts_no_later_than_requested(moment: datetime):
     since = moment.replace(tzinfo=UTC)
     sent = ChannelOptions(private=True, replay_since=since).replay_since_ms
     assert sent is not None
-    asked = (since - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)
-    assert asked - 2 < sent <= asked + 0.001
+    requested = (since - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)
+    assert requested - 2 < sent <= requested + 0.001
 
 
 # --- arguments of calls
@@ -525,7 +525,7 @@ class Point:
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "expected"),
     [
         (float("nan"), "payload cannot be encoded as JSON: nan"),
         ({"a": [1, {"b": float("inf")}]}, "payload['a'][1]['b'] cannot be encoded as JSON: inf"),
@@ -537,9 +537,9 @@ class Point:
         (object(), "payload cannot be encoded"),
     ],
 )
-def test_values_that_cannot_be_encoded_are_refused_with_their_path(payload: Any, said: str):
+def test_values_that_cannot_be_encoded_are_refused_with_their_path(payload: Any, expected: str):
     """NaN, Infinity, foreign objects and keys are refused, and the error contains their path."""
-    assert said in refused(lambda: options.check_json(payload))
+    assert expected in refused(lambda: options.check_json(payload))
 
 
 def test_null_and_numbers_can_be_combined():

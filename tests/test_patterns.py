@@ -11,7 +11,7 @@ from supawire._values import patterns
 from supawire._values.patterns import Like, Regex, compiled, like_without_escapes
 
 LONG = 200_000
-"""Letters of a text that an exponential or quadratic pattern would not get through in years, or hours."""
+"""Length of a text for which exponential matching takes years, and quadratic matching hours."""
 
 
 def like_by_hand(pattern: str, text: str) -> bool:
@@ -102,7 +102,7 @@ def test_postgresql_syntax_is_supported(pattern: str, found: str, not_found: str
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "expected"),
     [
         ("(", "parentheses () not balanced"),
         ("a)", "parentheses () not balanced"),
@@ -124,9 +124,9 @@ def test_postgresql_syntax_is_supported(pattern: str, found: str, not_found: str
         ("(((a{255}){255}){255}){255}", "too complex"),
     ],
 )
-def test_an_invalid_regular_expression_is_refused(pattern: str, said: str):
+def test_an_invalid_regular_expression_is_refused(pattern: str, expected: str):
     """The error has PostgreSQL's text; unsupported features have a text of our own."""
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(expected)):
         compiled("match", pattern)
 
 

@@ -58,11 +58,11 @@ def test_numbers_of_numpy_are_encoded_or_refused():
 
     values = [np.bool_(True), np.uint8(1), np.float32(0.5), np.float64(1.5), np.str_("a")]
     assert check_json([*values, None]) == b'[true,1,0.5,1.5,"a",null]'
-    for value, said in (
+    for value, expected in (
         (np.float32("nan"), r"payload\[0\] cannot be encoded as JSON: nan"),
         (np.array([1.0, float("inf")]), r"payload\[0\]\[1\] cannot be encoded as JSON: inf"),
         (np.datetime64("2026-01-01", "ns"), r"payload\[0\] .*datetime64"),
         (np.complex64(1), r"payload\[0\] .*complex64"),
     ):
-        with pytest.raises(InvalidArgumentError, match=said):
+        with pytest.raises(InvalidArgumentError, match=expected):
             check_json([value])

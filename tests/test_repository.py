@@ -86,8 +86,8 @@ def test_locks_pin_by_hash(path: Path):
 def test_the_newest_lock_meets_every_requirement():
     """Each requirement of pyproject.toml, for users and developers, is met by dev.txt (R47)."""
     pinned = lock.pins(ROOT / "requirements" / "dev.txt")
-    asked = [line for lines in lock.extras().values() for line in lines if line.name != "supawire"]
-    unmet = [str(line) for line in asked if pinned.get(canonicalize_name(line.name), "0") not in line.specifier]
+    requirements = [line for lines in lock.extras().values() for line in lines if line.name != "supawire"]
+    unmet = [str(line) for line in requirements if pinned.get(canonicalize_name(line.name), "0") not in line.specifier]
     assert unmet == []
 
 

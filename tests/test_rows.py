@@ -461,7 +461,7 @@ def test_many_braces_are_refused():
         read_array("{" * 100_000)
 
 
-# --- the way back
+# --- encoding
 
 
 @pytest.mark.parametrize(

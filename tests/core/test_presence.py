@@ -206,7 +206,7 @@ def test_the_number_of_buffered_diffs_is_bounded() -> None:
     roster.joined(enabled=True)
     for number in range(5000):
         roster.apply(raw({"ada": [meta(f"{number}", f"{number - 1}")]}), raw({"ada": [meta(f"{number - 1}")]}))
-    assert roster._buffered is not None and len(roster._buffered) <= 1000
+    assert 0 < roster.buffered_diffs <= 1000
     roster.replace(raw({"ada": [meta("4999")]}))
     assert refs(roster.state()) == {"ada": ["4999"]}
 

@@ -142,7 +142,7 @@ def test_changes_of_an_unread_state_are_not_recorded():
     model.take()
     for number in range(1_000):
         model.change(f"b{number}", metas("b", number))
-    assert not model.snapshots._changes
+    assert model.snapshots.recorded_changes == 0
 
 
 def test_a_snapshot_may_be_read_while_the_state_changes():

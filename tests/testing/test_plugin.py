@@ -19,10 +19,10 @@ BLOCKING = """
     def test_a_server_and_a_client(realtime_server, realtime_client, realtime_key):
         assert realtime_key == realtime_server.anon_key
         room = realtime_client.channel("room")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         room.subscribe()
         realtime_server.broadcast("room", "said", "hello")
-        assert next(heard).payload == "hello"
+        assert next(received).payload == "hello"
         assert [frame.event for frame in realtime_server.frames] == ["phx_join"]
 
 
@@ -78,10 +78,10 @@ ASYNC = """
         assert isinstance(realtime_async_client, AsyncClient)
         clients.append(realtime_async_client)
         room = realtime_async_client.channel("room", echo=True)
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         await room.subscribe()
         await room.broadcast("said", "hello")
-        assert (await anext(heard)).payload == "hello"
+        assert (await anext(received)).payload == "hello"
         assert [frame.event for frame in realtime_server.frames] == ["phx_join", "broadcast"]
 
 
@@ -101,9 +101,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(text: str, *options: str, process: bool = True) -> pytest.RunResult:
         pytester.makepyfile(text)
-        known = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # an older pytest, in this process
-        words = ("-W", "error", "-W", known, "-p", "no:cacheprovider", *options)
-        return pytester.runpytest_subprocess(*words) if process else pytester.runpytest_inprocess(*words)
+        ignored = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # of older versions
+        arguments = ("-W", "error", "-W", ignored, "-p", "no:cacheprovider", *options)
+        return pytester.runpytest_subprocess(*arguments) if process else pytester.runpytest_inprocess(*arguments)
 
     return run
 
@@ -142,14 +142,14 @@ POSTGRES = """
 """
 
 
-@pytest.mark.slow  # a PostgreSQL is started
+@pytest.mark.slow  # the test starts a PostgreSQL server
 def test_each_test_gets_a_database(run: Run):
     """A test on PostgreSQL has a new database with the user's tables, a server on it, and a client."""
     pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
     run(POSTGRES, *OURS, "-v").assert_outcomes(passed=3)
 
 
-@pytest.mark.slow  # a process each: pytest within pytest would import supawire twice
+@pytest.mark.slow  # each run is a process, since pytest within pytest would import supawire twice
 @pytest.mark.parametrize(
     ("options", "mark"),
     [
@@ -168,14 +168,14 @@ def test_the_async_client_uses_the_loop_of_the_test(run: Run, options: tuple[str
 
 
 def test_without_an_async_plugin_the_error_names_the_plugins(run: Run):
-    """The error names the plugins and the fixture for sync tests."""
+    """Without a plugin for async tests, the error names the plugins and the fixture for sync tests."""
     result = run("def test_it(realtime_async_client): pass", *OURS, process=False)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*requires a test run by anyio or pytest-asyncio; use realtime_client in other tests"])
 
 
 def test_runs_under_other_event_loops_are_skipped(run: Run):
-    """The reason says how to deselect such runs."""
+    """The reason of the skip says how to deselect such runs."""
     text = """
         import pytest
 
@@ -228,7 +228,7 @@ def test_the_plugin_is_registered_as_an_entry_point():
     assert found == {"supawire": "supawire.testing.plugin"}
 
 
-@pytest.mark.slow  # two processes with every plugin that is installed
+@pytest.mark.slow  # the test starts two processes with all installed plugins
 def test_the_plugin_can_be_disabled(pytester: pytest.Pytester):
     """The fixtures are available beside any other plugin, and `-p no:supawire` removes them."""
     pytester.makepyfile("def test_it(realtime_client): realtime_client.channel('room').subscribe()")

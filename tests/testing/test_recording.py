@@ -52,11 +52,11 @@ async def test_recorded_frames_are_decoded(version: Version):
     wire = RecordingTransport()
     async with connect_async(URL, KEY, transport=wire, protocol=version) as client:
         room = client.channel("room")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         await room.subscribe()
         await room.broadcast("typing", {"n": 1})
         wire.broadcast("room", "stop", {"n": 2})
-        assert (await anext(heard)).payload == {"n": 2}
+        assert (await anext(received)).payload == {"n": 2}
     join, message = wire.sent(topic="room")[:2]
     assert join.config["broadcast"] == {"self": False, "ack": False}
     assert (message.topic, message.event, message.user_event, message.payload) == (
@@ -129,13 +129,13 @@ async def test_a_connection_can_be_refused_and_dropped():
     async with connect_async(URL, KEY, transport=wire, backoff=lambda attempt: 0.0) as client:
         assert wire.attempts == 3
         room = client.channel("room")
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         await room.subscribe()
         wire.drop()
         await until(lambda: len(wire.sent("phx_join")) == 2)
         await room.subscribe()
         wire.broadcast("room", "back", None)
-        assert (await anext(heard)).event == "back"
+        assert (await anext(received)).event == "back"
         assert [frame.connection for frame in wire.sent("phx_join")] == [3, 4]
     with pytest.raises(StateError, match="not connected"):
         wire.drop()
@@ -150,15 +150,15 @@ async def test_it_records_another_transport():
         wire = RecordingTransport(WebSocketTransport())
         async with connect_async(server.url, server.anon_key, transport=wire) as client:
             room = client.channel("room", echo=True, ack=True)
-            heard = room.listen(broadcast())
+            received = room.listen(broadcast())
             await room.subscribe()
             wire.answer("broadcast", {"reason": "too many"}, status="error")
             with pytest.raises(PushError, match="too many"):
                 await room.broadcast("kept back", 1)
             await room.broadcast("through", 2)
-            assert (await anext(heard)).event == "through"
+            assert (await anext(received)).event == "through"
             wire.broadcast("room", "from the test", 3)
-            assert (await anext(heard)).event == "from the test"
+            assert (await anext(received)).event == "from the test"
         assert [frame.user_event for frame in server.frames if frame.event == "broadcast"] == ["through"]
         assert [frame.user_event for frame in wire.sent("broadcast")] == ["kept back", "through"]
         assert [frame.user_event for frame in wire.received("broadcast")] == ["through", "from the test"]
@@ -169,10 +169,10 @@ def test_it_can_be_used_from_any_thread():
     wire = RecordingTransport()
     with connect(URL, KEY, transport=wire, backoff=lambda attempt: 0.0) as client:
         room = client.channel("room", ack=True)
-        heard = room.listen(broadcast())
+        received = room.listen(broadcast())
         room.subscribe()
         wire.broadcast("room", "a", 1)
-        assert next(heard).payload == 1
+        assert next(received).payload == 1
         wire.ignore("broadcast")
         with pytest.raises(OperationTimeout):
             room.broadcast("b", 2, timeout=0.01)

@@ -36,7 +36,7 @@ def play(story: Story) -> float:
 
 
 def test_an_outage_of_ten_minutes_takes_no_time():
-    """Ten minutes without a server pass at once, and the client has reconnected with a gap and all listeners."""
+    """Ten virtual minutes without a server pass at once, and the client reconnects with a gap and all listeners."""
 
     async def story() -> None:
         server = VirtualServer()
@@ -117,21 +117,21 @@ def test_faults_act_on_the_client():
     async def story() -> None:
         server = VirtualServer()
         async with server.connect() as client:
-            links = (event async for event in client.listen() if isinstance(event, Status))
+            connections = (event async for event in client.listen() if isinstance(event, Status))
             server.drop_connections(1012)
-            assert "1012" in str((await anext(links)).cause)
-            while (await anext(links)).state is not ConnectionState.OPEN:
+            assert "1012" in str((await anext(connections)).cause)
+            while (await anext(connections)).state is not ConnectionState.OPEN:
                 pass
             server.pause()
-            assert (await anext(links)).state is ConnectionState.RETRYING
+            assert (await anext(connections)).state is ConnectionState.RETRYING
             server.resume()
-            await links.aclose()
+            await connections.aclose()
 
     assert play(story) >= 25
 
 
 def test_a_call_without_an_event_loop_is_explained():
-    """The error names the server that has a thread of its own."""
+    """The error names the server that runs in its own thread."""
     with pytest.raises(StateError, match="LocalServer"):
         VirtualServer().broadcast("room", "event", {})
 

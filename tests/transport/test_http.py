@@ -55,7 +55,7 @@ async def client(**options: Any) -> AsyncGenerator[PooledHttp, None]:
         await http.close()
 
 
-def ask(url: str, path: str = "/api/broadcast", **options: Any) -> HttpRequest:
+def request_to(url: str, path: str = "/api/broadcast", **options: Any) -> HttpRequest:
     secrets = {"apikey": Secret(KEY), "Authorization": Secret(f"Bearer {KEY}")}
     return HttpRequest(url + path, b'{"n":1}', {"Content-Type": "application/json"}, secrets, **options)
 
@@ -74,7 +74,7 @@ def open_sessions() -> list[aiohttp.ClientSession]:
 async def test_a_request_is_sent_unchanged():
     """Method, encoded path, headers, secrets, Host and body arrive as given."""
     async with peer(OK) as it, client() as http:
-        request = ask(it.url, "/api/broadcast/a%2Fb/events/%C3%BC%25?private=true", host="tenant.example:4000")
+        request = request_to(it.url, "/api/broadcast/a%2Fb/events/%C3%BC%25?private=true", host="tenant.example:4000")
         assert (await http.request(request)).status == 202
     head = it.heads[0]
     assert head.startswith("POST /api/broadcast/a%2Fb/events/%C3%BC%25?private=true HTTP/1.1\r\n")
@@ -97,7 +97,7 @@ async def test_a_response_has_status_headers_and_body():
     """A response is returned whatever its status; header names are lower case."""
     answer = b'HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 13\r\n\r\n{"message":1}'
     async with peer(answer) as it, client() as http:
-        response = await http.request(ask(it.url))
+        response = await http.request(request_to(it.url))
     assert (response.status, response.body, response.headers["retry-after"]) == (429, b'{"message":1}', "7")
 
 
@@ -105,7 +105,7 @@ async def test_connections_are_reused():
     """Consecutive requests share one connection."""
     async with peer(OK, OK, OK) as it, client() as http:
         for _ in range(3):
-            await http.request(ask(it.url))
+            await http.request(request_to(it.url))
         assert len(it.wires) == 1
 
 
@@ -114,7 +114,7 @@ async def test_a_closed_connection_is_not_reused():
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with peer(closing, OK) as it, client() as http:
         for _ in range(2):
-            assert (await http.request(ask(it.url))).status == 202
+            assert (await http.request(request_to(it.url))).status == 202
         assert len(it.wires) == 2
 
 
@@ -125,7 +125,7 @@ async def test_nothing_is_open_before_the_first_request_and_after_close():
         http = PooledHttp()
         await http.close()
         assert open_sessions() == before
-        await http.request(ask(it.url))
+        await http.request(request_to(it.url))
         (session,) = [one for one in open_sessions() if one not in before]
         connector = session.connector
         assert connector is not None
@@ -138,7 +138,7 @@ async def test_abort_closes_without_waiting():
     """`abort` is not a coroutine and closes every connection; a second call does nothing."""
     async with peer(OK) as it:
         http = PooledHttp()
-        await http.request(ask(it.url))
+        await http.request(request_to(it.url))
         http.abort()
         http.abort()
         await it.wire.done.wait()
@@ -150,7 +150,7 @@ async def test_a_redirect_is_returned():
     async with peer(OK) as other:
         redirect = f"HTTP/1.1 307 Elsewhere\r\nLocation: {other.url}/\r\nContent-Length: 0\r\n\r\n".encode()
         async with peer(redirect) as it, client() as http:
-            assert (await http.request(ask(it.url))).status == 307
+            assert (await http.request(request_to(it.url))).status == 307
         assert other.heads == []
 
 
@@ -159,16 +159,16 @@ async def test_a_refused_connection_sends_nothing():
     async with peer() as it:
         url = it.url
     async with client() as http:
-        error = await failure(http, ask(url))
+        error = await failure(http, request_to(url))
     assert (error.status, error.maybe_sent, error.retryable) == (None, False, True)
 
 
 async def test_a_dropped_connection_may_have_sent_the_request():
     """When the connection ends without a response, the error has `maybe_sent=True`."""
     async with peer(None) as it, client() as http:
-        error = await failure(http, ask(it.url))
+        error = await failure(http, request_to(it.url))
     assert (error.status, error.maybe_sent, error.retryable) == (None, True, True)
-    assert len(it.wires) == 1  # it was not sent twice
+    assert len(it.wires) == 1  # the request was not sent twice
 
 
 async def test_a_failed_tls_handshake_is_not_retryable():
@@ -180,7 +180,7 @@ async def test_a_failed_tls_handshake_is_not_retryable():
         wire.hang_up()
 
     async with Misbehaver(serve) as server, client() as http:
-        error = await failure(http, ask(server.url.replace("http:", "https:")))
+        error = await failure(http, request_to(server.url.replace("http:", "https:")))
     assert (error.maybe_sent, error.retryable) == (False, False)
 
 
@@ -199,67 +199,69 @@ async def test_tls_uses_the_given_context_and_host_name():
     context = WatchedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.names = asyncio.Queue()
     async with peer() as it, client() as http:
-        asking = asyncio.create_task(http.request(ask(it.url.replace("http:", "https:"), ssl=context, host="a.b:4000")))
+        requesting = asyncio.create_task(
+            http.request(request_to(it.url.replace("http:", "https:"), ssl=context, host="a.b:4000"))
+        )
         assert await context.names.get() == "a.b"
-        asking.cancel()
+        requesting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asking
+            await requesting
 
 
 @pytest.mark.parametrize("answer", [None, b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 nonsense\r\n\r\n"], ids=str)
 async def test_errors_show_no_secret(answer: bytes | None):
     """Neither the error nor its cause and context contain the key or the token."""
     async with peer(answer) as it, client() as http:
-        error = await failure(http, ask(it.url))
+        error = await failure(http, request_to(it.url))
     assert KEY not in f"{error!r} {error} {error.__dict__}"
     assert error.__cause__ is None and error.__context__ is None
 
 
 def test_requests_show_no_secret():
     """The repr of a request shows neither its secrets nor its body."""
-    shown = repr(ask("http://127.0.0.1"))
+    shown = repr(request_to("http://127.0.0.1"))
     assert KEY not in shown and '{"n"' not in shown
-    assert ask("http://127.0.0.1").reveal()["Authorization"] == f"Bearer {KEY}"
+    assert request_to("http://127.0.0.1").reveal()["Authorization"] == f"Bearer {KEY}"
 
 
 async def test_a_response_is_returned_although_its_body_never_ends():
     """The status and the beginning of the body are returned after `body_timeout`."""
     answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken"
     async with peer(answer, hang=True) as it, client(body_timeout=0.05) as http:
-        assert await http.request(ask(it.url)) == HttpResponse(503, b"broken", {"content-length": "50"})
+        assert await http.request(request_to(it.url)) == HttpResponse(503, b"broken", {"content-length": "50"})
 
 
 async def test_a_truncated_body_is_returned():
     """A body that ends early is returned as received, with the status."""
     answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 50\r\nConnection: close\r\n\r\nbroken"
     async with peer(answer) as it, client() as http:
-        assert (await http.request(ask(it.url))).body == b"broken"
+        assert (await http.request(request_to(it.url))).body == b"broken"
 
 
 async def test_a_long_body_is_cut():
     """Only the beginning of a body is read, and a connection with unread data is not reused."""
     answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 900000\r\n\r\n" + bytes(900_000)
     async with peer(answer, OK) as it, client() as http:
-        assert len((await http.request(ask(it.url))).body) == MAX_BODY
-        assert (await http.request(ask(it.url))).status == 202
+        assert len((await http.request(request_to(it.url))).body) == MAX_BODY
+        assert (await http.request(request_to(it.url))).status == 202
         assert len(it.wires) == 2
 
 
 async def test_a_cancelled_request_closes_its_connection():
     """After cancellation the server sees the end of the connection."""
     async with peer(hang=True) as it, client() as http:
-        asking = asyncio.create_task(http.request(ask(it.url)))
+        requesting = asyncio.create_task(http.request(request_to(it.url)))
         await it.until(lambda: bool(it.heads))
-        asking.cancel()
+        requesting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asking
+            await requesting
         await it.wire.done.wait()
 
 
 async def test_requests_go_through_an_http_proxy():
     """An HTTP proxy receives the request with the server's URL, and its response is returned."""
     async with peer(b"HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n") as it, client() as http:
-        response = await http.request(ask("http://far.invalid", proxy=Secret(it.url)))
+        response = await http.request(request_to("http://far.invalid", proxy=Secret(it.url)))
     assert response.status == 502
     assert it.heads[0].startswith("POST http://far.invalid/api/broadcast HTTP/1.1")
 
@@ -268,7 +270,7 @@ async def test_a_proxy_that_refuses_a_tunnel_receives_no_request():
     """When the proxy refuses the tunnel to a TLS server, the request is not sent, and the error hides its password."""
     async with peer(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n") as it, client() as http:
         proxy = Secret(it.url.replace("//", "//user:hidden@"))
-        error = await failure(http, ask("https://far.invalid", proxy=proxy))
+        error = await failure(http, request_to("https://far.invalid", proxy=proxy))
     assert it.heads[0].startswith("CONNECT far.invalid:443")
     assert error.maybe_sent is False
     assert "hidden" not in f"{error!r} {error}"
@@ -280,7 +282,7 @@ async def test_socks_without_its_package_names_the_extra(monkeypatch: pytest.Mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     async with client() as http:
         with pytest.raises(InvalidArgumentError, match=r"supawire\[socks\]"):
-            await http.request(ask("http://127.0.0.1:1", proxy=Secret("socks5://127.0.0.1:1")))
+            await http.request(request_to("http://127.0.0.1:1", proxy=Secret("socks5://127.0.0.1:1")))
 
 
 async def test_fake_http_gives_the_configured_responses():
@@ -289,11 +291,11 @@ async def test_fake_http_gives_the_configured_responses():
     http.answer(429, {"message": "no"}, {"Retry-After": "7"})
     http.fail(maybe_sent=True)
     gate = http.hold()
-    request = ask("http://127.0.0.1:1")
+    request = request_to("http://127.0.0.1:1")
     assert await http.request(request) == HttpResponse(429, b'{"message":"no"}', {"retry-after": "7"})
     assert (await failure(http, request)).maybe_sent is True
-    held = asyncio.create_task(http.request(request))
+    waiting = asyncio.create_task(http.request(request))
     await asyncio.sleep(0)
     gate.set()
-    assert (await held).status == (await http.request(request)).status == 202
+    assert (await waiting).status == (await http.request(request)).status == 202
     assert http.requests == [request] * 4

@@ -20,14 +20,14 @@ from tests.faults.steps import at_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(find_spec("aiohttp_socks") is None, reason="needs aiohttp-socks")]
 
-SECRET = "a-key-that-nobody-else-has"
+SECRET = "a-unique-key"
 
 
 class Proxy:
     """A SOCKS 5 proxy without passwords that resolves every name to 127.0.0.1."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, int]] = []
+        self.destinations: list[tuple[str, int]] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[str]:
@@ -44,7 +44,7 @@ class Proxy:
         raw = await reader.readexactly(size)
         host = ".".join(map(str, raw)) if kind == 1 else raw.decode()
         port = int.from_bytes(await reader.readexactly(2), "big")
-        self.asked.append((host, port))
+        self.destinations.append((host, port))
         there, back = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
         await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
@@ -54,7 +54,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     try:
         while data := await reader.read(65_536):
             writer.write(data)
-    except ConnectionError:  # one side was closed: close the other
+    except ConnectionError:  # one side is closed, so the other is closed too
         pass
     writer.close()
 
@@ -70,12 +70,12 @@ async def test_all_traffic_goes_through_the_proxy(scheme: str, name: str):
         url = f"http://{name}:{port}"
         async with connect_async(url, server.anon_key, proxy=f"{scheme}://{at}") as client:
             room = client.channel("room", echo=True)
-            heard = room.listen(broadcast())
+            received = room.listen(broadcast())
             await room.subscribe()
             await room.broadcast("by the socket", {})
-            assert (await anext(heard)).event == "by the socket"
+            assert (await anext(received)).event == "by the socket"
             assert (await client.publish("room", "by HTTP", {})).acked
-        assert proxy.asked == [(name, port)] * 2
+        assert proxy.destinations == [(name, port)] * 2
 
 
 @pytest.mark.parametrize("answer", [b"\x05\xff", b"", b"\x04\x04", b"\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00"])
@@ -95,9 +95,9 @@ async def test_a_refusing_proxy_is_a_network_error(answer: bytes, caplog: pytest
                 "http://127.0.0.1:9", "key", proxy=at, open_timeout=0.2, backoff=at_once, on_error=errors.append
             )
         http = PooledHttp()
-        asked = HttpRequest("http://127.0.0.1:9/x", b"{}", proxy=Secret(at))
+        request = HttpRequest("http://127.0.0.1:9/x", b"{}", proxy=Secret(at))
         with pytest.raises(HttpError, match="the HTTP request got no response") as failed:
-            await http.request(asked)
+            await http.request(request)
         await http.close()
     assert errors == []
     assert "hidden" not in caplog.text + str(caught.value) + str(failed.value)
@@ -112,20 +112,20 @@ async def refuse_host(wire: Wire) -> None:
     wire.hang_up()
 
 
-@pytest.mark.parametrize("dead", [True, False], ids=["dead", "refuses"])
-async def test_a_failing_proxy_raises_an_error_of_the_connection(dead: bool):
-    """For WebSocket and HTTP; no frame of the traceback contains the key, which some tools would print."""
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "refuses"])
+async def test_a_failing_proxy_raises_an_error_of_the_connection(stopped: bool):
+    """WebSocket and HTTP raise their errors; no frame of the traceback contains the key, which some tools print."""
     async with Misbehaver(refuse_host) as server:
-        if dead:
+        if stopped:
             await server.leave()
         proxy = Secret(f"socks5://127.0.0.1:{server.port}")
         with pytest.raises(ConnectError) as opening:
             await WebSocketTransport().open(OpenRequest(Endpoint.of("http://127.0.0.1:9", SECRET), proxy=proxy))
         http = PooledHttp()
-        with pytest.raises(HttpError) as asking:
+        with pytest.raises(HttpError) as requesting:
             await http.request(HttpRequest("http://127.0.0.1:9/x", secrets={"apikey": Secret(SECRET)}, proxy=proxy))
         await http.close()
-    for caught in (opening, asking):
+    for caught in (opening, requesting):
         assert SECRET not in str(caught.value) and caught.value.__context__ is None
         frame = caught.value.__traceback__
         while frame is not None:

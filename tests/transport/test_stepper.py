@@ -43,7 +43,7 @@ async def started(reader: Reader) -> tuple["Stepper[list[int]]", "asyncio.Task[l
 
 
 async def test_the_coroutine_is_resumed_at_once() -> None:
-    """It is resumed during the call, not an iteration of the event loop later, and once for each call."""
+    """Each call resumes the coroutine once, during the call instead of in the next iteration of the event loop."""
     reader = Reader()
     stepper, task = await started(reader)
     stepper.call_and_resume(reader.deliver, 1)
@@ -54,14 +54,14 @@ async def test_the_coroutine_is_resumed_at_once() -> None:
 
 
 async def test_a_future_completed_elsewhere_resumes_the_coroutine() -> None:
-    """It is resumed in a later iteration, as a task is."""
+    """The completion of a future resumes the coroutine in a later iteration, as in a task."""
     reader = Reader()
     stepper, task = await started(reader)
     reader.deliver(1)
     assert reader.read == []
     await asyncio.sleep(0)
     assert reader.read == [1]
-    stepper.call_and_resume(lambda _: None, 0)  # completes nothing: the coroutine keeps waiting
+    stepper.call_and_resume(lambda _: None, 0)  # the call completes no future, so the coroutine continues to wait
     reader.deliver(2)
     await asyncio.sleep(0)
     assert reader.read == [1, 2]
@@ -94,13 +94,13 @@ async def test_sleep_0_lets_other_callbacks_run() -> None:
     """`sleep(0)` takes one iteration, in which calls do not resume the coroutine."""
     order: list[str] = []
 
-    async def polite() -> None:
+    async def yielding() -> None:
         order.append("first")
         await asyncio.sleep(0)
         order.append("second")
 
-    stepper = Stepper(polite())
-    task = asyncio.Task(stepper.run())  # not an eager one, which would be ahead of the other
+    stepper = Stepper(yielding())
+    task = asyncio.Task(stepper.run())  # not an eager task, which would run before the other callback
     asyncio.get_running_loop().call_soon(order.append, "other")
     await asyncio.sleep(0)
     stepper.call_and_resume(order.append, "called")
@@ -109,7 +109,7 @@ async def test_sleep_0_lets_other_callbacks_run() -> None:
 
 
 async def test_an_error_of_the_coroutine_is_raised_to_the_awaiting_task() -> None:
-    """It is not raised to the caller that resumed the coroutine."""
+    """An error of the coroutine is not raised to the caller that resumed it."""
 
     async def fails(waits: "asyncio.Future[int]") -> None:
         await waits

@@ -110,6 +110,11 @@ class Snapshots:
         self._changes: dict[str, Metas] = {}
         self._snapshot: Snapshot | None = None
 
+    @property
+    def recorded_changes(self) -> int:
+        """Number of keys that differ from the shared copy."""
+        return len(self._changes)
+
     def snapshot(self, state: dict[str, Metas]) -> Snapshot:
         """Return a snapshot of the state: the same object until something changes."""
         if self._snapshot is None:
@@ -169,6 +174,11 @@ class ChannelPresence:
         self._buffered: deque[tuple[Raw, Raw]] | None = None
         """Diffs of this join that wait for its state; None if not waiting. An empty deque takes 760 bytes."""
         self.malformed: int = 0
+
+    @property
+    def buffered_diffs(self) -> int:
+        """Number of diffs that wait for the state of this join."""
+        return 0 if self._buffered is None else len(self._buffered)
 
     def joined(self, *, enabled: bool) -> None:
         """Prepare for a new join. The old state stays readable until the new one arrives, if presence is enabled."""
