@@ -27,7 +27,7 @@ class Table:
         self.lost = False
         """Whether the server has lost its database in silence: what is committed is not emitted."""
         self.early = self.late = 0.0
-        """Seconds before and after the moment in which a query sees the table."""
+        """Seconds before and after the moment in which a query reads the table."""
 
     def put(self, key: int, **values: Any) -> None:
         kind = "UPDATE" if key in self.rows else "INSERT"
@@ -52,11 +52,11 @@ class Table:
         if self.failing:
             self.failing -= 1
             raise ConnectionError("the database is away")
-        seen = list(self.seen().values())
+        query_result = list(self.query_result().values())
         await asyncio.sleep(self.late)
-        return seen
+        return query_result
 
-    def seen(self) -> dict[int, dict[str, Any]]:
+    def query_result(self) -> dict[int, dict[str, Any]]:
         """Return the rows that a query returns now."""
         return {key: dict(row) for key, row in self.rows.items() if row.get("v", 0) >= self.least}
 

@@ -26,9 +26,9 @@ class Server(Received):
     Set an entry of `answers` to change the answer to an event; None: no answer.
     """
 
-    def __init__(self, **memory: Any) -> None:
+    def __init__(self, transport: MemoryTransport | None = None) -> None:
         super().__init__()
-        self.transport = MemoryTransport(**memory)
+        self.transport = MemoryTransport() if transport is None else transport
         self.connections = 0
         self.peer: MemoryPeer | None = None
         self.answers: dict[str, Callable[[Frame], None] | None] = {
@@ -135,9 +135,9 @@ class Server(Received):
 
 
 @asynccontextmanager
-async def serving(**memory: Any) -> AsyncGenerator[Server, None]:
-    """Yield a running server; the options are those of its `MemoryTransport`."""
-    server = Server(**memory)
+async def serving(transport: MemoryTransport | None = None) -> AsyncGenerator[Server, None]:
+    """Yield a running server at the other end of this transport, or of a new one."""
+    server = Server(transport)
     task = asyncio.create_task(server.serve())
     try:
         yield server
@@ -150,8 +150,8 @@ async def serving(**memory: Any) -> AsyncGenerator[Server, None]:
 async def connected(
     *, capacity: int | None = None, close_timeout: float = CLOSE_TIMEOUT, **options: Any
 ) -> AsyncGenerator[tuple[AsyncClient, Server], None]:
-    """A client that is connected to a scripted server, and the server; the client reconnects without waiting."""
-    async with serving(capacity=capacity, close_timeout=close_timeout) as server:
+    """Yield a client that is connected to a scripted server, and the server; the client reconnects without delay."""
+    async with serving(MemoryTransport(capacity=capacity, close_timeout=close_timeout)) as server:
         options.setdefault("backoff", lambda attempt: 0.0)
         options.setdefault("rejoin_backoff", lambda attempt: 0.0)
         async with connect_async(URL, KEY, transport=server.transport, **options) as client:

@@ -62,8 +62,9 @@ async def test_changes_missed_while_disconnected_are_fetched(scene: Scene) -> No
 
 
 @scenario()
-async def test_a_postgres_changes_error_ends_being_live(scene: Scene) -> None:
-    """A `system` error of postgres_changes ends the state live; its ok starts a fetch that restores it (R19)."""
+async def test_after_a_postgres_changes_error_the_mirror_is_not_live(scene: Scene) -> None:
+    """After a `system` error of postgres_changes the mirror is not live; the next ok starts a fetch that restores it
+    (R19)."""
     async with scene.mirror() as users:
         scene.server.send_system(
             "mirror:public.users", "error", "Unable to connect to the project database", extension="postgres_changes"
@@ -77,7 +78,8 @@ async def test_a_postgres_changes_error_ends_being_live(scene: Scene) -> None:
 
 @scenario()
 async def test_rows_are_fetched_again_after_a_new_subscription_of_the_server(scene: Scene) -> None:
-    """After a restart its worker sends only another confirmation that changes are live; missed rows are fetched."""
+    """After its worker restarts, the server sends only another confirmation that changes are live; missed rows are
+    fetched."""
     async with scene.mirror() as users:
         scene.table.rows[1] = {"id": 1, "v": 1}  # without a change event
         scene.server.send_system("mirror:public.users", "ok", "Subscribed to PostgreSQL", extension="postgres_changes")

@@ -22,9 +22,9 @@ TOO_LARGE = "Error 413: Payload Too Large"
 
 
 @scenario()
-async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
-    """`on_error` receives each failure, `error` is the newest until the mirror is live, and a wait that ends names
-    it (R1)."""
+async def test_a_fetch_that_raises_is_retried(scene: Scene) -> None:
+    """`on_error` receives each failure, `error` is the newest until the mirror is live, and a wait that times out
+    names it (R1)."""
     scene.table.failing = 3
     scene.table.put(1, v=1)
     users = scene.mirror(backoff=Backoff(initial=60, maximum=60, jitter=0))

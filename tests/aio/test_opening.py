@@ -136,7 +136,7 @@ async def test_a_cancelled_opening_leaves_nothing():
     """Cancelling the opening ends its attempt and its tasks."""
     transport = MemoryTransport()
     transport.silent = True
-    opening = asyncio.ensure_future(connect_async(URL, KEY, transport=transport)._open())
+    opening = asyncio.ensure_future(connect_async(URL, KEY, transport=transport))
     await settled()
     assert len(transport.requests) == 1
     opening.cancel()
@@ -149,7 +149,7 @@ async def test_a_cancelled_opening_leaves_nothing():
 async def test_an_opening_may_be_cancelled_at_any_moment(turns: int):
     """An opening that is cancelled after any number of iterations of the loop leaves no task of the client (R2)."""
     async with serving() as server:
-        opening = asyncio.ensure_future(connect_async(URL, KEY, transport=server.transport)._open())
+        opening = asyncio.ensure_future(connect_async(URL, KEY, transport=server.transport))
         for _ in range(turns):
             await asyncio.sleep(0)
         opening.cancel()
@@ -298,23 +298,22 @@ async def test_a_failing_transport_is_reported_and_retried():
     """An unexpected exception of a transport is reported, and the client connects by a later attempt (R2)."""
     errors: list[Exception] = []
 
-    class OddError(Exception):
+    class UnexpectedError(Exception):
         pass
 
-    class Odd(MemoryTransport):
+    class FailingTransport(MemoryTransport):
         async def open(self, request: Any, /) -> Any:
             if not self.requests:
                 self.requests.append(request)
-                raise OddError("odd")
+                raise UnexpectedError("unexpected")
             return await super().open(request)
 
-    async with serving() as server:
-        odd = Odd()
-        odd._peers = server.transport._peers
+    transport = FailingTransport()
+    async with serving(transport):
         options: dict[str, Any] = {"backoff": lambda attempt: 0, "on_error": errors.append}
-        async with connect_async(URL, KEY, transport=odd, **options) as client:
+        async with connect_async(URL, KEY, transport=transport, **options) as client:
             assert client.state is ConnectionState.OPEN
-    assert [type(error.__cause__) for error in errors] == [OddError]
+    assert [type(error.__cause__) for error in errors] == [UnexpectedError]
 
 
 @pytest.mark.parametrize("bug", [TypeError, AttributeError, AssertionError, KeyError, ImportError, ValueError])
@@ -336,9 +335,8 @@ async def test_a_bug_on_opening_ends_the_client_with_its_cause(bug: type[Excepti
             connection.run = run
             return connection
 
-    async with serving() as server:
-        wrong = Wrong()
-        wrong._peers = server.transport._peers
+    wrong = Wrong()
+    async with serving(wrong):
 
         async def used() -> None:
             client = await connect_async(URL, KEY, transport=wrong, open_timeout=None, backoff=lambda _: 3600)

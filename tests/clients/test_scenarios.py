@@ -642,7 +642,7 @@ async def test_sending_while_not_joined(api: ClientApi, server: LocalServer):
         room = await client.channel("room", echo=True)
         received = await room.listen(broadcast())
         sending = asyncio.ensure_future(room.broadcast("a", "waited"))
-        await until(lambda: client.inner._driver.session.stats().queued if api.name == "async" else True)
+        await until(lambda: client.inner.stats().queued if api.name == "async" else True)
         await room.subscribe()
         assert await sending == Sent("socket")
         assert (await received.next()).payload == "waited"

@@ -134,7 +134,7 @@ async def test_the_session_is_read_before_each_connection(
         await until(lambda: room.state == "joined")
         server.broadcast("room", "a", 1, private=True)
         assert (await received.next()).payload == 1
-        account.auth.listeners[0] = print  # what close() takes away
+        account.auth.listeners[0] = print  # the listener that close() removes
 
 
 async def test_close_on_sign_out_ends_the_client(api: ClientApi, server: LocalServer, account: Supabase):

@@ -79,7 +79,7 @@ async def test_subscribe_fails_at_once_when_the_provider_gives_no_token(
 
 
 async def test_a_channel_that_got_no_token_is_joined_with_the_next(api: ClientApi, server: LocalServer):
-    """A channel that failed for want of a token joins when the provider returns one."""
+    """A channel that failed because the provider returned no token joins when the provider returns one."""
 
     def provider() -> Any:
         return 5

@@ -37,7 +37,8 @@ def threads(prefix: str) -> list[threading.Thread]:
 
 
 def test_a_sync_client_that_is_collected_ends_and_warns():
-    """Its thread, socket and presence end, and a ResourceWarning names the line that opened it."""
+    """A collected sync client ends its thread, socket and presence, and a ResourceWarning names the line that opened
+    it."""
 
     def forget(server: LocalServer) -> None:
         room = connect(server.url, server.anon_key).channel("room")
@@ -94,7 +95,7 @@ def end_client_of(thread: threading.Thread) -> None:
 
 @pytest.mark.anyio
 async def test_an_async_client_that_is_collected_ends_and_warns():
-    """It leaves no task and no socket, and a ResourceWarning names the line that opened it."""
+    """A collected async client leaves no task and no socket, and a ResourceWarning names the line that opened it."""
     async with LocalServer() as server:
         before = Held.now()
         tasks = asyncio.all_tasks()
@@ -118,7 +119,7 @@ async def test_an_async_client_that_is_collected_ends_and_warns():
 
 
 def test_a_local_server_that_is_collected_ends_and_warns():
-    """Its thread ends, and a ResourceWarning names the line that made it."""
+    """The thread of a collected server ends, and a ResourceWarning names the line that made the server."""
 
     def forget() -> None:
         LocalServer().start()

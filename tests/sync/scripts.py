@@ -31,7 +31,7 @@ def report(value):
 
 def report_when_blocked(module):
     """Report `blocked` when the main thread waits in the function `wait` of this module."""
-    def watch():
+    def watch_main_thread():
         while True:
             frame = sys._current_frames()[MAIN]
             caller = frame.f_back and frame.f_back.f_back  # the caller of OneShotLock.wait
@@ -40,7 +40,7 @@ def report_when_blocked(module):
             if blocked and code.co_filename.endswith(f"{module}.py"):
                 return report("blocked")
             time.sleep(0.001)
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_main_thread, daemon=True).start()
 
 def ours():
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("supawire"))

@@ -60,7 +60,7 @@ with supawire.connect(URL, KEY) as client:
                  lambda: room.on(broadcast(), print), lambda: room.listen(broadcast()), handle.cancel,
                  lambda: next(stream), stream.get, stream.close, client.__enter__]
         report([number for number, call in enumerate(calls) if not refused(call)])
-        report(f"{client!r} {room.state} {stream.dropped}".replace(client._async.address, "HOST"))
+        report(f"{client!r} {room.state} {stream.dropped}".replace(URL.split("//")[1], "HOST"))
     child(act)
     report(client.ping() > 0)
     report(next(stream).payload)

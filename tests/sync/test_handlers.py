@@ -132,9 +132,9 @@ def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer
     """While an async handler waits, plain handlers and other async handlers of the client are called (R37, R39)."""
     notes = Notes()
 
-    async def patient(event: Any) -> None:
+    async def waiting_handler(event: Any) -> None:
         await released.wait()
-        notes("patient")
+        notes("waiting_handler")
 
     async def other(event: Any) -> None:
         notes("other")
@@ -145,7 +145,7 @@ def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer
     released = asyncio.Event()
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
-        room.on(broadcast("a"), patient)
+        room.on(broadcast("a"), waiting_handler)
         room.on(broadcast("a"), lambda event: notes("plain"))
         room.on(broadcast("a"), other)
         room.on(broadcast("b"), release)
@@ -153,7 +153,7 @@ def test_an_async_handler_that_waits_delays_no_other_handler(server: LocalServer
         room.broadcast("a", 1)
         assert set(notes.wait(2)) == {"plain", "other"}
         room.broadcast("b", 1)
-        assert notes.wait(3)[2] == "patient"
+        assert notes.wait(3)[2] == "waiting_handler"
 
 
 def test_an_async_handler_that_cancels_itself_is_called_again(server: LocalServer):

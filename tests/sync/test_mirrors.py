@@ -87,14 +87,14 @@ def test_any_thread_may_read(server: LocalServer) -> None:
         thread.start()
         return thread
 
-    def look_on() -> None:
+    def read_repeatedly() -> None:
         while not over.is_set():
             look(users)
 
     with connect(server.url, server.anon_key) as client:
         with client.mirror("users", key="id", fetch=lambda: list(table.values()), settle=0) as users:
             events = users.listen(buffer=5)
-            threads = [on_thread(look_on) for _ in range(4)]
+            threads = [on_thread(read_repeatedly) for _ in range(4)]
             threads.append(on_thread(lambda: follow(events, held)))
             for number in range(300):
                 change(server, table, number)

@@ -55,7 +55,7 @@ def test_threads_share_a_client_for_everything(server: LocalServer):
     """Sixteen threads make, join, use, leave and remove channels of one client at the same time (R46)."""
     with connect(server.url, server.anon_key) as client:
 
-        def live(number: int) -> list[Any]:
+        def use_a_channel(number: int) -> list[Any]:
             received: list[Any] = []
             with client.channel(f"room-{number}", echo=True, ack=True) as room, room.listen(broadcast()) as stream:
                 for count in range(5):
@@ -65,7 +65,7 @@ def test_threads_share_a_client_for_everything(server: LocalServer):
             client.remove_channel(room)
             return received
 
-        assert in_threads(live) == [list(range(5))] * THREADS
+        assert in_threads(use_a_channel) == [list(range(5))] * THREADS
         assert dict(client.channels) == {}
 
 

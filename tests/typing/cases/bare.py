@@ -45,22 +45,22 @@ def changed(change: Update) -> None:
     assert_type(change.old_record, dict[str, Any])
 
 
-def gone(change: Delete) -> None:
+def deleted(change: Delete) -> None:
     assert_type(change.old_record, dict[str, Any])
 
 
-def anything(change: Change) -> None:
+def any_change(change: Change) -> None:
     match change:
         case Insert() | Update():
             assert_type(change.record, dict[str, Any])
         case Delete():
-            gone(change)
+            deleted(change)
 
 
-def somebody(event: PresenceEvent) -> None:
+def any_presence(event: PresenceEvent) -> None:
     match event:
         case PresenceSync():
-            everyone(event.state)
+            full_state(event.state)
         case _:
             assert_type([entry.payload for entry in event.current], list[dict[str, Any]])
 
@@ -73,7 +73,7 @@ def entry(one: Presence) -> None:
     assert_type(one.payload, dict[str, Any])
 
 
-def everyone(state: PresenceState) -> None:
+def full_state(state: PresenceState) -> None:
     assert_type(state["alice"][0].payload, dict[str, Any])
 
 
@@ -97,9 +97,9 @@ def pick(selector: Selector, stream: Stream, events: AsyncStream, opening: Clien
 def register(channel: AsyncChannel, client: Client) -> None:
     channel.on(broadcast("typing"), typing)
     channel.on(changes("users", event="INSERT"), added)
-    channel.on(changes("users"), anything)
-    channel.on(changes("users", event="DELETE"), gone)
-    channel.on(presence(), somebody)
-    everyone(channel.presence_state())
+    channel.on(changes("users"), any_change)
+    channel.on(changes("users", event="DELETE"), deleted)
+    channel.on(presence(), any_presence)
+    full_state(channel.presence_state())
     for change in client.channel("db").listen(changes("users")):
-        anything(change)
+        any_change(change)

@@ -82,7 +82,7 @@ def every_kind_of_change() -> None:
     assert_type(changes("users", select=["id"], filter="id=gt.1", model=User), Selector[Change[User]])
 
 
-def what_is_in_it(insert: Insert[User], update: Update[User], delete: Delete, message: Broadcast[Note]) -> None:
+def fields_of_events(insert: Insert[User], update: Update[User], delete: Delete, message: Broadcast[Note]) -> None:
     assert_type(insert.record, User)
     assert_type(insert.row, dict[str, Any])
     assert_type(update.record.name, str)
@@ -106,7 +106,7 @@ def a_match(change: Change[User]) -> User | None:
             return None
 
 
-def who_is_here(event: PresenceEvent[User]) -> None:
+def presence_entries(event: PresenceEvent[User]) -> None:
     match event:
         case PresenceJoin() | PresenceUpdate() | PresenceLeave():
             assert_type(event.current, tuple[Presence[User], ...])
@@ -118,12 +118,12 @@ def who_is_here(event: PresenceEvent[User]) -> None:
 
 
 def people(room: Channel, later: AsyncChannel) -> None:
-    assert_type(room.on(presence(model=User), who_is_here), Subscription)
-    assert_type(later.on(presence(model=User), who_is_here), Subscription)
+    assert_type(room.on(presence(model=User), presence_entries), Subscription)
+    assert_type(later.on(presence(model=User), presence_entries), Subscription)
     assert_type(room.listen(presence(model=User)), Stream[PresenceEvent[User]])
     assert_type(later.listen(presence(model=Job)), AsyncStream[PresenceEvent[Job]])
-    room.on(presence(model=Note), who_is_here)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    later.on(presence(), who_is_here)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    room.on(presence(model=Note), presence_entries)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    later.on(presence(), presence_entries)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def added(change: Insert[User]) -> None: ...
@@ -179,7 +179,7 @@ async def iterators(room: Channel, later: AsyncChannel) -> None:
     print(wrong)
 
 
-def no_such_class(user: User) -> None:
+def wrong_models(user: User) -> None:
     changes("users", model=user)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     changes("users", model="User")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     broadcast("a", model=user)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
