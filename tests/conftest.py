@@ -40,7 +40,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def answered() -> Iterator[None]:
+def wait_for_token_threads() -> Iterator[None]:
     """Wait for the threads of token providers, which end shortly after their answer."""
     yield
     for thread in threading.enumerate():

@@ -355,7 +355,7 @@ def test_an_error_names_at_most_five_columns():
     assert text.endswith("; and 2 more") and text.count("valid integer") == 5
 
 
-def test_an_error_says_where_the_row_is():
+def test_the_hint_of_an_error_names_the_row():
     """The hint names `row`, and the error is a ValueError, as for rows without a model."""
     error = refusal(change_of('{"v": "x"}', {"v": "text"}, one_field("struct", int)))
     assert isinstance(error, RowError) and isinstance(error, ValueError)

@@ -62,7 +62,7 @@ SAME = st.recursive(
     ),
     max_leaves=8,
 )
-"""Patterns that Python reads as PostgreSQL does."""
+"""Patterns with the same meaning in Python and PostgreSQL."""
 
 
 @given(SAME, st.text("abx1", max_size=8), st.booleans())
@@ -96,7 +96,7 @@ def test_regular_expressions_agree_with_python(pattern: str, text: str, ignore_c
     ],
 )
 def test_postgresql_syntax_is_supported(pattern: str, found: str, not_found: str | None):
-    """Syntax that Python lacks or interprets differently."""
+    """Syntax that Python lacks or interprets differently has the meaning of PostgreSQL."""
     assert Regex(pattern).search(found)
     assert not_found is None or not Regex(pattern).search(not_found)
 

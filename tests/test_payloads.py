@@ -31,7 +31,7 @@ ROWS: list[tuple[str, str]] = re.findall(r"^\|[^|]*\| `([^|]*)` \| `([^|]*)` \|$
 
 @pytest.mark.parametrize(("expression", "sent"), ROWS)
 def test_values_are_encoded_as_the_page_shows(expression: str, sent: str):
-    """Also when nested deeply, and as members of an object."""
+    """Values are also encoded when nested deeply and as members of an object."""
     if expression == NUMPY:
         pytest.importorskip("numpy")
         assert sent == WITHOUT_NUMPY
@@ -46,14 +46,14 @@ def test_the_table_of_the_page_is_complete():
 
 
 def test_kinds_in_one_row_are_encoded_alike():
-    """attrs classes and structs like dataclasses; dates and times like datetimes."""
+    """attrs classes and structs are encoded like dataclasses, and dates and times like datetimes."""
     assert {check_json(kind(1, 2)) for kind in (Point, Attrs, Struct)} == {b'{"x":1,"y":2}'}
     assert check_json([date(2026, 1, 2), time(3, 4)]) == b'["2026-01-02","03:04:00"]'
 
 
 @pytest.mark.skipif(find_spec("numpy") is None, reason="not run: numpy is not installed")
 def test_numbers_of_numpy_are_encoded_or_refused():
-    """Scalars of every kind; the error for unsupported ones contains their path."""
+    """Scalars of every kind are encoded; the error for unsupported ones contains their path."""
     import numpy as np
 
     values = [np.bool_(True), np.uint8(1), np.float32(0.5), np.float64(1.5), np.str_("a")]

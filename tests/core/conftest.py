@@ -32,7 +32,7 @@ class Pushed(NamedTuple):
     payload: bytes
 
 
-class Story(SessionHarness):
+class Harness(SessionHarness):
     """A session harness with the steps that many tests share."""
 
     def __init__(self, options: SessionOptions | None = None, **settings: Any) -> None:
@@ -221,22 +221,22 @@ def raised(call: Callable[[], Any]) -> RealtimeError | None:
 
 
 @pytest.fixture
-def story() -> Story:
+def harness() -> Harness:
     """A session of version 2.0.0 with the default options."""
-    return Story()
+    return Harness()
 
 
 @pytest.fixture
-def make_story() -> Callable[..., Story]:
+def make_harness() -> Callable[..., Harness]:
     """A session with options."""
 
-    def make(*, token: str | None = None, seed: int = 0, **options: Any) -> Story:
-        return Story(SessionOptions(**options), token=token, seed=seed)
+    def make(*, token: str | None = None, seed: int = 0, **options: Any) -> Harness:
+        return Harness(SessionOptions(**options), token=token, seed=seed)
 
     return make
 
 
 @pytest.fixture(params=["2.0.0", "1.0.0"])
-def each(request: pytest.FixtureRequest) -> Story:
+def each(request: pytest.FixtureRequest) -> Harness:
     """A session of each wire version."""
-    return Story(SessionOptions(protocol=request.param))
+    return Harness(SessionOptions(protocol=request.param))

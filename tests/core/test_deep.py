@@ -10,26 +10,26 @@ from supawire.core import codec
 from supawire.errors import RowError
 from supawire.events import Gap
 from supawire.selectors import broadcast, changes, gaps, presence
-from tests.core.conftest import SUBSCRIBED, Story
+from tests.core.conftest import SUBSCRIBED, Harness
 from tests.core.mirror_harness import Driven, change, row
 
 DEEP = "[" * 20_000 + "]" * 20_000
 
 
-def listening(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
+def listening(harness: Harness, *selectors: Any) -> tuple[str, list[Any]]:
     """Return a joined channel and the list of its events."""
-    room = story.channel()
-    events = story.collect(room, *selectors)
-    story.join(room)
-    if story.sent("phx_join")[-1].payload["config"]["postgres_changes"]:
-        story.system(room, SUBSCRIBED)
+    room = harness.channel()
+    events = harness.collect(room, *selectors)
+    harness.join(room)
+    if harness.sent("phx_join")[-1].payload["config"]["postgres_changes"]:
+        harness.system(room, SUBSCRIBED)
     events.clear()
     return room, events
 
 
-def framed(story: Story, room: str, event: str, payload: str) -> bytes:
-    """Return a frame in the version of the story, with the payload given as text."""
-    if story.options.protocol == "2.0.0":
+def framed(harness: Harness, room: str, event: str, payload: str) -> bytes:
+    """Return a frame in the version of the harness, with the payload given as text."""
+    if harness.options.protocol == "2.0.0":
         return f'[null,null,"{room}","{event}",{payload}]'.encode()
     return f'{{"topic":"{room}","event":"{event}","payload":{payload},"ref":null}}'.encode()
 
@@ -39,7 +39,7 @@ def inserted(record: str, data: str = '"type":"INSERT","schema":"public","table"
     return f'{{"data":{{{data},"columns":{columns},"record":{record},"errors":null}},"ids":[100]}}'
 
 
-def test_a_deeply_nested_row_raises_when_it_is_read(each: Story) -> None:
+def test_a_deeply_nested_row_raises_when_it_is_read(each: Harness) -> None:
     """The change is delivered; only reading its row raises, with the row as received."""
     each.open()
     room, events = listening(each, changes("users"), gaps())
@@ -53,8 +53,8 @@ def test_a_deeply_nested_row_raises_when_it_is_read(each: Story) -> None:
     assert each.session.stats().garbage_frames == 0
 
 
-def test_a_deeply_nested_payload_raises_when_it_is_read(each: Story) -> None:
-    """The same holds for a broadcast payload that cannot be read (R40)."""
+def test_a_deeply_nested_payload_raises_when_it_is_read(each: Harness) -> None:
+    """A broadcast whose payload cannot be decoded is delivered; only reading the payload raises (R40)."""
     each.open()
     room, events = listening(each, broadcast())
     each.receive_raw(framed(each, room, "broadcast", f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
@@ -64,7 +64,7 @@ def test_a_deeply_nested_payload_raises_when_it_is_read(each: Story) -> None:
 
 
 @pytest.mark.parametrize("event", ["a", "broadcasts"])
-def test_a_deeply_nested_payload_of_an_unknown_event_is_dropped(each: Story, event: str) -> None:
+def test_a_deeply_nested_payload_of_an_unknown_event_is_dropped(each: Harness, event: str) -> None:
     """A frame of any other event that cannot be read is counted, whatever its payload looks like."""
     each.open()
     room, events = listening(each, broadcast())
@@ -73,7 +73,7 @@ def test_a_deeply_nested_payload_of_an_unknown_event_is_dropped(each: Story, eve
     assert each.session.stats().garbage_frames == 1
 
 
-def test_a_deeply_nested_presence_value_does_not_hide_other_members(each: Story) -> None:
+def test_a_deeply_nested_presence_value_does_not_hide_other_members(each: Harness) -> None:
     """Any user may track such a value, which would otherwise stop presence for all."""
     each.open()
     room, events = listening(each, presence())
@@ -94,7 +94,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
-def test_an_unreadable_frame_opens_a_gap(each: Story, payload: str) -> None:
+def test_an_unreadable_frame_opens_a_gap(each: Harness, payload: str) -> None:
     """The frame may have been a change; the gap is reported at once, since later changes arrive again."""
     each.open()
     room, events = listening(each, changes("users"), gaps())
@@ -106,7 +106,7 @@ def test_an_unreadable_frame_opens_a_gap(each: Story, payload: str) -> None:
     assert gap.started_at == gap.ended_at
 
 
-def test_no_gap_is_reported_without_listeners_for_changes(each: Story) -> None:
+def test_no_gap_is_reported_without_listeners_for_changes(each: Harness) -> None:
     """Without listeners for changes, an unreadable frame causes no gap."""
     each.open()
     _, events = listening(each, broadcast(), gaps())

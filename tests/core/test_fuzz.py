@@ -14,34 +14,34 @@ from supawire.events import Broadcast
 from supawire.options import PROTOCOLS, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
 
-from .conftest import Story
+from .conftest import Harness
 
 DEEP = 100_000
 
 
-def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
+def busy(protocol: Protocol) -> tuple[Harness, str, list[Any]]:
     """Return a joined channel with a listener of every kind, and their events."""
-    story = Story(SessionOptions(protocol=protocol))
-    story.open()
-    room = story.channel("room", ack=True, presence_key="ada")
-    events = story.collect(room, broadcast(), changes("users"), presence(), system())
-    story.collect(room, gaps(), status())
-    story.join(room)
-    return story, room, events
+    harness = Harness(SessionOptions(protocol=protocol))
+    harness.open()
+    room = harness.channel("room", ack=True, presence_key="ada")
+    events = harness.collect(room, broadcast(), changes("users"), presence(), system())
+    harness.collect(room, gaps(), status())
+    harness.join(room)
+    return harness, room, events
 
 
 @pytest.fixture(params=PROTOCOLS)
-def live(request: pytest.FixtureRequest) -> tuple[Story, str, list[Any]]:
+def live(request: pytest.FixtureRequest) -> tuple[Harness, str, list[Any]]:
     """A joined channel and its events, in each version."""
     return busy(request.param)
 
 
-Live = tuple[Story, str, list[Any]]
+Live = tuple[Harness, str, list[Any]]
 
 
-def text(story: Story, *parts: Any) -> bytes:
-    """Return a frame of these five parts, of any types, in the version of the story."""
-    if story.options.protocol == "2.0.0":
+def text(harness: Harness, *parts: Any) -> bytes:
+    """Return a frame of these five parts, of any types, in the version of the harness."""
+    if harness.options.protocol == "2.0.0":
         return json.dumps(parts).encode()
     join_ref, ref, topic, event, payload = parts
     return json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref}).encode()
@@ -49,13 +49,13 @@ def text(story: Story, *parts: Any) -> bytes:
 
 def still_receives(live: Live) -> bool:
     """Check that later frames are delivered: a broadcast, a row and a reply."""
-    story, room, events = live
+    harness, room, events = live
     before = len(events)
-    story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
-    story.row(room, 100, id=1)
-    acked = story.broadcast(room, ack=True)
-    story.answer_push(story.pushed()[-1])
-    return len(events) == before + 2 and story.outcome(acked).acked
+    harness.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
+    harness.row(room, 100, id=1)
+    acked = harness.broadcast(room, ack=True)
+    harness.answer_push(harness.pushed()[-1])
+    return len(events) == before + 2 and harness.outcome(acked).acked
 
 
 BYTES = st.one_of(
@@ -107,9 +107,9 @@ def test_arbitrary_frames_never_raise_out_of_the_session(protocol: Protocol, fra
 @settings(max_examples=40)
 def test_arbitrary_json_in_frames_of_the_right_shape_never_raises(protocol: Protocol, parts: list[Any]) -> None:
     """Frames of any event with any refs and members raise nothing, and the delivered events are readable (R40)."""
-    story, _, events = busy(protocol)
+    harness, _, events = busy(protocol)
     for one in parts:
-        story.receive_raw(text(story, *one))
+        harness.receive_raw(text(harness, *one))
     for event in events:
         assert repr(event)
         if isinstance(event, Broadcast):

@@ -15,32 +15,32 @@ from supawire.server.hub_options import HubOptions
 from supawire.testing.harness import NOT_YET
 from supawire.testing.linked import SECRET, LinkedClient, World
 
-from .conftest import SUBSCRIBED, TROUBLE, Story
+from .conftest import SUBSCRIBED, TROUBLE, Harness
 
 
-def stored(story: Story, topic: str, identity: str, *, replayed: bool = False, event: str = "e") -> None:
+def stored(harness: Harness, topic: str, identity: str, *, replayed: bool = False, event: str = "e") -> None:
     """Deliver a stored message."""
     meta = {"id": identity, "replayed": True} if replayed else {"id": identity}
-    join_ref = story.sent("phx_join")[-1].ref if replayed and story.options.protocol == "2.0.0" else None
-    story.receive(topic, "broadcast", {"event": event, "payload": {"id": identity}, "meta": meta}, join_ref=join_ref)
+    join_ref = harness.sent("phx_join")[-1].ref if replayed and harness.options.protocol == "2.0.0" else None
+    harness.receive(topic, "broadcast", {"event": event, "payload": {"id": identity}, "meta": meta}, join_ref=join_ref)
 
 
-def replays(story: Story) -> list[dict[str, int] | None]:
+def replays(harness: Harness) -> list[dict[str, int] | None]:
     """Return the replay request of each join."""
-    return [frame.payload["config"]["broadcast"].get("replay") for frame in story.sent("phx_join")]
+    return [frame.payload["config"]["broadcast"].get("replay") for frame in harness.sent("phx_join")]
 
 
-def again(story: Story) -> None:
+def again(harness: Harness) -> None:
     """Lose the connection, reconnect, and join the channel again."""
-    story.drop(1006)
-    story.reconnect()
-    story.answer_join()
+    harness.drop(1006)
+    harness.reconnect()
+    harness.answer_join()
 
 
 # --- reports
 
 
-def test_each_lost_connection_is_reported_as_a_gap_with_time_reason_and_kinds(each: Story) -> None:
+def test_each_lost_connection_is_reported_as_a_gap_with_time_reason_and_kinds(each: Harness) -> None:
     """A lost connection is a gap from the last received frame to the join, with the kinds that have listeners (R44)."""
     each.open()
     room = each.channel()
@@ -59,58 +59,60 @@ def test_each_lost_connection_is_reported_as_a_gap_with_time_reason_and_kinds(ea
 @pytest.mark.parametrize(
     ("reason", "end"),
     [
-        ("channel_closed", lambda story, room: story.close_channel(room, story.sent("phx_join")[-1].ref)),
+        ("channel_closed", lambda harness, room: harness.close_channel(room, harness.sent("phx_join")[-1].ref)),
         (
             "channel_crashed",
-            lambda story, room: story.close_channel(room, story.sent("phx_join")[-1].ref, event="phx_error"),
+            lambda harness, room: harness.close_channel(room, harness.sent("phx_join")[-1].ref, event="phx_error"),
         ),
-        ("connection_lost", lambda story, room: story.drop(1006)),
-        ("connection_lost", lambda story, room: story.call(story.session.reconnect)),
+        ("connection_lost", lambda harness, room: harness.drop(1006)),
+        ("connection_lost", lambda harness, room: harness.call(harness.session.reconnect)),
     ],
 )
-def test_a_gap_has_the_reason_that_ended_the_join(story: Story, reason: str, end: Callable[[Story, str], None]) -> None:
+def test_a_gap_has_the_reason_that_ended_the_join(
+    harness: Harness, reason: str, end: Callable[[Harness, str], None]
+) -> None:
     """The reason names what ended the join (R44)."""
-    story.open()
-    room = story.channel()
-    reported = story.collect(room, gaps())
-    story.collect(room, broadcast())
-    story.join(room)
-    end(story, room)
-    story.run_for(1.6)
-    if story.session.state is ConnectionState.CONNECTING:
-        story.accept()
-    story.answer_join()
+    harness.open()
+    room = harness.channel()
+    reported = harness.collect(room, gaps())
+    harness.collect(room, broadcast())
+    harness.join(room)
+    end(harness, room)
+    harness.run_for(1.6)
+    if harness.session.state is ConnectionState.CONNECTING:
+        harness.accept()
+    harness.answer_join()
     assert [gap.reason for gap in reported] == [reason]
 
 
-def test_several_lost_connections_are_one_gap(story: Story) -> None:
+def test_several_lost_connections_are_one_gap(harness: Harness) -> None:
     """Losing the connection again before the rejoin opens no second gap and keeps the start (R44)."""
-    story.open()
-    room = story.channel()
-    reported = story.collect(room, gaps())
-    story.join(room)
-    began = story.now.at()
+    harness.open()
+    room = harness.channel()
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    began = harness.now.at()
     for _ in range(3):
-        story.drop(1006)
-        story.reconnect()
-    story.answer_join()
-    assert [(gap.started_at, gap.ended_at) for gap in reported] == [(began, story.now.at())]
+        harness.drop(1006)
+        harness.reconnect()
+    harness.answer_join()
+    assert [(gap.started_at, gap.ended_at) for gap in reported] == [(began, harness.now.at())]
 
 
-def test_a_gap_is_delivered_to_the_client_and_logged_without_listeners(story: Story) -> None:
+def test_a_gap_is_delivered_to_the_client_and_logged_without_listeners(harness: Harness) -> None:
     """client.listen() receives gaps of every channel; without any listener the gap is logged once (R44)."""
-    story.open()
-    room = story.joined()
-    again(story)
-    assert [report.gap.topic for report in story.reports(GapReported)] == ["room"]
-    received = story.watch()
-    again(story)
+    harness.open()
+    room = harness.joined()
+    again(harness)
+    assert [report.gap.topic for report in harness.reports(GapReported)] == ["room"]
+    received = harness.watch()
+    again(harness)
     assert [event.topic for event in received if isinstance(event, Gap)] == ["room"]
-    assert len(story.reports(GapReported)) == 1
+    assert len(harness.reports(GapReported)) == 1
     assert room
 
 
-def test_the_gap_of_changes_is_reported_when_they_are_live(each: Story) -> None:
+def test_the_gap_of_changes_is_reported_when_they_are_live(each: Harness) -> None:
     """With change listeners the gap is reported at ready, so that a refetch in response misses nothing (R44)."""
     each.open()
     db = each.channel("db")
@@ -125,23 +127,23 @@ def test_the_gap_of_changes_is_reported_when_they_are_live(each: Story) -> None:
     assert [(gap.lost, gap.ended_at) for gap in reported] == [(frozenset({"changes"}), each.now.at())]
 
 
-def test_an_open_gap_is_reported_when_the_channel_is_left(story: Story) -> None:
+def test_an_open_gap_is_reported_when_the_channel_is_left(harness: Harness) -> None:
     """A leave during a gap reports the gap; the next join counts as the first, without a gap (R44)."""
-    story.open()
-    room = story.channel(private=True)
-    reported = story.collect(room, gaps())
-    story.join(room)
-    story.drop(1006)
-    story.run_for(0.01)
-    story.call(story.session.leave, room, 10.0)
+    harness.open()
+    room = harness.channel(private=True)
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    harness.drop(1006)
+    harness.run_for(0.01)
+    harness.call(harness.session.leave, room, 10.0)
     assert [gap.verdict for gap in reported] == ["not_replayable"]
-    story.reconnect()
-    story.join(room)
+    harness.reconnect()
+    harness.join(room)
     assert len(reported) == 1
-    assert replays(story) == [None, None]
+    assert replays(harness) == [None, None]
 
 
-def test_a_leave_by_the_user_is_not_a_gap(each: Story) -> None:
+def test_a_leave_by_the_user_is_not_a_gap(each: Harness) -> None:
     """Events between a leave and the next subscribe are not reported as missed (R44)."""
     each.open()
     room = each.channel()
@@ -153,17 +155,17 @@ def test_a_leave_by_the_user_is_not_a_gap(each: Story) -> None:
     assert reported == []
 
 
-def test_kinds_added_during_a_gap_are_included(story: Story) -> None:
+def test_kinds_added_during_a_gap_are_included(harness: Harness) -> None:
     """The gap also names the kind of a listener that was added during it (R44)."""
-    story.open()
-    room = story.channel()
-    reported = story.collect(room, gaps())
-    story.collect(room, broadcast())
-    story.join(room)
-    story.drop(1006)
-    story.collect(room, presence())
-    story.reconnect()
-    story.answer_join()
+    harness.open()
+    room = harness.channel()
+    reported = harness.collect(room, gaps())
+    harness.collect(room, broadcast())
+    harness.join(room)
+    harness.drop(1006)
+    harness.collect(room, presence())
+    harness.reconnect()
+    harness.answer_join()
     assert [sorted(gap.lost) for gap in reported] == [["broadcast", "presence"]]
 
 
@@ -262,7 +264,7 @@ def test_setting_the_clock_of_the_server_loses_no_stored_message(correction: flo
 
 
 @pytest.mark.parametrize("offset", [None, float("nan"), float("inf"), 1e12])
-def test_no_gap_is_complete_without_the_time_of_the_server(each: Story, offset: float | None) -> None:
+def test_no_gap_is_complete_without_the_time_of_the_server(each: Harness, offset: float | None) -> None:
     """If the server gives no plausible time, no gap is reported as complete (R44)."""
     each.call(each.session.open)
     each.accept(clock_offset=offset)
@@ -285,10 +287,10 @@ def test_the_estimated_time_of_the_server_is_never_late() -> None:
     after_a_day = clock.earliest(Instant(86500.0, 0.0))
     assert after_a_day is not None
     assert 1005.0 + 86400 - 10 < after_a_day < 1005.0 + 86400 - 5
-    assert clock.earliest(Instant(99.0, 999.0)) is None, "the machine may have slept before the connection was there"
+    assert clock.earliest(Instant(99.0, 999.0)) is None, "the machine may have slept before the connection was open"
 
 
-def test_a_gap_is_reported_after_a_slow_replay(each: Story) -> None:
+def test_a_gap_is_reported_after_a_slow_replay(each: Harness) -> None:
     """A gap is reported when the queued messages have arrived, however long that takes (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -305,41 +307,41 @@ def test_a_gap_is_reported_after_a_slow_replay(each: Story) -> None:
     assert len(reported) == 1
 
 
-def test_a_heartbeat_behind_a_replay_does_not_end_the_connection(story: Story) -> None:
+def test_a_heartbeat_behind_a_replay_does_not_end_the_connection(harness: Harness) -> None:
     """Its reply may wait behind replayed messages for minutes; the reply to the next one is sufficient (R44)."""
-    story.open()
-    room = story.channel(private=True)
-    reported = story.collect(room, gaps())
-    story.join(room)
-    again(story)
-    story.run_for(25.5)
-    assert len(story.sent("heartbeat")) == 2
-    assert story.session.state is ConnectionState.OPEN
+    harness.open()
+    room = harness.channel(private=True)
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    again(harness)
+    harness.run_for(25.5)
+    assert len(harness.sent("heartbeat")) == 2
+    assert harness.session.state is ConnectionState.OPEN
     assert reported == []
-    story.reply(story.sent("heartbeat")[1])
+    harness.reply(harness.sent("heartbeat")[1])
     assert [gap.verdict for gap in reported] == ["complete"]
-    story.reply(story.sent("heartbeat")[0])
+    harness.reply(harness.sent("heartbeat")[0])
     assert len(reported) == 1
 
 
-def test_an_earlier_heartbeat_does_not_end_a_replay(story: Story) -> None:
+def test_an_earlier_heartbeat_does_not_end_a_replay(harness: Harness) -> None:
     """Only the reply to a heartbeat sent after the messages were queued arrives after them (R44)."""
-    story.open()
-    room = story.channel(private=True)
-    reported = story.collect(room, gaps())
-    story.join(room)
-    again(story)
-    ping = story.call(story.session.ping, None)
-    story.run_for(1.1)
-    before, behind = story.sent("heartbeat")
-    story.reply(before)
-    assert story.outcome(ping) is not NOT_YET
+    harness.open()
+    room = harness.channel(private=True)
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    again(harness)
+    ping = harness.call(harness.session.ping, None)
+    harness.run_for(1.1)
+    before, behind = harness.sent("heartbeat")
+    harness.reply(before)
+    assert harness.outcome(ping) is not NOT_YET
     assert reported == []
-    story.reply(behind)
+    harness.reply(behind)
     assert len(reported) == 1
 
 
-def test_messages_replayed_by_several_joins_are_counted_together(each: Story) -> None:
+def test_messages_replayed_by_several_joins_are_counted_together(each: Harness) -> None:
     """A gap that needs two joins counts the new messages of both (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -359,7 +361,7 @@ def test_messages_replayed_by_several_joins_are_counted_together(each: Story) ->
 
 
 @pytest.mark.parametrize("end", ["leave", "replaced"])
-def test_the_replay_of_an_ended_join_does_not_count(each: Story, end: str) -> None:
+def test_the_replay_of_an_ended_join_does_not_count(each: Harness, end: str) -> None:
     """The expected replay of an ended join does not count for a later gap, which has no replay yet (R44)."""
     each.open()
     room = each.channel(private=True, replay_gaps=False, replay_since=1.0)
@@ -374,7 +376,7 @@ def test_the_replay_of_an_ended_join_does_not_count(each: Story, end: str) -> No
     assert [(gap.replayed, gap.verdict) for gap in reported] == [(0, "not_replayable")]
 
 
-def test_a_replay_does_not_cover_a_later_gap(each: Story) -> None:
+def test_a_replay_does_not_cover_a_later_gap(each: Harness) -> None:
     """The replay of a join does not cover what is missed later during the same join (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -393,7 +395,7 @@ def test_a_replay_does_not_cover_a_later_gap(each: Story) -> None:
     ]
 
 
-def test_a_replay_interrupted_by_a_leave_is_not_complete(each: Story) -> None:
+def test_a_replay_interrupted_by_a_leave_is_not_complete(each: Harness) -> None:
     """A leave ends the gap and the replay; it is unknown whether the messages so far were all (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -424,7 +426,7 @@ def cut_off(world: World, ada: LinkedClient) -> None:
     world.run_for(0.001)
 
 
-def test_the_replay_begins_at_the_gap(each: Story) -> None:
+def test_the_replay_begins_at_the_gap(each: Harness) -> None:
     """The join after a loss requests messages stored since the last received frame, minus the clock skew (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -435,7 +437,7 @@ def test_the_replay_begins_at_the_gap(each: Story) -> None:
     assert replays(each) == [None, {"since": int((wall - 5) * 1000), "limit": 25}]
 
 
-def test_public_channels_request_no_replay(each: Story) -> None:
+def test_public_channels_request_no_replay(each: Harness) -> None:
     """A replay on a public channel would make the server refuse the join, so the key is omitted (R44)."""
     each.open()
     each.joined()
@@ -444,7 +446,7 @@ def test_public_channels_request_no_replay(each: Story) -> None:
     assert all("replay" not in frame.payload["config"]["broadcast"] for frame in each.sent("phx_join"))
 
 
-def test_the_first_join_replays_what_the_options_request(each: Story) -> None:
+def test_the_first_join_replays_what_the_options_request(each: Harness) -> None:
     """replay_since and replay_limit apply to the first join after a subscribe; gaps use their own time (R44)."""
     each.open()
     since = datetime(2026, 1, 5, 10, 11, 12, 345600, tzinfo=UTC)
@@ -463,8 +465,8 @@ def test_the_first_join_replays_what_the_options_request(each: Story) -> None:
     assert replays(each)[2] == replays(each)[0]
 
 
-def test_replay_of_gaps_can_be_disabled(each: Story) -> None:
-    """With replay_gaps=False a rejoin requests no replay, and the gap says so (R44)."""
+def test_replay_of_gaps_can_be_disabled(each: Harness) -> None:
+    """With replay_gaps=False a rejoin requests no replay, and the gap reports that (R44)."""
     each.open()
     room = each.channel(private=True, replay_gaps=False)
     reported = each.collect(room, gaps())
@@ -475,7 +477,7 @@ def test_replay_of_gaps_can_be_disabled(each: Story) -> None:
 
 
 @pytest.mark.parametrize(("count", "verdict"), [(0, "complete"), (24, "complete"), (25, "truncated")])
-def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: str) -> None:
+def test_exactly_the_limit_may_be_truncated(each: Harness, count: int, verdict: str) -> None:
     """If as many messages arrive as were requested, some may be missing; if fewer arrive, none is (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -489,7 +491,7 @@ def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: st
     assert [(gap.replayed, gap.verdict) for gap in reported] == [(count, verdict)]
 
 
-def test_copies_of_a_message_are_delivered_once(each: Story) -> None:
+def test_copies_of_a_message_are_delivered_once(each: Harness) -> None:
     """Live and replayed copies of a stored message are delivered once, also to wildcard listeners (R44)."""
     each.open()
     room = each.channel(private=True)
@@ -502,7 +504,7 @@ def test_copies_of_a_message_are_delivered_once(each: Story) -> None:
     assert [message.id for message in every] == ["one", "two"] == [message.id for message in named]
 
 
-def test_messages_without_an_id_are_not_copies(each: Story) -> None:
+def test_messages_without_an_id_are_not_copies(each: Harness) -> None:
     """Broadcasts that are not stored have no id, and all are delivered (R44)."""
     each.open()
     room = each.channel()
@@ -520,7 +522,7 @@ def test_the_number_of_remembered_ids_is_bounded() -> None:
         assert memory.add_stored(f"{number}", replayed=False)
     assert not memory.add_stored("4999", replayed=True)
     assert not memory.add_stored("4000", replayed=True)
-    assert memory.add_stored("3999", replayed=True), "the oldest ids are forgotten"
+    assert memory.add_stored("3999", replayed=True), "the oldest ids are dropped"
 
 
 def test_a_gap_keeps_its_earliest_start() -> None:
@@ -535,57 +537,57 @@ def test_a_gap_keeps_its_earliest_start() -> None:
     assert memory.close(Instant(50.0, 50.0)) is None
 
 
-def test_a_gap_starts_at_the_unanswered_join(story: Story) -> None:
+def test_a_gap_starts_at_the_unanswered_join(harness: Harness) -> None:
     """A close received after an unanswered join may be as old as the join: the gap starts there (R44)."""
-    story.open()
-    room = story.channel()
-    reported = story.collect(room, gaps())
-    story.join(room)
-    story.run_for(10)
-    blocked_at = story.now.at()
-    slow = story.channel("slow")
-    story.call(story.session.join, slow)
-    story.run_for(15)
-    story.answer_join()
-    story.run_for(0.1)
-    story.close_channel(room, story.sent("phx_join")[0].ref)
-    story.run_for(1.1)
-    story.answer_join()
+    harness.open()
+    room = harness.channel()
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    harness.run_for(10)
+    blocked_at = harness.now.at()
+    slow = harness.channel("slow")
+    harness.call(harness.session.join, slow)
+    harness.run_for(15)
+    harness.answer_join()
+    harness.run_for(0.1)
+    harness.close_channel(room, harness.sent("phx_join")[0].ref)
+    harness.run_for(1.1)
+    harness.answer_join()
     assert [gap.started_at for gap in reported] == [blocked_at]
 
 
-def test_a_gap_starts_at_a_join_that_timed_out(story: Story) -> None:
+def test_a_gap_starts_at_a_join_that_timed_out(harness: Harness) -> None:
     """The same holds for a join that timed out, which the server may still process until its late reply (R44)."""
-    story.open()
-    room, other = story.channel(), story.joined("other")
-    reported = story.collect(room, gaps())
-    story.join(room)
-    blocked_at = story.now.at()
-    story.call(story.session.join, story.channel("slow"))
-    slow = story.sent("phx_join")[-1]
-    story.run_for(10)
-    story.receive(other, "broadcast", {"event": "e", "payload": {}})
-    story.run_for(10.1)
-    story.reply(slow, {"reason": "Unauthorized: no"}, status="error")
-    story.close_channel(room, story.sent("phx_join")[1].ref)
-    story.run_for(1.1)
-    rejoin = [frame for frame in story.sent("phx_join") if frame.topic == room][-1]
-    story.reply(rejoin, {"postgres_changes": []})
+    harness.open()
+    room, other = harness.channel(), harness.joined("other")
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    blocked_at = harness.now.at()
+    harness.call(harness.session.join, harness.channel("slow"))
+    slow = harness.sent("phx_join")[-1]
+    harness.run_for(10)
+    harness.receive(other, "broadcast", {"event": "e", "payload": {}})
+    harness.run_for(10.1)
+    harness.reply(slow, {"reason": "Unauthorized: no"}, status="error")
+    harness.close_channel(room, harness.sent("phx_join")[1].ref)
+    harness.run_for(1.1)
+    rejoin = [frame for frame in harness.sent("phx_join") if frame.topic == room][-1]
+    harness.reply(rejoin, {"postgres_changes": []})
     assert [gap.started_at for gap in reported] == [blocked_at]
 
 
-def test_a_join_answered_long_ago_does_not_move_a_gap(story: Story) -> None:
+def test_a_join_answered_long_ago_does_not_move_a_gap(harness: Harness) -> None:
     """A join that was slow a minute ago does not move a gap: it starts when the channel ended (R44)."""
-    story.open()
-    room = story.channel()
-    reported = story.collect(room, gaps())
-    story.join(room)
-    story.call(story.session.join, story.channel("slow"))
-    story.run_for(5)
-    story.answer_join()
-    story.run_alive(60)
-    ended_at = story.now.at()
-    story.close_channel(room, story.sent("phx_join")[0].ref)
-    story.run_for(1.1)
-    story.answer_join()
+    harness.open()
+    room = harness.channel()
+    reported = harness.collect(room, gaps())
+    harness.join(room)
+    harness.call(harness.session.join, harness.channel("slow"))
+    harness.run_for(5)
+    harness.answer_join()
+    harness.run_alive(60)
+    ended_at = harness.now.at()
+    harness.close_channel(room, harness.sent("phx_join")[0].ref)
+    harness.run_for(1.1)
+    harness.answer_join()
     assert [gap.started_at for gap in reported] == [ended_at]

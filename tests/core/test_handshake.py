@@ -19,50 +19,50 @@ from supawire.events import ConnectionState
 from supawire.options import Backoff
 from supawire.testing.harness import NOT_YET, error_of
 
-from .conftest import Story
+from .conftest import Harness
 from .server_words import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS, Class
 
 
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
 @pytest.mark.parametrize("provider", [True, False], ids=["provider", "no provider"])
 def test_each_refused_handshake_is_handled_as_its_row_in_the_table(
-    make_story: Callable[..., Story], status: int, body: bytes, what: Class, provider: bool
+    make_harness: Callable[..., Harness], status: int, body: bytes, what: Class, provider: bool
 ) -> None:
     """401 causes one token refresh, then the end; 403 and 404 are final; 429 and 5xx are retried (R30)."""
-    story = make_story(has_token_provider=provider, open_timeout=None)
-    opened = story.call(story.session.open)
+    harness = make_harness(has_token_provider=provider, open_timeout=None)
+    opened = harness.call(harness.session.open)
     if provider:
-        story.give_token("first")
-    story.drop(status=status, body=body)
+        harness.give_token("first")
+    harness.drop(status=status, body=body)
     if what == "refresh once" and provider:
-        assert story.session.state is ConnectionState.CONNECTING, "at once"
-        assert story.fetches == 2
-        story.give_token("second")
-        assert story.connects == 2
-        story.drop(status=status, body=body)
+        assert harness.session.state is ConnectionState.CONNECTING, "at once"
+        assert harness.fetches == 2
+        harness.give_token("second")
+        assert harness.connects == 2
+        harness.drop(status=status, body=body)
         what = "give up"
     if what in ("give up", "refresh once"):
-        assert story.session.state is ConnectionState.CLOSED
-        error = error_of(story.outcome(opened))
+        assert harness.session.state is ConnectionState.CLOSED
+        error = error_of(harness.outcome(opened))
         assert isinstance(error, ConnectError)
         assert error.status == status
         assert error.hint
-        assert story.session.next_deadline is None
+        assert harness.session.next_deadline is None
         return
-    assert story.session.state is ConnectionState.RETRYING
-    assert story.outcome(opened) is NOT_YET
-    wait = (story.session.next_deadline or 0) - story.now.mono
+    assert harness.session.state is ConnectionState.RETRYING
+    assert harness.outcome(opened) is NOT_YET
+    wait = (harness.session.next_deadline or 0) - harness.now.mono
     assert SLOWLY <= wait <= LONGEST if what == "slow" else wait <= 1.5
 
 
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
 def test_a_refused_handshake_keeps_the_answer_of_the_server(
-    story: Story, status: int, body: bytes, what: Class
+    harness: Harness, status: int, body: bytes, what: Class
 ) -> None:
     """The error contains the status and the text of the JSON body, or of any body (R30)."""
-    story.call(story.session.open)
-    story.drop(status=status, body=body)
-    error = story.session.error
+    harness.call(harness.session.open)
+    harness.drop(status=status, body=body)
+    error = harness.session.error
     assert isinstance(error, ConnectError)
     assert str(status) in str(error)
     assert error.retryable is (what != "give up")
@@ -72,85 +72,85 @@ def test_a_refused_handshake_keeps_the_answer_of_the_server(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_retry_after_is_used_when_it_is_longer(story: Story, status: int) -> None:
+def test_retry_after_is_used_when_it_is_longer(harness: Harness, status: int) -> None:
     """A Retry-After longer than the backoff applies to that attempt only (R30)."""
-    story.call(story.session.open)
-    story.accept()
-    story.drop(1006)
-    story.run_to_attempt()
-    story.drop(status=status, retry_after=90.0)
-    story.run_for(89.9)
-    assert story.session.state is ConnectionState.RETRYING
-    story.run_for(0.2)
-    assert story.session.state is ConnectionState.CONNECTING
-    story.drop(text="refused")
-    story.run_for(30)
-    assert story.session.state is not ConnectionState.RETRYING
+    harness.call(harness.session.open)
+    harness.accept()
+    harness.drop(1006)
+    harness.run_to_attempt()
+    harness.drop(status=status, retry_after=90.0)
+    harness.run_for(89.9)
+    assert harness.session.state is ConnectionState.RETRYING
+    harness.run_for(0.2)
+    assert harness.session.state is ConnectionState.CONNECTING
+    harness.drop(text="refused")
+    harness.run_for(30)
+    assert harness.session.state is not ConnectionState.RETRYING
 
 
 @pytest.mark.parametrize("retry_after", [999_999_999.0, float("inf"), 1e300])
 @pytest.mark.parametrize("backoff", [Backoff(), None])
 def test_retry_after_is_limited_to_the_maximum(
-    make_story: Callable[..., Story], retry_after: float, backoff: Backoff | None
+    make_harness: Callable[..., Harness], retry_after: float, backoff: Backoff | None
 ) -> None:
     """However long the server's Retry-After, the next attempt comes after at most `max_retry_after` (R30)."""
-    story = make_story(open_timeout=None, max_retry_after=120.0, backoff=backoff)
-    story.call(story.session.open)
-    story.drop(status=503, retry_after=retry_after)
+    harness = make_harness(open_timeout=None, max_retry_after=120.0, backoff=backoff)
+    harness.call(harness.session.open)
+    harness.drop(status=503, retry_after=retry_after)
     if backoff is None:
-        story.call(story.session.delay_ready, None, 2.0)
-    story.run_for(119.9)
-    assert story.session.state is ConnectionState.RETRYING
-    story.run_for(0.2)
-    assert story.session.state is ConnectionState.CONNECTING
+        harness.call(harness.session.delay_ready, None, 2.0)
+    harness.run_for(119.9)
+    assert harness.session.state is ConnectionState.RETRYING
+    harness.run_for(0.2)
+    assert harness.session.state is ConnectionState.CONNECTING
 
 
 @pytest.mark.parametrize("retry_after", [float("nan"), -1e9])
-def test_an_invalid_retry_after_is_ignored(story: Story, retry_after: float) -> None:
+def test_an_invalid_retry_after_is_ignored(harness: Harness, retry_after: float) -> None:
     """A Retry-After that is negative or not a number does not change the backoff (R30)."""
-    story.call(story.session.open)
-    story.drop(status=503, retry_after=retry_after)
-    story.run_for(2.0)
-    assert story.session.state is ConnectionState.CONNECTING
+    harness.call(harness.session.open)
+    harness.drop(status=503, retry_after=retry_after)
+    harness.run_for(2.0)
+    assert harness.session.state is ConnectionState.CONNECTING
 
 
-def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
+def test_a_short_retry_after_does_not_shorten_the_backoff(harness: Harness) -> None:
     """A Retry-After of one second after a 429 does not shorten the slow backoff (R30)."""
-    story.call(story.session.open)
-    story.accept()
-    story.drop(1006)
-    story.run_to_attempt()
-    story.drop(status=429, retry_after=1.0)
-    assert (story.session.next_deadline or 0) - story.now.mono >= SLOWLY
+    harness.call(harness.session.open)
+    harness.accept()
+    harness.drop(1006)
+    harness.run_to_attempt()
+    harness.drop(status=429, retry_after=1.0)
+    assert (harness.session.next_deadline or 0) - harness.now.mono >= SLOWLY
 
 
-def test_retry_after_also_applies_to_a_backoff_function(make_story: Callable[..., Story]) -> None:
+def test_retry_after_also_applies_to_a_backoff_function(make_harness: Callable[..., Harness]) -> None:
     """If the backoff is the user's function, the longer of the two delays counts (R30)."""
-    story = make_story(backoff=None, open_timeout=None)
-    story.call(story.session.open)
-    story.drop(status=503, retry_after=40.0)
-    story.call(story.session.delay_ready, None, 2.0)
-    story.run_for(39.9)
-    assert story.session.state is ConnectionState.RETRYING
-    story.run_for(0.2)
-    assert story.session.state is ConnectionState.CONNECTING
+    harness = make_harness(backoff=None, open_timeout=None)
+    harness.call(harness.session.open)
+    harness.drop(status=503, retry_after=40.0)
+    harness.call(harness.session.delay_ready, None, 2.0)
+    harness.run_for(39.9)
+    assert harness.session.state is ConnectionState.RETRYING
+    harness.run_for(0.2)
+    assert harness.session.state is ConnectionState.CONNECTING
 
 
-def test_a_token_is_refreshed_once_for_each_connection(make_story: Callable[..., Story]) -> None:
+def test_a_token_is_refreshed_once_for_each_connection(make_harness: Callable[..., Harness]) -> None:
     """After a successful connection, a 401 again causes one refresh (R30)."""
-    story = make_story(has_token_provider=True)
-    story.call(story.session.open)
+    harness = make_harness(has_token_provider=True)
+    harness.call(harness.session.open)
     for _ in range(2):
-        story.give_token("old")
-        story.drop(status=401, body=b'{"error":"Token has expired"}')
-        story.give_token("new")
-        story.accept()
-        assert story.session.state is ConnectionState.OPEN
-        story.drop(1006)
-        story.run_to_attempt()
-    story.give_token("old")
-    story.drop(status=401, body=b'{"error":"Token has expired"}')
-    assert story.session.state is ConnectionState.CONNECTING
+        harness.give_token("old")
+        harness.drop(status=401, body=b'{"error":"Token has expired"}')
+        harness.give_token("new")
+        harness.accept()
+        assert harness.session.state is ConnectionState.OPEN
+        harness.drop(1006)
+        harness.run_to_attempt()
+    harness.give_token("old")
+    harness.drop(status=401, body=b'{"error":"Token has expired"}')
+    assert harness.session.state is ConnectionState.CONNECTING
 
 
 def test_every_row_of_the_tables_has_a_case_here() -> None:

@@ -7,12 +7,12 @@ from supawire.errors import JoinError
 from supawire.events import ChannelState
 from supawire.selectors import broadcast, changes, presence, status, system
 
-from .conftest import Story
+from .conftest import Harness
 
 HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
-def test_rows_reach_their_listeners_after_each_reconnect(each: Story) -> None:
+def test_rows_reach_their_listeners_after_each_reconnect(each: Harness) -> None:
     """Five bindings, twenty reconnects, new ids each time: each row reaches exactly its own listener, once (R15)."""
     each.open()
     db = each.channel("db")
@@ -35,24 +35,24 @@ def test_rows_reach_their_listeners_after_each_reconnect(each: Story) -> None:
         assert [change.record["id"] for change in received[table]] == [turn * 10 + place for turn in range(21)]
 
 
-def test_each_join_requests_the_bindings_of_its_time(story: Story) -> None:
+def test_each_join_requests_the_bindings_of_its_time(harness: Harness) -> None:
     """The next join has listeners added while disconnected, and not those that were removed (R15)."""
-    story.open()
-    db = story.channel("db")
-    gone: list[object] = []
-    listener = Listener((changes("users"),), gone.append)
-    story.call(story.session.listen, db, listener)
-    story.join(db)
-    story.drop(1006)
-    story.session.unlisten(db, listener)
-    story.collect(db, changes("orders", event="DELETE", where=None), presence())
-    story.reconnect()
-    config = story.sent("phx_join")[-1].payload["config"]
+    harness.open()
+    db = harness.channel("db")
+    removed: list[object] = []
+    listener = Listener((changes("users"),), removed.append)
+    harness.call(harness.session.listen, db, listener)
+    harness.join(db)
+    harness.drop(1006)
+    harness.session.unlisten(db, listener)
+    harness.collect(db, changes("orders", event="DELETE", where=None), presence())
+    harness.reconnect()
+    config = harness.sent("phx_join")[-1].payload["config"]
     assert config["postgres_changes"] == [{"event": "DELETE", "schema": "public", "table": "orders"}]
     assert config["presence"] == {"enabled": True}
-    story.answer_join()
-    story.row(db, 100, kind="DELETE", id=1)
-    assert gone == []
+    harness.answer_join()
+    harness.row(db, 100, kind="DELETE", id=1)
+    assert removed == []
 
 
 ECHOES = {
@@ -67,14 +67,14 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
-def test_an_equivalent_echo_is_not_a_mismatch(story: Story, echo: dict[str, object]) -> None:
+def test_an_equivalent_echo_is_not_a_mismatch(harness: Harness, echo: dict[str, object]) -> None:
     """Null, missing and default members, letter case and unknown keys in the echo are not a difference (R16)."""
-    story.open()
-    db = story.channel("db")
-    received = story.collect(db, changes("users", event="INSERT"))
-    story.join(db, {"postgres_changes": [echo]})
-    assert story.errors == []
-    story.row(db, 5, id=1)
+    harness.open()
+    db = harness.channel("db")
+    received = harness.collect(db, changes("users", event="INSERT"))
+    harness.join(db, {"postgres_changes": [echo]})
+    assert harness.errors == []
+    harness.row(db, 5, id=1)
     assert len(received) == 1
 
 
@@ -91,50 +91,50 @@ def test_an_equivalent_echo_is_not_a_mismatch(story: Story, echo: dict[str, obje
         [{"event": "INSERT", "schema": "public", "table": "users", "id": True}],
     ],
 )
-def test_a_mismatch_is_reported_with_the_binding_and_the_channel_stays_joined(story: Story, echoed: object) -> None:
+def test_a_mismatch_is_reported_with_the_binding_and_the_channel_stays_joined(harness: Harness, echoed: object) -> None:
     """A binding not confirmed as sent is reported with a typed error; the channel stays joined (R16)."""
-    story.open()
-    db = story.channel("db")
-    story.collect(db, changes("users", event="INSERT"))
-    joined = story.join(db, {"postgres_changes": echoed})
-    assert story.outcome(joined) is None
-    (error,) = story.errors
+    harness.open()
+    db = harness.channel("db")
+    harness.collect(db, changes("users", event="INSERT"))
+    joined = harness.join(db, {"postgres_changes": echoed})
+    assert harness.outcome(joined) is None
+    (error,) = harness.errors
     assert isinstance(error, JoinError)
     assert "'users'" in str(error)
     assert error.topic == "db"
-    assert story.state(db) is ChannelState.JOINED
-    assert story.sent("phx_leave") == []
+    assert harness.state(db) is ChannelState.JOINED
+    assert harness.sent("phx_leave") == []
 
 
-def test_listeners_added_after_the_join_receive_events(story: Story) -> None:
+def test_listeners_added_after_the_join_receive_events(harness: Harness) -> None:
     """Broadcast, system and status listeners receive events at once, without a new join (R17)."""
-    story.open()
-    room = story.joined()
-    received = story.collect(room, broadcast("hello"), system(), status())
-    story.receive(room, "broadcast", HELLO)
-    story.system(room, "something", extension="other")
-    story.run_for(1)
+    harness.open()
+    room = harness.joined()
+    received = harness.collect(room, broadcast("hello"), system(), status())
+    harness.receive(room, "broadcast", HELLO)
+    harness.system(room, "something", extension="other")
+    harness.run_for(1)
     assert len(received) == 2
-    assert len(story.sent("phx_join")) == 1
+    assert len(harness.sent("phx_join")) == 1
 
 
-def test_the_first_presence_listener_after_the_join_causes_a_rejoin(story: Story) -> None:
+def test_the_first_presence_listener_after_the_join_causes_a_rejoin(harness: Harness) -> None:
     """Presence not enabled in the join is enabled by another; the second listener needs no join (R17)."""
-    story.open()
-    room = story.joined()
-    assert story.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": False}
-    story.collect(room, presence())
-    story.run_for(0)
-    assert story.sent("phx_join")[1].payload["config"]["presence"] == {"enabled": True}
-    story.answer_join()
-    received = story.collect(room, presence())
-    story.run_for(1)
-    assert len(story.sent("phx_join")) == 2
-    story.receive(room, "presence_state", {"bob": {"metas": [{"phx_ref": "A"}]}})
+    harness.open()
+    room = harness.joined()
+    assert harness.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": False}
+    harness.collect(room, presence())
+    harness.run_for(0)
+    assert harness.sent("phx_join")[1].payload["config"]["presence"] == {"enabled": True}
+    harness.answer_join()
+    received = harness.collect(room, presence())
+    harness.run_for(1)
+    assert len(harness.sent("phx_join")) == 2
+    harness.receive(room, "presence_state", {"bob": {"metas": [{"phx_ref": "A"}]}})
     assert len(received) == 2
 
 
-def test_the_old_join_is_active_until_the_new_one_is_accepted(each: Story) -> None:
+def test_the_old_join_is_active_until_the_new_one_is_accepted(each: Harness) -> None:
     """During a rejoin for a late listener, rows, broadcasts and sends of the others continue (R17)."""
     each.open()
     db = each.channel("db", ack=True)
@@ -160,7 +160,7 @@ def test_the_old_join_is_active_until_the_new_one_is_accepted(each: Story) -> No
     assert [one.join_ref for one in each.pushed()] == [second]
 
 
-def test_the_close_of_the_old_join_may_come_first(each: Story) -> None:
+def test_the_close_of_the_old_join_may_come_first(each: Harness) -> None:
     """If the server closes the old join before it answers the new one, the new one continues (R17)."""
     each.open()
     db = each.joined("db")

@@ -12,12 +12,12 @@ from supawire.selectors import broadcast, changes, status
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
 
-from .conftest import Story, raised
+from .conftest import Harness, raised
 
 HELLO = {"type": "broadcast", "event": "hello", "payload": {}}
 
 
-def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> None:
+def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Harness) -> None:
     """The same object joins, delivers to its old listeners, and leaves, repeatedly, with a definite result (R20)."""
     each.open()
     room = each.channel()
@@ -38,7 +38,7 @@ def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> No
 
 
 @pytest.mark.parametrize("cause", ["cancel", "timeout", "refused", "leave"])
-def test_a_subscribe_that_failed_can_be_repeated(each: Story, cause: str) -> None:
+def test_a_subscribe_that_failed_can_be_repeated(each: Harness, cause: str) -> None:
     """After a subscribe that was cancelled, timed out, refused or left, the next one succeeds (R20)."""
     each.open()
     room = each.channel()
@@ -64,70 +64,73 @@ def test_a_subscribe_that_failed_can_be_repeated(each: Story, cause: str) -> Non
     assert each.state(room) is ChannelState.JOINED
 
 
-def test_a_subscribe_is_withdrawn_only_after_its_last_caller(story: Story) -> None:
+def test_a_subscribe_is_withdrawn_only_after_its_last_caller(harness: Harness) -> None:
     """Of two callers only the last one to give up withdraws the subscribe; a joined channel stays joined (R20)."""
-    story.open()
-    room = story.channel()
-    first, second = story.call(story.session.join, room, timeout=2.0), story.call(story.session.join, room, timeout=9.0)
-    story.run_for(3)
-    assert isinstance(error_of(story.outcome(first)), OperationTimeout)
-    assert story.state(room) is ChannelState.JOINING
-    story.answer_join()
-    assert story.outcome(second) is None
-    third = story.call(story.session.join, room, ready=True, timeout=1.0)
-    story.call(story.session.cancel, third)
-    assert story.state(room) is ChannelState.JOINED
-    assert story.at(room).wanted
+    harness.open()
+    room = harness.channel()
+    first, second = (
+        harness.call(harness.session.join, room, timeout=2.0),
+        harness.call(harness.session.join, room, timeout=9.0),
+    )
+    harness.run_for(3)
+    assert isinstance(error_of(harness.outcome(first)), OperationTimeout)
+    assert harness.state(room) is ChannelState.JOINING
+    harness.answer_join()
+    assert harness.outcome(second) is None
+    third = harness.call(harness.session.join, room, ready=True, timeout=1.0)
+    harness.call(harness.session.cancel, third)
+    assert harness.state(room) is ChannelState.JOINED
+    assert harness.at(room).wanted
 
 
-def test_a_timeout_during_a_rejoin_does_not_withdraw_the_subscribe(story: Story) -> None:
+def test_a_timeout_during_a_rejoin_does_not_withdraw_the_subscribe(harness: Harness) -> None:
     """A caller's timeout on a channel that was joined before does not withdraw the subscribe (R20)."""
-    story.open()
-    room = story.joined()
-    story.drop(1006)
-    late = story.call(story.session.join, room, timeout=0.1)
-    story.run_for(0.2)
-    assert isinstance(error_of(story.outcome(late)), OperationTimeout)
-    story.reconnect()
-    story.answer_join()
-    assert story.state(room) is ChannelState.JOINED
+    harness.open()
+    room = harness.joined()
+    harness.drop(1006)
+    late = harness.call(harness.session.join, room, timeout=0.1)
+    harness.run_for(0.2)
+    assert isinstance(error_of(harness.outcome(late)), OperationTimeout)
+    harness.reconnect()
+    harness.answer_join()
+    assert harness.state(room) is ChannelState.JOINED
 
 
-def test_a_new_subscribe_after_a_failure_has_all_its_attempts(make_story: Callable[..., Story]) -> None:
+def test_a_new_subscribe_after_a_failure_has_all_its_attempts(make_harness: Callable[..., Harness]) -> None:
     """subscribe after FAILED starts again: attempts are counted from zero (R20)."""
-    story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=1))
-    story.open()
-    room = story.joined()
+    harness = make_harness(rejoin_backoff=Backoff(initial=1, max_attempts=1))
+    harness.open()
+    room = harness.joined()
     for _ in range(2):
-        story.call(story.session.join, room, timeout=None)
-        if story.state(room) is ChannelState.JOINED:
-            story.close_channel(room, story.sent("phx_join")[-1].ref)
+        harness.call(harness.session.join, room, timeout=None)
+        if harness.state(room) is ChannelState.JOINED:
+            harness.close_channel(room, harness.sent("phx_join")[-1].ref)
         else:
-            story.refuse_join("RealtimeRestarting: wait")
-        assert story.state(room) is ChannelState.RETRYING
-        story.run_for(1.1)
-        story.refuse_join("RealtimeRestarting: wait")
-        assert story.state(room) is ChannelState.FAILED
+            harness.refuse_join("RealtimeRestarting: wait")
+        assert harness.state(room) is ChannelState.RETRYING
+        harness.run_for(1.1)
+        harness.refuse_join("RealtimeRestarting: wait")
+        assert harness.state(room) is ChannelState.FAILED
 
 
-def test_a_leave_has_a_time_limit(story: Story) -> None:
+def test_a_leave_has_a_time_limit(harness: Harness) -> None:
     """An unanswered leave ends after its time limit, and is reported once (R24)."""
-    story.open()
-    room = story.joined()
-    moves = story.collect(room, status())
-    left = story.call(story.session.leave, room, 3.0)
-    story.run_for(2.9)
-    assert story.outcome(left) is NOT_YET
-    story.run_for(0.2)
-    assert story.outcome(left) is None
-    story.reply(story.sent("phx_leave")[0])
-    story.close_channel(room, story.sent("phx_join")[0].ref)
+    harness.open()
+    room = harness.joined()
+    moves = harness.collect(room, status())
+    left = harness.call(harness.session.leave, room, 3.0)
+    harness.run_for(2.9)
+    assert harness.outcome(left) is NOT_YET
+    harness.run_for(0.2)
+    assert harness.outcome(left) is None
+    harness.reply(harness.sent("phx_leave")[0])
+    harness.close_channel(room, harness.sent("phx_join")[0].ref)
     assert [move.state for move in moves] == [ChannelState.LEAVING, ChannelState.IDLE]
-    assert [effect.topic for effect in story.effects if isinstance(effect, Ended)] == [room]
+    assert [effect.topic for effect in harness.effects if isinstance(effect, Ended)] == [room]
 
 
 @pytest.mark.parametrize("by", ["reply", "close", "drop"])
-def test_a_leave_ends_with_its_reply_the_close_or_the_connection(each: Story, by: str) -> None:
+def test_a_leave_ends_with_its_reply_the_close_or_the_connection(each: Harness, by: str) -> None:
     """The reply, the phx_close and the loss of the socket each end a leave; what follows has no effect (R24)."""
     each.open()
     room = each.joined()
@@ -143,58 +146,58 @@ def test_a_leave_ends_with_its_reply_the_close_or_the_connection(each: Story, by
     assert not each.at(room).wanted
 
 
-def test_leaving_again_and_leaving_an_idle_channel_resolve(story: Story) -> None:
+def test_leaving_again_and_leaving_an_idle_channel_resolve(harness: Harness) -> None:
     """A second leave shares the end of the first; one of a channel that is not joined resolves at once (R24)."""
-    story.open()
-    room = story.joined()
-    one, two = story.call(story.session.leave, room, 10.0), story.call(story.session.leave, room, 10.0)
-    story.reply(story.sent("phx_leave")[0])
-    three = story.call(story.session.leave, room, 10.0)
-    assert [story.outcome(ticket) for ticket in (one, two, three)] == [None] * 3
-    assert len(story.sent("phx_leave")) == 1
+    harness.open()
+    room = harness.joined()
+    one, two = harness.call(harness.session.leave, room, 10.0), harness.call(harness.session.leave, room, 10.0)
+    harness.reply(harness.sent("phx_leave")[0])
+    three = harness.call(harness.session.leave, room, 10.0)
+    assert [harness.outcome(ticket) for ticket in (one, two, three)] == [None] * 3
+    assert len(harness.sent("phx_leave")) == 1
 
 
 @pytest.mark.parametrize("state", ["waiting", "retrying", "failed"])
-def test_a_channel_that_is_not_joined_is_left_at_once(story: Story, state: str) -> None:
+def test_a_channel_that_is_not_joined_is_left_at_once(harness: Harness, state: str) -> None:
     """If the server has no join of the channel, a leave sends nothing and returns at once (R24)."""
-    room = story.channel()
+    room = harness.channel()
     if state == "waiting":
-        joining = story.call(story.session.join, room)
+        joining = harness.call(harness.session.join, room)
     else:
-        story.open()
-        joining = story.call(story.session.join, room)
-        story.refuse_join("Unauthorized: no" if state == "failed" else "RealtimeRestarting: wait")
-    assert story.state(room).value == state
-    left = story.call(story.session.leave, room, 10.0)
-    assert story.outcome(left) is None
-    assert story.outcome(joining) is not NOT_YET
-    assert story.state(room) is ChannelState.IDLE
-    assert story.at(room).error is None
-    story.run_for(60)
-    assert story.sent("phx_leave") == []
-    assert len(story.sent("phx_join")) <= 1
+        harness.open()
+        joining = harness.call(harness.session.join, room)
+        harness.refuse_join("Unauthorized: no" if state == "failed" else "RealtimeRestarting: wait")
+    assert harness.state(room).value == state
+    left = harness.call(harness.session.leave, room, 10.0)
+    assert harness.outcome(left) is None
+    assert harness.outcome(joining) is not NOT_YET
+    assert harness.state(room) is ChannelState.IDLE
+    assert harness.at(room).error is None
+    harness.run_for(60)
+    assert harness.sent("phx_leave") == []
+    assert len(harness.sent("phx_join")) <= 1
 
 
-def test_leaving_one_channel_does_not_affect_the_others(each: Story) -> None:
+def test_leaving_one_channel_does_not_affect_the_others(each: Harness) -> None:
     """Of three channels the middle one is left or removed; the others receive and send as before (R24)."""
     for how in ("leave", "remove"):
-        story = Story(each.options)
-        story.open()
-        rooms = [story.joined(name) for name in ("a", "b", "c")]
-        received = [story.collect(room, broadcast()) for room in rooms]
+        harness = Harness(each.options)
+        harness.open()
+        rooms = [harness.joined(name) for name in ("a", "b", "c")]
+        received = [harness.collect(room, broadcast()) for room in rooms]
         if how == "leave":
-            story.call(story.session.leave, rooms[1], 10.0)
+            harness.call(harness.session.leave, rooms[1], 10.0)
         else:
-            story.call(story.session.remove, rooms[1])
-        story.reply(story.sent("phx_leave")[0])
-        story.close_channel(rooms[1], story.sent("phx_join")[1].ref)
+            harness.call(harness.session.remove, rooms[1])
+        harness.reply(harness.sent("phx_leave")[0])
+        harness.close_channel(rooms[1], harness.sent("phx_join")[1].ref)
         for room in rooms:
-            story.receive(room, "broadcast", HELLO)
+            harness.receive(room, "broadcast", HELLO)
         assert [len(one) for one in received] == [1, 0, 1], how
-        assert {story.state(rooms[0]), story.state(rooms[2])} == {ChannelState.JOINED}
+        assert {harness.state(rooms[0]), harness.state(rooms[2])} == {ChannelState.JOINED}
 
 
-def test_a_removed_channel_can_be_created_again_at_once(each: Story) -> None:
+def test_a_removed_channel_can_be_created_again_at_once(each: Harness) -> None:
     """A removed channel can be created again at once; the late end of its join does not affect the new one (R24)."""
     each.open()
     room = each.joined("room")
@@ -233,40 +236,40 @@ def test_a_thousand_cycles_leave_nothing_behind() -> None:
     assert [size for size in sizes[10:] if any(size[table] > most[table] for table in most)] == []
 
 
-def test_equal_options_return_the_same_channel(story: Story) -> None:
+def test_equal_options_return_the_same_channel(harness: Harness) -> None:
     """One topic is one channel, also without options; different options are refused with a hint (R21)."""
-    first = story.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada"))
-    assert story.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada")) is first
-    assert story.session.channel("realtime:room", ChannelOptions()) is first
+    first = harness.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada"))
+    assert harness.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada")) is first
+    assert harness.session.channel("realtime:room", ChannelOptions()) is first
     for other in (ChannelOptions(private=True), ChannelOptions(private=True, presence_key="bob")):
-        error = raised(lambda other=other: story.session.channel("realtime:room", other))
+        error = raised(lambda other=other: harness.session.channel("realtime:room", other))
         assert isinstance(error, InvalidArgumentError)
         assert "'room'" in str(error)
         assert "remove_channel" in str(error)
-    assert story.session.channels["realtime:room"] is first
+    assert harness.session.channels["realtime:room"] is first
     assert first.options == ChannelOptions(private=True, presence_key="ada")
 
 
-def test_a_cancelled_send_is_removed_from_the_queue(make_story: Callable[..., Story]) -> None:
+def test_a_cancelled_send_is_removed_from_the_queue(make_harness: Callable[..., Harness]) -> None:
     """Cancelling a broadcast that waits for the join removes it from the queue (R32)."""
-    story = make_story(offline="wait")
-    story.open()
-    room = story.channel()
-    one, two = story.broadcast(room, b'{"n":1}'), story.broadcast(room, b'{"n":2}')
-    story.call(story.session.cancel, one)
-    story.join(room)
-    assert [pushed.payload for pushed in story.pushed()] == [b'{"n":2}']
-    assert story.outcome(one) is NOT_YET
-    assert story.outcome(two).via == "socket"
-    assert story.session.stats().pending == 0
+    harness = make_harness(offline="wait")
+    harness.open()
+    room = harness.channel()
+    one, two = harness.broadcast(room, b'{"n":1}'), harness.broadcast(room, b'{"n":2}')
+    harness.call(harness.session.cancel, one)
+    harness.join(room)
+    assert [pushed.payload for pushed in harness.pushed()] == [b'{"n":2}']
+    assert harness.outcome(one) is NOT_YET
+    assert harness.outcome(two).via == "socket"
+    assert harness.session.stats().pending == 0
 
 
-def test_frames_of_removed_channels_are_counted(story: Story) -> None:
+def test_frames_of_removed_channels_are_counted(harness: Harness) -> None:
     """Frames for an unknown topic are dropped and counted, and raise nothing (R24, R40)."""
-    story.open()
-    room = story.joined()
-    story.call(story.session.remove, room)
-    stale = story.session.stats().stale_frames
+    harness.open()
+    room = harness.joined()
+    harness.call(harness.session.remove, room)
+    stale = harness.session.stats().stale_frames
     for event in (
         "broadcast",
         "postgres_changes",
@@ -276,21 +279,21 @@ def test_frames_of_removed_channels_are_counted(story: Story) -> None:
         "phx_close",
         "phx_error",
     ):
-        story.receive(room, event, {})
-    assert story.session.stats().stale_frames == stale + 7
-    assert not [effect for effect in story.effects[-1:] if isinstance(effect, Transmit)]
+        harness.receive(room, event, {})
+    assert harness.session.stats().stale_frames == stale + 7
+    assert not [effect for effect in harness.effects[-1:] if isinstance(effect, Transmit)]
 
 
-def test_a_queued_join_is_not_sent_after_a_leave(make_story: Callable[..., Story]) -> None:
+def test_a_queued_join_is_not_sent_after_a_leave(make_harness: Callable[..., Harness]) -> None:
     """A channel left while pacing delays its join is never joined, and does not delay those behind it (R24)."""
-    story = make_story(limits=Limits(joins_per_second=1))
-    story.open()
-    story.joined("first")
-    left, last = story.channel("left"), story.channel("last")
-    story.call(story.session.join, left)
-    story.call(story.session.join, last)
-    story.call(story.session.leave, left, 1.0)
-    story.run_for(1.1)
-    assert [frame.topic for frame in story.sent("phx_join")] == ["realtime:first", last]
-    story.run_for(5)
-    assert left not in [frame.topic for frame in story.sent("phx_join")]
+    harness = make_harness(limits=Limits(joins_per_second=1))
+    harness.open()
+    harness.joined("first")
+    left, last = harness.channel("left"), harness.channel("last")
+    harness.call(harness.session.join, left)
+    harness.call(harness.session.join, last)
+    harness.call(harness.session.leave, left, 1.0)
+    harness.run_for(1.1)
+    assert [frame.topic for frame in harness.sent("phx_join")] == ["realtime:first", last]
+    harness.run_for(5)
+    assert left not in [frame.topic for frame in harness.sent("phx_join")]

@@ -23,12 +23,12 @@ from supawire.selectors import (
     system,
 )
 
-from .conftest import Story
+from .conftest import Harness
 
 KINDS = ("INSERT", "UPDATE", "DELETE")
 
 
-def test_wildcards_receive_every_event(each: Story) -> None:
+def test_wildcards_receive_every_event(each: Harness) -> None:
     """`*` for broadcasts receives all events, and named listeners receive only theirs (R41)."""
     each.open()
     room = each.channel()
@@ -40,15 +40,15 @@ def test_wildcards_receive_every_event(each: Story) -> None:
     assert [message.event for message in typing] == ["typing"]
 
 
-def test_binary_broadcasts_find_the_same_listeners(story: Story) -> None:
+def test_binary_broadcasts_find_the_same_listeners(harness: Harness) -> None:
     """Events of binary frames are looked up by their UTF-8, known or not, JSON or raw (R41)."""
-    story.open()
-    room = story.channel("räum")
-    every, cafe = story.collect(room, broadcast()), story.collect(room, broadcast("café"))
-    story.join(room)
+    harness.open()
+    room = harness.channel("räum")
+    every, cafe = harness.collect(room, broadcast()), harness.collect(room, broadcast("café"))
+    harness.join(room)
     for event, json in itertools.product(("café", "other"), (True, False)):
         data = binary.pack(binary.USER_BROADCAST, room.encode(), event.encode(), b"", payload=b"[1]", json=json)
-        story.receive_raw(data, binary=True)
+        harness.receive_raw(data, binary=True)
     assert [(one.event, one.payload) for one in every] == [
         ("café", [1]),
         ("café", b"[1]"),
@@ -58,7 +58,7 @@ def test_binary_broadcasts_find_the_same_listeners(story: Story) -> None:
     assert [one.payload for one in cafe] == [[1], b"[1]"]
 
 
-def test_a_listener_with_overlapping_selectors_receives_an_event_once(each: Story) -> None:
+def test_a_listener_with_overlapping_selectors_receives_an_event_once(each: Harness) -> None:
     """Overlapping selectors of one listener deliver each event and each row once (R41)."""
     each.open()
     db = each.channel("db")
@@ -72,7 +72,7 @@ def test_a_listener_with_overlapping_selectors_receives_an_event_once(each: Stor
     assert [change.record["id"] for change in both[1:]] == [1, 2]
 
 
-def test_rows_are_routed_by_binding_id_alone(each: Story) -> None:
+def test_rows_are_routed_by_binding_id_alone(each: Harness) -> None:
     """The binding ids decide which listener receives a row: same table, other filter, other listener (R41)."""
     each.open()
     db = each.channel("db")
@@ -88,7 +88,7 @@ def test_rows_are_routed_by_binding_id_alone(each: Story) -> None:
     assert [[change.record["id"] for change in received] for received in (low, high, every)] == [[1], [50], [1, 50, 7]]
 
 
-def test_equal_bindings_are_one_binding(each: Story) -> None:
+def test_equal_bindings_are_one_binding(each: Harness) -> None:
     """Two listeners for the same rows need one binding, and both receive the rows (R41)."""
     each.open()
     db = each.channel("db")
@@ -99,7 +99,7 @@ def test_equal_bindings_are_one_binding(each: Story) -> None:
     assert (len(one), len(two)) == (1, 1)
 
 
-def test_bindings_with_equal_ids_each_receive_their_kind(each: Story) -> None:
+def test_bindings_with_equal_ids_each_receive_their_kind(each: Harness) -> None:
     """If two bindings have the same id, each listener still receives only its kinds, once (R41)."""
     each.open()
     db = each.channel("db")
@@ -114,7 +114,7 @@ def test_bindings_with_equal_ids_each_receive_their_kind(each: Story) -> None:
     assert [type(change).__name__ for change in deletes] == ["Delete"]
 
 
-def test_a_removed_listener_receives_nothing_more(each: Story) -> None:
+def test_a_removed_listener_receives_nothing_more(each: Harness) -> None:
     """Removing a listener takes effect at once, also twice, also while an event is delivered (R41)."""
     each.open()
     room = each.channel()
@@ -136,7 +136,7 @@ def test_a_removed_listener_receives_nothing_more(each: Story) -> None:
     each.session.unlisten("realtime:nobody", first[0])
 
 
-def test_listeners_are_called_in_order_of_registration(each: Story) -> None:
+def test_listeners_are_called_in_order_of_registration(each: Harness) -> None:
     """Wildcard or named, the listener that was added first is called first (R41)."""
     each.open()
     room = each.channel()
@@ -148,18 +148,18 @@ def test_listeners_are_called_in_order_of_registration(each: Story) -> None:
     assert order == [0, 1, 2, 3]
 
 
-def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
+def test_every_kind_of_selector_has_its_own_listeners(harness: Harness) -> None:
     """Presence, system, gaps and status events are delivered only to listeners for them."""
-    story.open()
-    room = story.channel()
+    harness.open()
+    room = harness.channel()
     selectors: list[Selector[Any]] = [presence(), system(), gaps(), status()]
-    received = [story.collect(room, selector) for selector in selectors]
-    story.join(room)
-    story.receive(room, "presence_state", {})
-    story.system(room, "hello", extension="x")
-    story.drop(1006)
-    story.reconnect()
-    story.answer_join()
+    received = [harness.collect(room, selector) for selector in selectors]
+    harness.join(room)
+    harness.receive(room, "presence_state", {})
+    harness.system(room, "hello", extension="x")
+    harness.drop(1006)
+    harness.reconnect()
+    harness.answer_join()
     kinds = [{type(event).__name__ for event in events} for events in received]
     assert kinds == [{"PresenceSync"}, {"System"}, {"Gap"}, {"Status"}]
 
@@ -177,7 +177,7 @@ class Note(msgspec.Struct):
     id: int
 
 
-def test_each_listener_receives_rows_in_its_own_model(each: Story) -> None:
+def test_each_listener_receives_rows_in_its_own_model(each: Harness) -> None:
     """Listeners with different models and without one each receive a row in their form and share a binding (R42)."""
     each.open()
     db = each.channel("db")
@@ -196,33 +196,33 @@ def test_each_listener_receives_rows_in_its_own_model(each: Story) -> None:
 
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("ids", [(100, 101), (101, 100)])
-def test_the_first_matching_selector_decides_the_model(story: Story, swapped: bool, ids: tuple[int, ...]) -> None:
+def test_the_first_matching_selector_decides_the_model(harness: Harness, swapped: bool, ids: tuple[int, ...]) -> None:
     """A row that matches several selectors of a listener is delivered once, by the first, in any order of ids."""
-    story.open()
-    db = story.channel("db")
-    story.collect(db, changes("users", event="INSERT"))  # so that bindings and selectors differ in order
+    harness.open()
+    db = harness.channel("db")
+    harness.collect(db, changes("users", event="INSERT"))  # so that bindings and selectors differ in order
     pair = [changes("users", model=User), changes("users", event="INSERT", model=Note)]
-    received = story.collect(db, *(reversed(pair) if swapped else pair))
-    story.join(db)
-    story.row(db, *ids, id=1)
-    story.row(db, *ids, id=2)
-    story.row(db, 101, kind="UPDATE", id=3)
+    received = harness.collect(db, *(reversed(pair) if swapped else pair))
+    harness.join(db)
+    harness.row(db, *ids, id=1)
+    harness.row(db, *ids, id=2)
+    harness.row(db, 101, kind="UPDATE", id=3)
     first = Note if swapped else User
     assert [change.record for change in received] == [first(1), first(2), User(3)]
 
 
-def test_a_plain_selector_before_one_with_a_model_gives_dicts(story: Story) -> None:
+def test_a_plain_selector_before_one_with_a_model_gives_dicts(harness: Harness) -> None:
     """Of two selectors for the same rows in one listener the first counts, even if it has no model."""
-    story.open()
-    db = story.channel("db")
-    plain_first = story.collect(db, changes("users"), changes("users", model=User))
-    model_first = story.collect(db, changes("users", model=User), changes("users"), changes("users", model=Note))
-    story.join(db)
-    story.row(db, 100, id=1)
+    harness.open()
+    db = harness.channel("db")
+    plain_first = harness.collect(db, changes("users"), changes("users", model=User))
+    model_first = harness.collect(db, changes("users", model=User), changes("users"), changes("users", model=Note))
+    harness.join(db)
+    harness.row(db, 100, id=1)
     assert [change.record for change in (*plain_first, *model_first)] == [{"id": 1}, User(1)]
 
 
-def test_messages_of_every_form_become_objects(each: Story) -> None:
+def test_messages_of_every_form_become_objects(each: Harness) -> None:
     """Text, binary and stored broadcasts, by name and wildcard, reach each listener in its own model."""
     each.open()
     room = each.channel()
@@ -350,14 +350,14 @@ def test_a_gap_names_the_kinds_that_have_listeners(kind: str) -> None:
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("is_binary", [False, True])
 def test_the_first_message_reaches_a_listener_however_it_is_decoded(
-    story: Story, payload: bytes, heavy: bool, is_binary: bool
+    harness: Harness, payload: bytes, heavy: bool, is_binary: bool
 ) -> None:
     """The first message after a listener was added reaches it: deep or not, text or binary, small or large."""
-    story.open()
-    room = story.joined()
-    take = story.session.receive_large if heavy else story.session.receive
+    harness.open()
+    room = harness.joined()
+    take = harness.session.receive_large if heavy else harness.session.receive
     for selector in (broadcast("e"), broadcast()):
-        received = story.collect(room, selector)
+        received = harness.collect(room, selector)
         if is_binary:
             topic = room.encode()
             data = bytes((4, len(topic), 1, 0, 1)) + topic + b"e" + payload
@@ -366,7 +366,7 @@ def test_the_first_message_reaches_a_listener_however_it_is_decoded(
                 room.encode(),
                 payload,
             )
-        delivery = take(story.session.generation, data, is_binary, story.now)
+        delivery = take(harness.session.generation, data, is_binary, harness.now)
         assert delivery is not None
         for listener in delivery[0]:
             listener(delivery[1])

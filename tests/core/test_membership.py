@@ -11,42 +11,42 @@ from supawire.options import Secret
 from supawire.selectors import broadcast, changes, presence, status, system
 from supawire.testing.harness import NOT_YET
 
-from .conftest import Story
+from .conftest import Harness
 
 HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
-def delivers_both_ways(story: Story, topic: str) -> bool:
+def delivers_both_ways(harness: Harness, topic: str) -> bool:
     """Return whether broadcasts get through in both directions."""
-    received = story.collect(topic, broadcast("hello"))
-    story.receive(topic, "broadcast", HELLO)
-    before = len(story.pushed())
-    story.broadcast(topic, b'{"n":2}')
-    return len(received) == 1 and len(story.pushed()) == before + 1
+    received = harness.collect(topic, broadcast("hello"))
+    harness.receive(topic, "broadcast", HELLO)
+    before = len(harness.pushed())
+    harness.broadcast(topic, b'{"n":2}')
+    return len(received) == 1 and len(harness.pushed()) == before + 1
 
 
 # --- which join is active
 
 
-def timed_out_then_joined(story: Story) -> tuple[str, str]:
+def timed_out_then_joined(harness: Harness) -> tuple[str, str]:
     """Return a channel whose first join timed out and whose second was accepted, and the first join's ref."""
-    story.open()
-    other, room = story.channel("other"), story.channel()
-    story.join(other)
-    story.call(story.session.join, room)
-    old = story.sent("phx_join")[-1].ref
-    story.run_for(10)
-    story.receive(other, "broadcast", HELLO)
-    story.run_for(11.1)
-    assert len(story.sent("phx_join")) == 3
-    story.answer_join()
-    assert story.state(room) is ChannelState.JOINED
+    harness.open()
+    other, room = harness.channel("other"), harness.channel()
+    harness.join(other)
+    harness.call(harness.session.join, room)
+    old = harness.sent("phx_join")[-1].ref
+    harness.run_for(10)
+    harness.receive(other, "broadcast", HELLO)
+    harness.run_for(11.1)
+    assert len(harness.sent("phx_join")) == 3
+    harness.answer_join()
+    assert harness.state(room) is ChannelState.JOINED
     assert old is not None
     return room, old
 
 
 @pytest.mark.parametrize("event", ["phx_close", "phx_error"])
-def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Story, event: str) -> None:
+def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Harness, event: str) -> None:
     """After a timed-out and an accepted join, a late phx_close or phx_error of the first ends nothing (R12)."""
     room, old = timed_out_then_joined(each)
     stale = each.session.stats().stale_frames
@@ -58,7 +58,7 @@ def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Story, event: st
 
 
 @pytest.mark.parametrize("event", ["phx_close", "phx_error"])
-def test_the_late_end_of_a_join_that_was_left_is_ignored(each: Story, event: str) -> None:
+def test_the_late_end_of_a_join_that_was_left_is_ignored(each: Harness, event: str) -> None:
     """A topic is left and joined again at once; the late end of its first join ends nothing (R12)."""
     each.open()
     room = each.joined()
@@ -74,7 +74,7 @@ def test_the_late_end_of_a_join_that_was_left_is_ignored(each: Story, event: str
 
 
 @pytest.mark.parametrize("status", ["ok", "error"])
-def test_a_late_reply_to_an_old_join_changes_no_state(each: Story, status: str) -> None:
+def test_a_late_reply_to_an_old_join_changes_no_state(each: Harness, status: str) -> None:
     """A reply to the join that timed out, ok or not, neither joins nor fails the channel (R12)."""
     each.open()
     other, room = each.joined("other"), each.channel()
@@ -97,22 +97,22 @@ def test_a_late_reply_to_an_old_join_changes_no_state(each: Story, status: str) 
     assert each.session.stats().late_replies == 3
 
 
-def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
+def test_data_of_an_older_join_is_dropped_and_counted(harness: Harness) -> None:
     """Events, system messages and presence that name an older join are not delivered (R12)."""
-    room, old = timed_out_then_joined(story)
-    received = story.collect(room, broadcast(), system(), presence())
-    stale = story.session.stats().stale_frames
+    room, old = timed_out_then_joined(harness)
+    received = harness.collect(room, broadcast(), system(), presence())
+    stale = harness.session.stats().stale_frames
     error = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago"}
     diff = {"joins": {"bob": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
     for event, payload in (("broadcast", HELLO), ("system", error), ("presence_state", {}), ("presence_diff", diff)):
-        story.receive(room, event, payload, join_ref=old)
+        harness.receive(room, event, payload, join_ref=old)
     assert received == []
-    assert story.session.stats().stale_frames == stale + 4
-    story.receive(room, "broadcast", HELLO, join_ref=story.sent("phx_join")[-1].ref)
+    assert harness.session.stats().stale_frames == stale + 4
+    harness.receive(room, "broadcast", HELLO, join_ref=harness.sent("phx_join")[-1].ref)
     assert len(received) == 1, "replayed messages carry the join_ref of the active join"
 
 
-def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> None:
+def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Harness) -> None:
     """Live data is delivered only while a join is active: not before the ok, and not after the end (R12)."""
     each.open()
     room = each.channel()
@@ -127,7 +127,7 @@ def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> No
     assert len(received) == 1
 
 
-def test_the_end_of_the_active_join_is_followed_by_another(each: Story) -> None:
+def test_the_end_of_the_active_join_is_followed_by_another(each: Harness) -> None:
     """After phx_close or phx_error of the active join, the channel joins again after the backoff (R12)."""
     each.open()
     room = each.joined()
@@ -142,14 +142,14 @@ def test_the_end_of_the_active_join_is_followed_by_another(each: Story) -> None:
 # --- leaving joins that the server may still have
 
 
-def test_a_join_that_timed_out_is_left_before_the_next(each: Story) -> None:
+def test_a_join_that_timed_out_is_left_before_the_next(each: Harness) -> None:
     """Before the next join is sent, phx_leave names the one that was not answered (R13)."""
     room, old = timed_out_then_joined(each)
     ours = [(frame.event, frame.join_ref) for frame in each.sent() if frame.topic == room]
     assert ours == [("phx_join", old), ("phx_leave", old), ("phx_join", ours[2][1])]
 
 
-def test_a_rejoin_that_timed_out_leaves_both_joins(each: Story) -> None:
+def test_a_rejoin_that_timed_out_leaves_both_joins(each: Harness) -> None:
     """If a rejoin over an active join is not answered, both are left: the server has one of them (R13)."""
     each.open()
     other, db = each.joined("other"), each.joined("db")
@@ -163,7 +163,7 @@ def test_a_rejoin_that_timed_out_leaves_both_joins(each: Story) -> None:
     assert [frame.join_ref for frame in each.sent("phx_leave")] == [first, second]
 
 
-def test_a_joined_topic_is_not_joined_again(each: Story) -> None:
+def test_a_joined_topic_is_not_joined_again(each: Harness) -> None:
     """Repeated subscribes, listeners that need no join, and replies to other requests cause no second join (R13)."""
     each.open()
     room = each.joined()
@@ -177,7 +177,7 @@ def test_a_joined_topic_is_not_joined_again(each: Story) -> None:
 # --- join_ref on the wire
 
 
-def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Story) -> None:
+def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Harness) -> None:
     """After each of three joins, broadcasts, presence, tokens and the leave carry that join's ref (R14)."""
     each.open()
     room = each.channel(ack=True, presence_key="ada")
@@ -201,20 +201,20 @@ def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Story) -
     assert len(refs) == len(set(refs)), "a ref is never used twice"
 
 
-def test_binary_data_without_an_active_join_is_dropped_and_counted(story: Story) -> None:
+def test_binary_data_without_an_active_join_is_dropped_and_counted(harness: Harness) -> None:
     """A binary broadcast for a channel that is not joined, or for an unknown topic, is not delivered (R12)."""
-    story.open()
-    room = story.channel()
-    received = story.collect(room, broadcast())
+    harness.open()
+    room = harness.channel()
+    received = harness.collect(room, broadcast())
     for topic in (room, "realtime:elsewhere"):
         data = binary.pack(binary.USER_BROADCAST, topic.encode(), b"e", b"", payload=b"{}", json=True)
-        story.receive_raw(data, binary=True)
+        harness.receive_raw(data, binary=True)
     assert received == []
-    assert story.session.stats().stale_frames == 2
-    assert story.session.stats().garbage_frames == 0
+    assert harness.session.stats().stale_frames == 2
+    assert harness.session.stats().garbage_frames == 0
 
 
-def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
+def test_frames_of_an_older_socket_are_dropped_and_counted(each: Harness) -> None:
     """Frames from the transport of an older generation are not delivered and do not count as activity (R12)."""
     each.open()
     room = each.channel()
@@ -259,74 +259,74 @@ def handled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_no_event_is_handled_while_another_is(handled: list[str]) -> None:
     """Two channels subscribe, rejoin, are refused, lose the connection, and leave: each step is one event."""
-    story = Story()
-    story.open()
-    room, db = story.channel(), story.channel("db")
-    story.join(room)
-    story.join(db)
+    harness = Harness()
+    harness.open()
+    room, db = harness.channel(), harness.channel("db")
+    harness.join(room)
+    harness.join(db)
     assert handled == ["Subscribe", "SendJoin", "JoinAccepted"] * 2
-    story.collect(db, changes("users"))
-    story.run_for(0)
-    story.refuse_join("Unauthorized: no")
+    harness.collect(db, changes("users"))
+    harness.run_for(0)
+    harness.refuse_join("Unauthorized: no")
     assert handled[6:] == ["RequirementsChanged", "RejoinDue", "SendJoin", "JoinRejected"]
-    assert story.state(db) is ChannelState.FAILED
-    story.call(story.session.set_channel_token, db, Secret("another"))
-    story.answer_join()
+    assert harness.state(db) is ChannelState.FAILED
+    harness.call(harness.session.set_channel_token, db, Secret("another"))
+    harness.answer_join()
     assert handled[10:] == ["ChannelTokenSet", "SendJoin", "JoinAccepted"]
-    story.call(story.session.leave, room, 10.0)
-    story.call(story.session.join, room)
-    assert story.state(room) is ChannelState.LEAVING
-    story.reply(story.sent("phx_leave")[-1])
+    harness.call(harness.session.leave, room, 10.0)
+    harness.call(harness.session.join, room)
+    assert harness.state(room) is ChannelState.LEAVING
+    harness.reply(harness.sent("phx_leave")[-1])
     assert handled[13:] == ["Leave", "Subscribe", "LeaveAnswered", "SendJoin"]
-    story.drop(1006)
-    story.reconnect()
+    harness.drop(1006)
+    harness.reconnect()
     assert handled[17:] == ["ConnectionLost", "ConnectionLost", "SendJoin", "SendJoin"]
 
 
 def test_a_waiting_channel_is_sent_only_by_the_queue(handled: list[str]) -> None:
     """Without a connection a subscribe leaves the channel waiting; opening sends its join without another event."""
-    story = Story()
-    room = story.channel()
-    story.call(story.session.join, room)
+    harness = Harness()
+    room = harness.channel()
+    harness.call(harness.session.join, room)
     assert handled == ["Subscribe"]
-    assert story.state(room) is ChannelState.WAITING
-    story.accept()
+    assert harness.state(room) is ChannelState.WAITING
+    harness.accept()
     assert handled == ["Subscribe", "SendJoin"]
-    assert story.state(room) is ChannelState.JOINING
+    assert harness.state(room) is ChannelState.JOINING
 
 
-def delay_after_refusal(story: Story, again: Callable[[], object] = lambda: None) -> float:
+def delay_after_refusal(harness: Harness, again: Callable[[], object] = lambda: None) -> float:
     """Refuse the newest join, do something, and return the seconds until the next join, to a tenth."""
-    story.refuse_join("something unknown")
+    harness.refuse_join("something unknown")
     again()
-    joins, refused_at = len(story.sent("phx_join")), story.now.mono
-    while len(story.sent("phx_join")) == joins:
-        story.run_alive(0.1)
-    return story.now.mono - refused_at
+    joins, refused_at = len(harness.sent("phx_join")), harness.now.mono
+    while len(harness.sent("phx_join")) == joins:
+        harness.run_alive(0.1)
+    return harness.now.mono - refused_at
 
 
-def test_the_delays_between_joins_begin_anew_after_a_leave_only(story: Story) -> None:
+def test_the_delays_between_joins_begin_anew_after_a_leave_only(harness: Harness) -> None:
     """They grow with each refusal; a subscribe call while the channel is retrying does not shorten them."""
-    story.open()
-    room = story.channel()
-    story.call(story.session.join, room)
-    delays = [delay_after_refusal(story) for _ in range(5)]
+    harness.open()
+    room = harness.channel()
+    harness.call(harness.session.join, room)
+    delays = [delay_after_refusal(harness) for _ in range(5)]
     assert delays[0] < 2
     assert delays[-1] > 4
-    assert delay_after_refusal(story, lambda: story.call(story.session.join, room)) > 4
-    assert delay_after_refusal(story) > 4
-    story.refuse_join("something unknown")
-    story.call(story.session.leave, room, 1.0)
-    story.call(story.session.join, room)
-    assert delay_after_refusal(story) < 2
+    assert delay_after_refusal(harness, lambda: harness.call(harness.session.join, room)) > 4
+    assert delay_after_refusal(harness) > 4
+    harness.refuse_join("something unknown")
+    harness.call(harness.session.leave, room, 1.0)
+    harness.call(harness.session.join, room)
+    assert delay_after_refusal(harness) < 2
 
 
-def test_a_channel_that_was_left_does_not_count_as_never_subscribed(story: Story) -> None:
+def test_a_channel_that_was_left_does_not_count_as_never_subscribed(harness: Harness) -> None:
     """Iterators of a channel that was left end; those of a new channel subscribe."""
-    story.open()
-    room = story.channel()
-    assert not story.at(room).begun
-    story.join(room)
-    assert story.at(room).begun
-    story.call(story.session.leave, room, 1.0)
-    assert story.at(room).begun
+    harness.open()
+    room = harness.channel()
+    assert not harness.at(room).begun
+    harness.join(room)
+    assert harness.at(room).begun
+    harness.call(harness.session.leave, room, 1.0)
+    assert harness.at(room).begun

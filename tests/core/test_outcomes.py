@@ -20,73 +20,73 @@ from supawire.options import Offline, SessionOptions
 from supawire.selectors import changes
 from supawire.testing.harness import NOT_YET
 
-from .conftest import Pushed, Story
+from .conftest import Harness, Pushed
 
 # --- the states a channel can be in
 
 
-def joined(story: Story, room: str) -> None:
+def joined(harness: Harness, room: str) -> None:
     """Let the server accept the join."""
-    story.join(room)
+    harness.join(room)
 
 
-def joining(story: Story, room: str) -> None:
+def joining(harness: Harness, room: str) -> None:
     """Send the join."""
-    story.call(story.session.join, room)
+    harness.call(harness.session.join, room)
 
 
-def rejoining(story: Story, room: str) -> None:
+def rejoining(harness: Harness, room: str) -> None:
     """Send the join for a late listener while the previous join is active."""
-    story.join(room)
-    story.collect(room, changes("users"))
-    story.run_for(0)
+    harness.join(room)
+    harness.collect(room, changes("users"))
+    harness.run_for(0)
 
 
-def retrying(story: Story, room: str) -> None:
+def retrying(harness: Harness, room: str) -> None:
     """Let the join be refused for a transient reason."""
-    story.call(story.session.join, room)
-    story.refuse_join("RealtimeRestarting: wait")
+    harness.call(harness.session.join, room)
+    harness.refuse_join("RealtimeRestarting: wait")
 
 
-def idle(story: Story, room: str) -> None:
+def idle(harness: Harness, room: str) -> None:
     """Create the channel without subscribing."""
 
 
-def failed(story: Story, room: str) -> None:
+def failed(harness: Harness, room: str) -> None:
     """Let the join be refused permanently."""
-    story.call(story.session.join, room)
-    story.refuse_join("Unauthorized: no")
+    harness.call(harness.session.join, room)
+    harness.refuse_join("Unauthorized: no")
 
 
-def waiting(story: Story, room: str) -> None:
+def waiting(harness: Harness, room: str) -> None:
     """Lose the connection."""
-    story.join(room)
-    story.drop(1006)
+    harness.join(room)
+    harness.drop(1006)
 
 
-def leaving(story: Story, room: str) -> None:
+def leaving(harness: Harness, room: str) -> None:
     """Send the leave."""
-    story.join(room)
-    story.call(story.session.leave, room, 10.0)
+    harness.join(room)
+    harness.call(harness.session.leave, room, 10.0)
 
 
-def removed(story: Story, room: str) -> None:
+def removed(harness: Harness, room: str) -> None:
     """Remove the channel."""
-    story.join(room)
-    story.call(story.session.remove, room)
+    harness.join(room)
+    harness.call(harness.session.remove, room)
 
 
-def closing(story: Story, room: str) -> None:
+def closing(harness: Harness, room: str) -> None:
     """Start to close the client."""
-    story.join(room)
-    story.call(story.session.close)
+    harness.join(room)
+    harness.call(harness.session.close)
 
 
-def closed(story: Story, room: str) -> None:
+def closed(harness: Harness, room: str) -> None:
     """Close the client."""
-    story.join(room)
-    story.call(story.session.close)
-    story.drop(1000)
+    harness.join(room)
+    harness.call(harness.session.close)
+    harness.drop(1000)
 
 
 STATES = (joined, joining, rejoining, retrying, idle, failed, waiting, leaving, removed, closing, closed)
@@ -96,57 +96,61 @@ ENDED = (removed, closing, closed)
 # --- events after a frame was written
 
 
-class Fate(NamedTuple):
+class AfterSend(NamedTuple):
     """What happens after the frame was sent, and the outcome of an acked send."""
 
-    does: Callable[[Story, Pushed], None]
-    gets: Any
+    step: Callable[[Harness, Pushed], None]
+    outcome: Any
 
 
-def reply(response: Any, status: str) -> Callable[[Story, Pushed], None]:
+def reply(response: Any, status: str) -> Callable[[Harness, Pushed], None]:
     """Return a step in which the server replies."""
-    return lambda story, pushed: story.answer_push(pushed, response, status=status)
+    return lambda harness, pushed: harness.answer_push(pushed, response, status=status)
 
 
-def silence(story: Story, pushed: Pushed) -> None:
+def silence(harness: Harness, pushed: Pushed) -> None:
     """Let the server not reply, although it is alive."""
-    story.run_alive(10.1)
+    harness.run_alive(10.1)
 
 
-def lost(written: bool | None) -> Callable[[Story, Pushed], None]:
+def lost(written: bool | None) -> Callable[[Harness, Pushed], None]:
     """Return a step that loses the connection, with or without the number of written frames."""
 
-    def does(story: Story, pushed: Pushed) -> None:
-        total = story.session.sequence
-        story.drop(1006, written=None if written is None else total if written else total - 1)
+    def step(harness: Harness, pushed: Pushed) -> None:
+        total = harness.session.sequence
+        harness.drop(1006, written=None if written is None else total if written else total - 1)
 
-    return does
+    return step
 
 
-def end(story: Story, pushed: Pushed) -> None:
+def end(harness: Harness, pushed: Pushed) -> None:
     """Let the server end the channel."""
-    story.close_channel(pushed.topic, pushed.join_ref)
+    harness.close_channel(pushed.topic, pushed.join_ref)
 
 
-FATES = {
-    "ok": Fate(reply({}, "ok"), Sent("socket", acked=True)),
-    "ok with a string": Fate(reply("fine", "ok"), Sent("socket", acked=True)),
-    "error object": Fate(reply({"reason": "no"}, "error"), PushError),
-    "error object of size": Fate(reply({"reason": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
-    "error object with a size": Fate(reply({"error": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
-    "bare string error": Fate(reply("payload_size_exceeded", "error"), PayloadTooLargeError),
-    "unknown string error": Fate(reply("nope", "error"), PushError),
-    "empty error": Fate(reply({}, "error"), PushError),
-    "not joined after all": Fate(reply({"reason": "unmatched topic"}, "error"), PushError),
-    "none": Fate(silence, OperationTimeout),
-    "link lost before written": Fate(lost(written=False), (ConnectionLostError, False)),
-    "link lost after written": Fate(lost(written=True), (ConnectionLostError, True)),
-    "connection lost, unknown whether written": Fate(lost(written=None), (ConnectionLostError, True)),
-    "channel ended": Fate(end, (ConnectionLostError, True)),
-    "heartbeat missed": Fate(lambda story, _: story.call(story.session.reconnect), (ConnectionLostError, True)),
-    "left": Fate(lambda story, one: drop(story.call(story.session.leave, one.topic, 1.0)), (ConnectionLostError, True)),
-    "removed": Fate(lambda story, one: story.call(story.session.remove, one.topic), ClosedError),
-    "client closed": Fate(lambda story, _: drop(story.call(story.session.close)), ClosedError),
+AFTER_SEND = {
+    "ok": AfterSend(reply({}, "ok"), Sent("socket", acked=True)),
+    "ok with a string": AfterSend(reply("fine", "ok"), Sent("socket", acked=True)),
+    "error object": AfterSend(reply({"reason": "no"}, "error"), PushError),
+    "error object of size": AfterSend(reply({"reason": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
+    "error object with a size": AfterSend(reply({"error": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
+    "bare string error": AfterSend(reply("payload_size_exceeded", "error"), PayloadTooLargeError),
+    "unknown string error": AfterSend(reply("nope", "error"), PushError),
+    "empty error": AfterSend(reply({}, "error"), PushError),
+    "not joined after all": AfterSend(reply({"reason": "unmatched topic"}, "error"), PushError),
+    "none": AfterSend(silence, OperationTimeout),
+    "connection lost before written": AfterSend(lost(written=False), (ConnectionLostError, False)),
+    "connection lost after written": AfterSend(lost(written=True), (ConnectionLostError, True)),
+    "connection lost, unknown whether written": AfterSend(lost(written=None), (ConnectionLostError, True)),
+    "channel ended": AfterSend(end, (ConnectionLostError, True)),
+    "heartbeat missed": AfterSend(
+        lambda harness, _: harness.call(harness.session.reconnect), (ConnectionLostError, True)
+    ),
+    "left": AfterSend(
+        lambda harness, one: drop(harness.call(harness.session.leave, one.topic, 1.0)), (ConnectionLostError, True)
+    ),
+    "removed": AfterSend(lambda harness, one: harness.call(harness.session.remove, one.topic), ClosedError),
+    "client closed": AfterSend(lambda harness, _: drop(harness.call(harness.session.close)), ClosedError),
 }
 
 
@@ -154,10 +158,10 @@ def drop(ticket: Ticket) -> None:
     """Ignore the outcome of the command itself, which other tests check."""
 
 
-def send(story: Story, room: str, *, ack: bool) -> Any:
+def send(harness: Harness, room: str, *, ack: bool) -> Any:
     """Return a broadcast's ticket, None, or the error that it raised at once."""
     try:
-        return story.broadcast(room, ack=ack, timeout=10.0)
+        return harness.broadcast(room, ack=ack, timeout=10.0)
     except RealtimeError as error:
         return error
 
@@ -175,62 +179,62 @@ def is_a(outcome: Any, expected: Any) -> None:
 
 
 @pytest.fixture(params=["2.0.0", "1.0.0"])
-def begin(request: pytest.FixtureRequest) -> Callable[..., tuple[Story, str]]:
-    """A function that creates a story in a state, with its channel."""
+def begin(request: pytest.FixtureRequest) -> Callable[..., tuple[Harness, str]]:
+    """A function that creates a harness in a state, with its channel."""
 
-    def begin(state: Callable[[Story, str], None], offline: Offline = "raise") -> tuple[Story, str]:
-        story = Story(SessionOptions(protocol=request.param, offline=offline))
-        story.open()
-        room = story.channel(ack=True)
-        state(story, room)
-        return story, room
+    def begin(state: Callable[[Harness, str], None], offline: Offline = "raise") -> tuple[Harness, str]:
+        harness = Harness(SessionOptions(protocol=request.param, offline=offline))
+        harness.open()
+        room = harness.channel(ack=True)
+        state(harness, room)
+        return harness, room
 
     return begin
 
 
-Begin = Callable[..., tuple[Story, str]]
+Begin = Callable[..., tuple[Harness, str]]
 
 
-@pytest.mark.parametrize("fate", FATES)
-def test_an_acked_send_has_one_outcome(begin: Begin, fate: str) -> None:
+@pytest.mark.parametrize("event", AFTER_SEND)
+def test_an_acked_send_has_one_outcome(begin: Begin, event: str) -> None:
     """Joined, with ack: the outcome is the server's reply, or says whether the message may have arrived (R31)."""
-    story, room = begin(joined)
-    ticket = send(story, room, ack=True)
-    assert story.outcome(ticket) is NOT_YET
-    (pushed,) = story.pushed()
-    FATES[fate].does(story, pushed)
-    is_a(story.outcome(ticket), FATES[fate].gets)
-    if isinstance(story.outcome(ticket), RealtimeError) and fate != "client closed":
-        assert story.outcome(ticket).topic == "room"
+    harness, room = begin(joined)
+    ticket = send(harness, room, ack=True)
+    assert harness.outcome(ticket) is NOT_YET
+    (pushed,) = harness.pushed()
+    AFTER_SEND[event].step(harness, pushed)
+    is_a(harness.outcome(ticket), AFTER_SEND[event].outcome)
+    if isinstance(harness.outcome(ticket), RealtimeError) and event != "client closed":
+        assert harness.outcome(ticket).topic == "room"
 
 
-@pytest.mark.parametrize("fate", FATES)
-def test_an_unacked_send_is_complete_when_written(begin: Begin, fate: str) -> None:
+@pytest.mark.parametrize("event", AFTER_SEND)
+def test_an_unacked_send_is_complete_when_written(begin: Begin, event: str) -> None:
     """Joined, without ack: the send is complete at once, and later events have no effect (R31)."""
-    story, room = begin(joined)
-    owed = story.session.stats().pending
-    assert send(story, room, ack=False) is None
-    assert story.session.stats().pending == owed
-    (pushed,) = story.pushed()
-    before = dict(story.outcomes)
-    FATES[fate].does(story, pushed)
-    assert {ticket.kind for ticket in story.outcomes.keys() - before.keys()} <= {TicketKind.LEAVE, TicketKind.CLOSE}
+    harness, room = begin(joined)
+    pending = harness.session.stats().pending
+    assert send(harness, room, ack=False) is None
+    assert harness.session.stats().pending == pending
+    (pushed,) = harness.pushed()
+    before = dict(harness.outcomes)
+    AFTER_SEND[event].step(harness, pushed)
+    assert {ticket.kind for ticket in harness.outcomes.keys() - before.keys()} <= {TicketKind.LEAVE, TicketKind.CLOSE}
 
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("state", NOT_JOINED)
 def test_a_send_while_not_joined_is_refused_at_once(begin: Begin, state: Any, ack: bool) -> None:
     """Not joined, by default: StateError with the state and, if there is one, the reason (R31)."""
-    story, room = begin(state)
-    error = send(story, room, ack=ack)
+    harness, room = begin(state)
+    error = send(harness, room, ack=ack)
     assert type(error) is StateError
-    assert story.state(room).value in str(error)
+    assert harness.state(room).value in str(error)
     assert error.topic == "room"
     assert error.hint
     if state is failed:
         assert "Unauthorized" in str(error)
-    assert story.pushed() == []
-    assert story.session.stats().queued == 0
+    assert harness.pushed() == []
+    assert harness.session.stats().queued == 0
 
 
 @pytest.mark.parametrize("offline", ["raise", "wait", "queue", "http"])
@@ -238,57 +242,57 @@ def test_a_send_while_not_joined_is_refused_at_once(begin: Begin, state: Any, ac
 @pytest.mark.parametrize("state", ENDED)
 def test_a_send_after_the_end_raises_closed(begin: Begin, state: Any, ack: bool, offline: Offline) -> None:
     """Removed, closing or closed: ClosedError, whatever the `offline` option (R31)."""
-    story, room = begin(state, offline)
-    assert type(send(story, room, ack=ack)) is ClosedError
-    assert story.session.stats().queued == 0
+    harness, room = begin(state, offline)
+    assert type(send(harness, room, ack=ack)) is ClosedError
+    assert harness.session.stats().queued == 0
 
 
-@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("event", AFTER_SEND)
 @pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
-def test_a_queued_acked_send_has_one_outcome_after_the_join(begin: Begin, state: Any, fate: str) -> None:
+def test_a_queued_acked_send_has_one_outcome_after_the_join(begin: Begin, state: Any, event: str) -> None:
     """Queued until the join, then as if sent while joined: each event has the same outcome (R31, R32)."""
-    story, room = begin(state, "wait")
-    ticket = send(story, room, ack=True)
-    assert story.outcome(ticket) is NOT_YET
-    assert story.pushed() == []
-    bring_in(story, room)
-    (pushed,) = story.pushed()
-    assert story.outcome(ticket) is NOT_YET
-    FATES[fate].does(story, pushed)
-    is_a(story.outcome(ticket), FATES[fate].gets)
+    harness, room = begin(state, "wait")
+    ticket = send(harness, room, ack=True)
+    assert harness.outcome(ticket) is NOT_YET
+    assert harness.pushed() == []
+    bring_in(harness, room)
+    (pushed,) = harness.pushed()
+    assert harness.outcome(ticket) is NOT_YET
+    AFTER_SEND[event].step(harness, pushed)
+    is_a(harness.outcome(ticket), AFTER_SEND[event].outcome)
 
 
 @pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
 def test_a_queued_unacked_send_is_complete_when_written(begin: Begin, state: Any) -> None:
     """Queued, without ack: the outcome is "sent by socket" at the moment of the join (R31, R32)."""
-    story, room = begin(state, "queue")
-    ticket = send(story, room, ack=False)
-    assert story.outcome(ticket) is NOT_YET
-    bring_in(story, room)
-    assert story.outcome(ticket) == Sent("socket")
-    assert len(story.pushed()) == 1
+    harness, room = begin(state, "queue")
+    ticket = send(harness, room, ack=False)
+    assert harness.outcome(ticket) is NOT_YET
+    bring_in(harness, room)
+    assert harness.outcome(ticket) == Sent("socket")
+    assert len(harness.pushed()) == 1
 
 
-def bring_in(story: Story, room: str) -> None:
+def bring_in(harness: Harness, room: str) -> None:
     """Join the channel from any state."""
-    if story.session.state is ConnectionState.RETRYING:
-        story.reconnect()
-    if story.state(room) in (ChannelState.IDLE, ChannelState.LEAVING):
-        story.call(story.session.join, room)
-    for leave in story.sent("phx_leave"):
-        story.reply(leave)
-    if story.state(room) is ChannelState.RETRYING:
-        story.run_for(1.1)
-    story.answer_join()
-    assert story.state(room) is ChannelState.JOINED
+    if harness.session.state is ConnectionState.RETRYING:
+        harness.reconnect()
+    if harness.state(room) in (ChannelState.IDLE, ChannelState.LEAVING):
+        harness.call(harness.session.join, room)
+    for leave in harness.sent("phx_leave"):
+        harness.reply(leave)
+    if harness.state(room) is ChannelState.RETRYING:
+        harness.run_for(1.1)
+    harness.answer_join()
+    assert harness.state(room) is ChannelState.JOINED
 
 
-UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
-    "expired": (lambda story, room: story.run_for(10.1), OperationTimeout),
-    "refused permanently": (lambda story, room: story.refuse_join("Unauthorized: no"), RealtimeError),
-    "left": (lambda story, room: story.call(story.session.leave, room, 1.0), StateError),
-    "removed": (lambda story, room: story.call(story.session.remove, room), ClosedError),
-    "closed": (lambda story, room: story.call(story.session.close), ClosedError),
+UNSENT: dict[str, tuple[Callable[[Harness, str], Any], type[RealtimeError]]] = {
+    "expired": (lambda harness, room: harness.run_for(10.1), OperationTimeout),
+    "refused permanently": (lambda harness, room: harness.refuse_join("Unauthorized: no"), RealtimeError),
+    "left": (lambda harness, room: harness.call(harness.session.leave, room, 1.0), StateError),
+    "removed": (lambda harness, room: harness.call(harness.session.remove, room), ClosedError),
+    "closed": (lambda harness, room: harness.call(harness.session.close), ClosedError),
 }
 
 
@@ -296,36 +300,36 @@ UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
 @pytest.mark.parametrize("how", UNSENT)
 def test_a_queued_send_that_is_never_sent_fails_with_the_reason(begin: Begin, how: str, ack: bool) -> None:
     """Queued and never sent: the caller gets the reason, and the frame is not sent (R31, R32)."""
-    story, room = begin(joining, "wait")
-    ticket = send(story, room, ack=ack)
-    does, kind = UNSENT[how]
-    does(story, room)
-    assert isinstance(story.outcome(ticket), kind)
-    assert "not sent" in str(story.outcome(ticket)) or how != "expired"
+    harness, room = begin(joining, "wait")
+    ticket = send(harness, room, ack=ack)
+    step, kind = UNSENT[how]
+    step(harness, room)
+    assert isinstance(harness.outcome(ticket), kind)
+    assert "not sent" in str(harness.outcome(ticket)) or how != "expired"
     if how in ("expired", "refused permanently"):
-        story.call(story.session.join, room)
-        story.answer_join()
-    assert story.pushed() == []
-    assert story.session.stats().queued == 0
+        harness.call(harness.session.join, room)
+        harness.answer_join()
+    assert harness.pushed() == []
+    assert harness.session.stats().queued == 0
 
 
 @pytest.mark.parametrize("state", NOT_JOINED)
 def test_with_http_a_send_while_not_joined_is_published(begin: Begin, state: Any) -> None:
     """offline="http": the shell publishes with the channel's privacy and resolves the ticket (R31)."""
-    story, room = begin(state, "http")
-    ticket = send(story, room, ack=True)
-    (order,) = [effect for effect in story.effects if isinstance(effect, PublishByHttp)]
+    harness, room = begin(state, "http")
+    ticket = send(harness, room, ack=True)
+    (order,) = [effect for effect in harness.effects if isinstance(effect, PublishByHttp)]
     assert order.ticket == ticket
-    assert story.outcome(ticket) is NOT_YET
-    assert story.pushed() == []
+    assert harness.outcome(ticket) is NOT_YET
+    assert harness.pushed() == []
 
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
-def test_an_ack_that_the_server_would_never_send_is_refused(story: Story, ack: bool) -> None:
+def test_an_ack_that_the_server_would_never_send_is_refused(harness: Harness, ack: bool) -> None:
     """ack=True on a channel joined without ack would wait forever, so it raises at once (R31)."""
-    story.open()
-    room = story.joined()
-    error = send(story, room, ack=ack)
+    harness.open()
+    room = harness.joined()
+    error = send(harness, room, ack=ack)
     assert isinstance(error, StateError) is ack
 
 
@@ -333,36 +337,36 @@ def test_every_state_is_in_the_matrix() -> None:
     """The matrix has every state a channel can be in (R31)."""
     seen = set[ChannelState]()
     for state in STATES:
-        story = Story()
-        story.open()
-        room = story.channel(ack=True)
-        channel = story.at(room)
-        state(story, room)
+        harness = Harness()
+        harness.open()
+        room = harness.channel(ack=True)
+        channel = harness.at(room)
+        state(harness, room)
         seen.add(channel.state)
     assert seen == set(ChannelState)
 
 
-def test_written_frames_are_counted_for_each_socket(story: Story) -> None:
+def test_written_frames_are_counted_for_each_socket(harness: Harness) -> None:
     """On a second socket "one frame was written" means that socket's join, not a frame of the first (R31)."""
-    story.open()
-    room = story.joined(ack=True)
+    harness.open()
+    room = harness.joined(ack=True)
     for _ in range(5):
-        story.broadcast(room)
-    story.drop(1006, written=6)
-    story.reconnect()
-    story.answer_join()
-    assert story.session.sequence == 1
-    first, second = story.broadcast(room, ack=True), story.broadcast(room, ack=True)
-    story.drop(1006, written=2)
-    is_a(story.outcome(first), (ConnectionLostError, True))
-    is_a(story.outcome(second), (ConnectionLostError, False))
+        harness.broadcast(room)
+    harness.drop(1006, written=6)
+    harness.reconnect()
+    harness.answer_join()
+    assert harness.session.sequence == 1
+    first, second = harness.broadcast(room, ack=True), harness.broadcast(room, ack=True)
+    harness.drop(1006, written=2)
+    is_a(harness.outcome(first), (ConnectionLostError, True))
+    is_a(harness.outcome(second), (ConnectionLostError, False))
 
 
-def test_a_push_pending_at_the_end_of_a_channel_has_the_reason_as_its_cause(story: Story) -> None:
+def test_a_push_pending_at_the_end_of_a_channel_has_the_reason_as_its_cause(harness: Harness) -> None:
     """If the channel ends before an ack, the error has the reason as its cause (R31)."""
-    story.open()
-    room = story.joined(ack=True)
-    acked = story.broadcast(room, ack=True)
-    story.end_channel(room, "Too many messages per second")
-    is_a(story.outcome(acked), (ConnectionLostError, True))
-    assert "Too many messages" in str(story.outcome(acked).__cause__)
+    harness.open()
+    room = harness.joined(ack=True)
+    acked = harness.broadcast(room, ack=True)
+    harness.end_channel(room, "Too many messages per second")
+    is_a(harness.outcome(acked), (ConnectionLostError, True))
+    assert "Too many messages" in str(harness.outcome(acked).__cause__)

@@ -22,7 +22,7 @@ from supawire.events import (
 )
 from supawire.selectors import presence
 
-from .conftest import Story
+from .conftest import Harness
 
 Entries = Mapping[str, list[dict[str, Any]]]
 """Metas by key, as a server would send them."""
@@ -299,8 +299,8 @@ class Model:
             here = self.state.setdefault(key, [])
             here += [one["phx_ref"] for one in metas if one["phx_ref"] not in here]
         for key, metas in leaves.items():
-            gone = {one["phx_ref"] for one in metas}
-            self.state[key] = [ref for ref in self.state.get(key, []) if ref not in gone]
+            removed = {one["phx_ref"] for one in metas}
+            self.state[key] = [ref for ref in self.state.get(key, []) if ref not in removed]
         self.state = {key: here for key, here in self.state.items() if here}
 
 
@@ -362,7 +362,7 @@ def test_the_events_add_up_to_the_state(steps: list[Any]) -> None:
 # --- through the session
 
 
-def test_presence_frames_cause_events(each: Story) -> None:
+def test_presence_frames_cause_events(each: Harness) -> None:
     """State and diffs reach listeners of the active join, in both versions, whatever the keys are called (R45)."""
     each.open()
     room = each.channel()
@@ -382,7 +382,7 @@ def test_presence_frames_cause_events(each: Story) -> None:
     assert each.session.presence_state(room) == {}
 
 
-def test_presence_of_topics_is_separate(each: Story) -> None:
+def test_presence_of_topics_is_separate(each: Harness) -> None:
     """Two channels have separate presence states (R45)."""
     each.open()
     one, two = each.joined("one", presence_key="a"), each.joined("two", presence_key="a")
@@ -416,11 +416,11 @@ def test_buffered_diffs_are_bounded_in_bytes() -> None:
     assert [event.key for event in events if isinstance(event, PresenceJoin)] == ["7", "8", "9"]
 
 
-def test_presence_over_the_limits_is_reported(story: Story) -> None:
+def test_presence_over_the_limits_is_reported(harness: Harness) -> None:
     """Dropped presence is logged and counted."""
-    story.open()
-    room = story.channel()
-    story.collect(room, presence())
-    story.join(room)
-    story.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MAX_METAS + 1)]}})
-    assert len(story.reports(UnreadableFrame)) == 1 == story.session.stats().malformed_presence
+    harness.open()
+    room = harness.channel()
+    harness.collect(room, presence())
+    harness.join(room)
+    harness.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MAX_METAS + 1)]}})
+    assert len(harness.reports(UnreadableFrame)) == 1 == harness.session.stats().malformed_presence

@@ -13,7 +13,7 @@ from supawire.server.bindings import make_change
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
 
-from .conftest import SUBSCRIBED, TROUBLE, Story
+from .conftest import SUBSCRIBED, TROUBLE, Harness
 
 REPLICATING = "Replication connection established"
 NEVER = (
@@ -40,7 +40,7 @@ def test_ready_waits_for_the_system_message_and_a_row_after_it_arrives() -> None
     assert len(rows) == 1
 
 
-def test_a_channel_is_joined_before_it_is_ready(each: Story) -> None:
+def test_a_channel_is_joined_before_it_is_ready(each: Harness) -> None:
     """Between the join's ok and the system message a channel is joined but not ready, as its statuses show (R18)."""
     each.open()
     db = each.channel("db")
@@ -56,41 +56,41 @@ def test_a_channel_is_joined_before_it_is_ready(each: Story) -> None:
     assert (each.at(db).ready, moves[-1].ready) == (True, True)
 
 
-def test_a_channel_without_changes_is_ready_when_joined(story: Story) -> None:
+def test_a_channel_without_changes_is_ready_when_joined(harness: Harness) -> None:
     """A channel without changes and without replication_ready is ready with the join's ok (R18)."""
-    story.open()
-    assert story.outcome(story.join(story.channel(), ready=True)) is None
+    harness.open()
+    assert harness.outcome(harness.join(harness.channel(), ready=True)) is None
 
 
 @pytest.mark.parametrize("order", [(SUBSCRIBED, REPLICATING), (REPLICATING, SUBSCRIBED)])
-def test_ready_waits_for_both_messages_if_both_were_requested(story: Story, order: tuple[str, str]) -> None:
+def test_ready_waits_for_both_messages_if_both_were_requested(harness: Harness, order: tuple[str, str]) -> None:
     """With changes and replication_ready, ready needs both messages, in any order (R18)."""
-    story.open()
-    db = story.channel("db", replication_ready=True)
-    story.collect(db, changes("users"))
-    ready = story.join(db, ready=True)
-    assert story.sent("phx_join")[0].payload["config"]["broadcast"]["replication_ready"] is True
+    harness.open()
+    db = harness.channel("db", replication_ready=True)
+    harness.collect(db, changes("users"))
+    ready = harness.join(db, ready=True)
+    assert harness.sent("phx_join")[0].payload["config"]["broadcast"]["replication_ready"] is True
     extensions = {SUBSCRIBED: "postgres_changes", REPLICATING: "system"}
-    story.system(db, order[0], extension=extensions[order[0]])
-    assert story.outcome(ready) is NOT_YET
-    story.system(db, order[1], extension=extensions[order[1]])
-    assert story.outcome(ready) is None
+    harness.system(db, order[0], extension=extensions[order[0]])
+    assert harness.outcome(ready) is NOT_YET
+    harness.system(db, order[1], extension=extensions[order[1]])
+    assert harness.outcome(ready) is None
 
 
-def test_a_timeout_while_waiting_for_ready_leaves_the_channel_joined(story: Story) -> None:
+def test_a_timeout_while_waiting_for_ready_leaves_the_channel_joined(harness: Harness) -> None:
     """The timeout error says that the channel is joined but not ready; it stays joined (R18)."""
-    story.open()
-    db = story.channel("db")
-    story.collect(db, changes("users"))
-    ready = story.join(db, ready=True, timeout=5.0)
-    story.run_for(5.1)
-    error = error_of(story.outcome(ready))
+    harness.open()
+    db = harness.channel("db")
+    harness.collect(db, changes("users"))
+    ready = harness.join(db, ready=True, timeout=5.0)
+    harness.run_for(5.1)
+    error = error_of(harness.outcome(ready))
     assert isinstance(error, OperationTimeout)
     assert "not ready" in str(error)
-    assert story.state(db) is ChannelState.JOINED
+    assert harness.state(db) is ChannelState.JOINED
 
 
-def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> None:
+def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Harness) -> None:
     """Error, then ok: degraded, then ready, with the server's text, one join in all, and a gap for changes (R19)."""
     each.open()
     db = each.channel("db")
@@ -105,7 +105,7 @@ def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> Non
     assert (last.state, last.ready) == (ChannelState.JOINED, False)
     assert "Too many database timeouts" in str(last.cause)
     each.run_alive(30)
-    assert reported == [], "it is reported when changes flow again"
+    assert reported == [], "it is reported when changes are live again"
     each.system(db, SUBSCRIBED)
     assert (moves[-1].state, moves[-1].ready, moves[-1].cause) == (ChannelState.JOINED, True, None)
     assert [(gap.reason, gap.started_at, gap.ended_at, gap.lost) for gap in reported] == [
@@ -115,7 +115,7 @@ def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> Non
     assert [one.status for one in messages] == ["ok", "error", "ok"]
 
 
-def test_an_error_that_the_server_never_retries_is_raised_and_reported(each: Story) -> None:
+def test_an_error_that_the_server_never_retries_is_raised_and_reported(each: Harness) -> None:
     """A bad binding fails the callers waiting for ready at once with the server's text; the channel stays (R19)."""
     each.open()
     db = each.channel("db")
@@ -132,54 +132,54 @@ def test_an_error_that_the_server_never_retries_is_raised_and_reported(each: Sto
     assert len(each.sent("phx_join")) == 1
 
 
-def test_a_transient_error_does_not_end_the_wait_for_ready(story: Story) -> None:
+def test_a_transient_error_does_not_end_the_wait_for_ready(harness: Harness) -> None:
     """After a transient error of changes, callers continue to wait for ready until the ok (R19)."""
-    story.open()
-    db = story.channel("db")
-    story.collect(db, changes("users"))
-    ready = story.join(db, ready=True, timeout=None)
-    story.system(db, TROUBLE, status="error")
-    story.run_alive(8)
-    assert story.outcome(ready) is NOT_YET
-    story.system(db, SUBSCRIBED)
-    assert story.outcome(ready) is None
+    harness.open()
+    db = harness.channel("db")
+    harness.collect(db, changes("users"))
+    ready = harness.join(db, ready=True, timeout=None)
+    harness.system(db, TROUBLE, status="error")
+    harness.run_alive(8)
+    assert harness.outcome(ready) is NOT_YET
+    harness.system(db, SUBSCRIBED)
+    assert harness.outcome(ready) is None
 
 
-def test_a_repeated_ok_changes_nothing(story: Story) -> None:
+def test_a_repeated_ok_changes_nothing(harness: Harness) -> None:
     """After a token refresh the server sends "Subscribed" again: no status, no gap, no join (R19)."""
-    story.open()
-    db = story.channel("db")
-    moves, reported = story.collect(db, status()), story.collect(db, gaps())
-    story.collect(db, changes("users"))
-    story.join(db)
-    story.system(db, SUBSCRIBED)
-    story.call(story.session.set_token, Secret("token"))
+    harness.open()
+    db = harness.channel("db")
+    moves, reported = harness.collect(db, status()), harness.collect(db, gaps())
+    harness.collect(db, changes("users"))
+    harness.join(db)
+    harness.system(db, SUBSCRIBED)
+    harness.call(harness.session.set_token, Secret("token"))
     before = len(moves)
-    story.system(db, SUBSCRIBED)
+    harness.system(db, SUBSCRIBED)
     assert len(moves) == before
     assert reported == []
 
 
-def test_the_gap_of_changes_does_not_wait_for_replication(story: Story) -> None:
+def test_the_gap_of_changes_does_not_wait_for_replication(harness: Harness) -> None:
     """A server that never confirms replication does not delay the gap of changes (R44)."""
-    story.open()
-    db = story.channel("db", replication_ready=True)
-    reported = story.collect(db, gaps())
-    story.collect(db, changes("users"))
-    story.join(db)
-    story.system(db, SUBSCRIBED)
-    story.drop(1006)
-    story.reconnect()
-    story.answer_join()
+    harness.open()
+    db = harness.channel("db", replication_ready=True)
+    reported = harness.collect(db, gaps())
+    harness.collect(db, changes("users"))
+    harness.join(db)
+    harness.system(db, SUBSCRIBED)
+    harness.drop(1006)
+    harness.reconnect()
+    harness.answer_join()
     assert reported == []
-    story.system(db, SUBSCRIBED)
+    harness.system(db, SUBSCRIBED)
     assert [gap.reason for gap in reported] == ["connection_lost"]
-    story.system(db, TROUBLE, status="error")
-    story.system(db, SUBSCRIBED)
+    harness.system(db, TROUBLE, status="error")
+    harness.system(db, SUBSCRIBED)
     assert [gap.reason for gap in reported] == ["connection_lost", "degraded"]
 
 
-def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: Story) -> None:
+def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: Harness) -> None:
     """During a rejoin, "Subscribed" of the old join neither ends the gap nor makes it ready (R18, R44)."""
     each.open()
     db = each.channel("db")
@@ -205,46 +205,46 @@ def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: St
 
 def test_a_gap_stays_open_while_changes_fail() -> None:
     """An error of changes during the second in which replays are counted keeps the gap open until the ok (R44)."""
-    story = Story()
-    story.open()
-    db = story.channel("db", private=True)
-    reported = story.collect(db, gaps())
-    story.collect(db, changes("users"))
-    story.join(db)
-    story.system(db, SUBSCRIBED)
-    story.drop(1006)
-    story.reconnect()
-    story.answer_join()
-    story.system(db, SUBSCRIBED)
-    story.run_for(0.5)
-    story.system(db, TROUBLE, status="error")
-    story.run_for(5)
+    harness = Harness()
+    harness.open()
+    db = harness.channel("db", private=True)
+    reported = harness.collect(db, gaps())
+    harness.collect(db, changes("users"))
+    harness.join(db)
+    harness.system(db, SUBSCRIBED)
+    harness.drop(1006)
+    harness.reconnect()
+    harness.answer_join()
+    harness.system(db, SUBSCRIBED)
+    harness.run_for(0.5)
+    harness.system(db, TROUBLE, status="error")
+    harness.run_for(5)
     assert reported == []
-    story.system(db, SUBSCRIBED)
-    story.run_for(1.1)
+    harness.system(db, SUBSCRIBED)
+    harness.run_for(1.1)
     assert len(reported) == 1
-    assert reported[0].ended_at.timestamp() >= story.now.wall - 1.2
+    assert reported[0].ended_at.timestamp() >= harness.now.wall - 1.2
 
 
 @pytest.mark.parametrize("extension", ["postgres_changes", "system", "other"])
-def test_unknown_system_messages_change_nothing(story: Story, extension: str) -> None:
+def test_unknown_system_messages_change_nothing(harness: Harness, extension: str) -> None:
     """An ok with an unknown text, and an unknown status, reach listeners and have no other effect (R40)."""
-    story.open()
-    db = story.channel("db")
-    messages = story.collect(db, system())
-    story.collect(db, changes("users"))
-    story.join(db)
-    story.system(db, "All is well", extension=extension)
-    story.system(db, "Hm", status="timeout", extension=extension)
+    harness.open()
+    db = harness.channel("db")
+    messages = harness.collect(db, system())
+    harness.collect(db, changes("users"))
+    harness.join(db)
+    harness.system(db, "All is well", extension=extension)
+    harness.system(db, "Hm", status="timeout", extension=extension)
     assert [(one.extension, one.message) for one in messages] == [(extension, "All is well"), (extension, "Hm")]
-    assert story.state(db) is ChannelState.JOINED
-    assert not story.at(db).ready
+    assert harness.state(db) is ChannelState.JOINED
+    assert not harness.at(db).ready
 
 
 # --- a listener that is added to a joined channel
 
 
-def late(each: Story) -> str:
+def late(each: Harness) -> str:
     """Return a joined and ready channel that has a new listener missing from its join."""
     each.open()
     db = each.channel("db")
@@ -254,7 +254,7 @@ def late(each: Story) -> str:
     return db
 
 
-def test_ready_after_a_late_listener_waits_for_the_rejoin(each: Story) -> None:
+def test_ready_after_a_late_listener_waits_for_the_rejoin(each: Harness) -> None:
     """Right after a late listener for changes was added, ready means the new join, not the active one (R17, R18)."""
     db = late(each)
     ready = each.call(each.session.join, db, ready=True)
@@ -267,7 +267,7 @@ def test_ready_after_a_late_listener_waits_for_the_rejoin(each: Story) -> None:
     assert each.outcome(ready) is None
 
 
-def test_ready_does_not_wait_for_a_listener_that_was_removed(each: Story) -> None:
+def test_ready_does_not_wait_for_a_listener_that_was_removed(each: Harness) -> None:
     """If the late listener is removed before the new join, ready refers to the active join."""
     each.open()
     db = each.channel("db")
@@ -282,7 +282,7 @@ def test_ready_does_not_wait_for_a_listener_that_was_removed(each: Story) -> Non
     assert len(each.sent("phx_join")) == 1
 
 
-def test_a_permanent_error_does_not_end_the_wait_for_a_rejoin(each: Story) -> None:
+def test_a_permanent_error_does_not_end_the_wait_for_a_rejoin(each: Harness) -> None:
     """A late listener may repair a channel that cannot be ready: the next join's result counts."""
     each.open()
     db = each.channel("db")
@@ -298,7 +298,7 @@ def test_a_permanent_error_does_not_end_the_wait_for_a_rejoin(each: Story) -> No
     assert isinstance(error_of(each.outcome(ready)), JoinError)
 
 
-def test_a_repeated_subscription_without_a_token_push_is_a_gap(each: Story) -> None:
+def test_a_repeated_subscription_without_a_token_push_is_a_gap(each: Harness) -> None:
     """A repeated "Subscribed" without a token push: the server's worker was replaced, rows may be missing."""
     each.open()
     db = each.channel("db")
@@ -317,57 +317,57 @@ def test_a_repeated_subscription_without_a_token_push_is_a_gap(each: Story) -> N
     assert each.at(db).ready
 
 
-def test_a_repeated_subscription_during_a_rejoin_is_of_the_old_join(make_story: Callable[..., Story]) -> None:
+def test_a_repeated_subscription_during_a_rejoin_is_of_the_old_join(make_harness: Callable[..., Harness]) -> None:
     """Frames of a new join come only after its reply, so this message is about the older one: a gap (R12)."""
-    story = make_story(protocol="1.0.0")
-    story.open()
-    db = story.channel("db")
-    reported = story.collect(db, changes("users"), gaps())
-    story.join(db)
-    story.system(db, SUBSCRIBED)
-    joined_at = story.now.at()
-    story.run_alive(40)
-    story.collect(db, changes("orders"))
-    story.run_for(0)
-    story.system(db, SUBSCRIBED)
-    story.answer_join()
-    story.system(db, SUBSCRIBED)
+    harness = make_harness(protocol="1.0.0")
+    harness.open()
+    db = harness.channel("db")
+    reported = harness.collect(db, changes("users"), gaps())
+    harness.join(db)
+    harness.system(db, SUBSCRIBED)
+    joined_at = harness.now.at()
+    harness.run_alive(40)
+    harness.collect(db, changes("orders"))
+    harness.run_for(0)
+    harness.system(db, SUBSCRIBED)
+    harness.answer_join()
+    harness.system(db, SUBSCRIBED)
     lost = frozenset({"changes"})
-    assert reported == [Gap("db", joined_at, story.now.at(), "resubscribed", 0, "not_replayable", lost)]
+    assert reported == [Gap("db", joined_at, harness.now.at(), "resubscribed", 0, "not_replayable", lost)]
 
 
 @pytest.mark.parametrize(("pushes", "expected_gaps"), [(1, 1), (3, 1), (2, 0)])
-def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: int, expected_gaps: int) -> None:
+def test_a_subscription_after_a_token_push_is_not_a_gap(harness: Harness, pushes: int, expected_gaps: int) -> None:
     """Each pushed token makes the server report a subscription; any additional report is a gap (R25)."""
-    story.open()
-    db = story.channel("db")
-    reported = story.collect(db, changes("users"), gaps())
-    story.join(db)
-    story.system(db, SUBSCRIBED)
+    harness.open()
+    db = harness.channel("db")
+    reported = harness.collect(db, changes("users"), gaps())
+    harness.join(db)
+    harness.system(db, SUBSCRIBED)
     for number in range(pushes):
-        story.call(story.session.set_token, Secret(f"token-{number}"))
+        harness.call(harness.session.set_token, Secret(f"token-{number}"))
     for _ in range(pushes + expected_gaps):
-        story.run_alive(2)
-        story.system(db, SUBSCRIBED)
+        harness.run_alive(2)
+        harness.system(db, SUBSCRIBED)
     assert len(reported) == expected_gaps
 
 
-def test_an_old_token_push_does_not_explain_a_subscription(story: Story) -> None:
+def test_an_old_token_push_does_not_explain_a_subscription(harness: Harness) -> None:
     """A token pushed long ago does not explain a new subscription (R25)."""
-    story.open()
-    db = story.channel("db")
-    reported = story.collect(db, changes("users"), gaps())
-    story.join(db)
-    story.system(db, SUBSCRIBED)
-    story.call(story.session.set_token, Secret("token"))
-    story.run_alive(70)
-    story.system(db, SUBSCRIBED)
+    harness.open()
+    db = harness.channel("db")
+    reported = harness.collect(db, changes("users"), gaps())
+    harness.join(db)
+    harness.system(db, SUBSCRIBED)
+    harness.call(harness.session.set_token, Secret("token"))
+    harness.run_alive(70)
+    harness.system(db, SUBSCRIBED)
     assert [gap.reason for gap in reported] == ["resubscribed"]
 
 
-def test_a_subscription_without_requested_changes_is_not_a_gap(story: Story) -> None:
+def test_a_subscription_without_requested_changes_is_not_a_gap(harness: Harness) -> None:
     """Messages about changes that were not requested cause no gap (R44)."""
-    story.open()
-    reported = story.collect(story.joined(), gaps())
-    story.system("realtime:room", SUBSCRIBED)
+    harness.open()
+    reported = harness.collect(harness.joined(), gaps())
+    harness.system("realtime:room", SUBSCRIBED)
     assert reported == []

@@ -114,7 +114,7 @@ def test_removing_the_pushes_of_a_channel_keeps_the_others() -> None:
     st.floats(0.001, 100),
 )
 def test_the_next_deadline_is_due_at_its_time(start: float, freezes: list[tuple[float, float]], timeout: float) -> None:
-    """Whatever was frozen and rounded: at the instant returned by `next`, `due` yields the push (R4)."""
+    """At the instant returned by `next`, `due` yields the push, despite freezes and rounding (R4)."""
     replies = Replies()
     replies.expect("1", _pending(start), timeout)
     at = start

@@ -12,34 +12,34 @@ from supawire.options import PROTOCOLS, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
 from supawire.server.faults import GARBAGE
 
-from .conftest import Story
+from .conftest import Harness
 
 DEEP = 100_000
 
 
-def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
+def busy(protocol: Protocol) -> tuple[Harness, str, list[Any]]:
     """Return a joined channel with a listener of every kind, and their events."""
-    story = Story(SessionOptions(protocol=protocol))
-    story.open()
-    room = story.channel("room", ack=True, presence_key="ada")
-    events = story.collect(room, broadcast(), changes("users"), presence(), system())
-    story.collect(room, gaps(), status())
-    story.join(room)
-    return story, room, events
+    harness = Harness(SessionOptions(protocol=protocol))
+    harness.open()
+    room = harness.channel("room", ack=True, presence_key="ada")
+    events = harness.collect(room, broadcast(), changes("users"), presence(), system())
+    harness.collect(room, gaps(), status())
+    harness.join(room)
+    return harness, room, events
 
 
 @pytest.fixture(params=PROTOCOLS)
-def live(request: pytest.FixtureRequest) -> tuple[Story, str, list[Any]]:
+def live(request: pytest.FixtureRequest) -> tuple[Harness, str, list[Any]]:
     """A joined channel and its events, in each version."""
     return busy(request.param)
 
 
-Live = tuple[Story, str, list[Any]]
+Live = tuple[Harness, str, list[Any]]
 
 
-def text(story: Story, *parts: Any) -> bytes:
-    """Return a frame of these five parts, of any types, in the version of the story."""
-    if story.options.protocol == "2.0.0":
+def text(harness: Harness, *parts: Any) -> bytes:
+    """Return a frame of these five parts, of any types, in the version of the harness."""
+    if harness.options.protocol == "2.0.0":
         return json.dumps(parts).encode()
     join_ref, ref, topic, event, payload = parts
     return json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref}).encode()
@@ -47,13 +47,13 @@ def text(story: Story, *parts: Any) -> bytes:
 
 def still_receives(live: Live) -> bool:
     """Check that later frames are delivered: a broadcast, a row and a reply."""
-    story, room, events = live
+    harness, room, events = live
     before = len(events)
-    story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
-    story.row(room, 100, id=1)
-    acked = story.broadcast(room, ack=True)
-    story.answer_push(story.pushed()[-1])
-    return len(events) == before + 2 and story.outcome(acked).acked
+    harness.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
+    harness.row(room, 100, id=1)
+    acked = harness.broadcast(room, ack=True)
+    harness.answer_push(harness.pushed()[-1])
+    return len(events) == before + 2 and harness.outcome(acked).acked
 
 
 # --- garbage
@@ -107,9 +107,9 @@ BINARIES: dict[str, bytes] = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_that_is_not_a_frame_is_counted_and_dropped(live: Live, name: str) -> None:
     """Broken JSON, wrong shapes, bad UTF-8 and deep nesting are counted; later frames arrive (R40)."""
-    story, _, events = live
-    story.receive_raw(TEXTS[name])
-    stats = story.session.stats()
+    harness, _, events = live
+    harness.receive_raw(TEXTS[name])
+    stats = harness.session.stats()
     assert stats.garbage_frames + stats.unknown_frames + stats.stale_frames + len(events) >= 1, (
         "the frame was not counted"
     )
@@ -119,29 +119,29 @@ def test_text_that_is_not_a_frame_is_counted_and_dropped(live: Live, name: str) 
 @pytest.mark.parametrize("name", BINARIES)
 def test_bytes_that_are_not_a_frame_are_counted_and_dropped(live: Live, name: str) -> None:
     """Unknown kinds and truncated headers are counted; later frames arrive (R40)."""
-    story, _, _ = live
-    story.receive_raw(BINARIES[name], binary=True)
-    assert story.session.stats().garbage_frames == 1
-    assert len(story.reports(UnreadableFrame)) == 1
+    harness, _, _ = live
+    harness.receive_raw(BINARIES[name], binary=True)
+    assert harness.session.stats().garbage_frames == 1
+    assert len(harness.reports(UnreadableFrame)) == 1
     assert still_receives(live)
 
 
 def test_twelve_unreadable_frames_in_a_row_are_dropped(live: Live) -> None:
     """The frames of the local server's fault `garbage` do not end the connection (R40)."""
-    story, _, _ = live
+    harness, _, _ = live
     for data, binary_ in GARBAGE:
-        story.receive_raw(data, binary=binary_)
+        harness.receive_raw(data, binary=binary_)
     assert still_receives(live)
 
 
 def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
     """Kinds 0 to 2, which the server does not use, are reported as unknown, not as garbage (R40)."""
-    story, room, _ = live
+    harness, room, _ = live
     for layout in (binary.PUSH_DOWN, binary.REPLY, binary.BROADCAST):
         fields = (b"1", b"2", room.encode(), b"ok")[-len(layout.fields) :]
-        story.receive_raw(binary.pack(layout, *fields, payload=b"x"), binary=True)
-    assert (story.session.stats().unknown_frames, story.session.stats().garbage_frames) == (3, 0)
-    assert len(story.reports(UnknownEvent)) == 3
+        harness.receive_raw(binary.pack(layout, *fields, payload=b"x"), binary=True)
+    assert (harness.session.stats().unknown_frames, harness.session.stats().garbage_frames) == (3, 0)
+    assert len(harness.reports(UnknownEvent)) == 3
     assert still_receives(live)
 
 
@@ -150,21 +150,21 @@ def test_binary_frames_of_plain_phoenix_are_counted(live: Live) -> None:
 
 def test_refs_may_be_numbers(live: Live) -> None:
     """A proxy that converts refs to numbers does not break replies, events or presence (R40)."""
-    story, room, events = live
-    join = story.sent("phx_join")[-1]
+    harness, room, events = live
+    join = harness.sent("phx_join")[-1]
     number = int(join.ref or 0)
-    acked = story.broadcast(room, ack=True)
-    pushed = story.pushed()[-1]
+    acked = harness.broadcast(room, ack=True)
+    pushed = harness.pushed()[-1]
     reply = {"status": "ok", "response": {}}
-    story.receive_raw(text(story, number, int(pushed.ref), room, "phx_reply", reply))
-    assert story.outcome(acked).acked
+    harness.receive_raw(text(harness, number, int(pushed.ref), room, "phx_reply", reply))
+    assert harness.outcome(acked).acked
     state = {"bob": {"metas": [{"phx_ref": "B"}]}}
-    story.receive_raw(text(story, number, None, room, "presence_state", state))
-    assert set(story.session.presence_state(room)) == {"bob"}
-    story.receive_raw(text(story, number, None, room, "broadcast", {"event": "e", "payload": 1}))
+    harness.receive_raw(text(harness, number, None, room, "presence_state", state))
+    assert set(harness.session.presence_state(room)) == {"bob"}
+    harness.receive_raw(text(harness, number, None, room, "broadcast", {"event": "e", "payload": 1}))
     assert isinstance(events[-1], Broadcast)
-    story.receive_raw(text(story, number, number, room, "phx_close", {}))
-    assert story.state(room).value == "retrying"
+    harness.receive_raw(text(harness, number, number, room, "phx_close", {}))
+    assert harness.state(room).value == "retrying"
 
 
 PAYLOADS = [None, True, 5, 2**70, 1.5, "text", [], [1, "a"], {}, {"a": None}]
@@ -173,9 +173,9 @@ PAYLOADS = [None, True, 5, 2**70, 1.5, "text", [], [1, "a"], {}, {"a": None}]
 @pytest.mark.parametrize("payload", PAYLOADS, ids=repr)
 def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: object) -> None:
     """Lists, strings, numbers, null and objects are payloads; an absent one is null (R40)."""
-    story, room, events = live
-    story.receive(room, "broadcast", {"type": "broadcast", "event": "e", "payload": payload})
-    story.receive(room, "broadcast", {"event": "absent"})
+    harness, room, events = live
+    harness.receive(room, "broadcast", {"type": "broadcast", "event": "e", "payload": payload})
+    harness.receive(room, "broadcast", {"event": "absent"})
     assert [(one.event, one.payload) for one in events] == [("e", payload), ("absent", None)]
 
 
@@ -186,9 +186,9 @@ def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: obje
 )
 def test_any_json_as_the_payload_of_any_event_raises_nothing(live: Live, event: str, payload: object) -> None:
     """Any value in place of an object raises no exception, and the next frames arrive (R40)."""
-    story, room, _ = live
-    story.receive_raw(text(story, None, None, room, event, payload))
-    assert story.session.stats().frames_received == 2
+    harness, room, _ = live
+    harness.receive_raw(text(harness, None, None, room, event, payload))
+    assert harness.session.stats().frames_received == 2
     assert still_receives(live)
 
 
@@ -214,7 +214,7 @@ def test_any_json_as_the_payload_of_any_event_raises_nothing(live: Live, event: 
 )
 def test_any_json_as_any_member_raises_nothing(live: Live, event: str, member: str, value: object) -> None:
     """Each member of each event may have any type: no exception, and the next frames arrive (R40)."""
-    story, room, _ = live
+    harness, room, _ = live
     whole: dict[str, Any] = {
         "broadcast": {"type": "broadcast", "event": "e", "payload": {}, "meta": {"id": "1"}},
         "postgres_changes": {"ids": [100], "data": {"schema": "s", "table": "t", "type": "INSERT"}},
@@ -223,25 +223,25 @@ def test_any_json_as_any_member_raises_nothing(live: Live, event: str, member: s
         "phx_reply": {"status": "ok", "response": {}},
         "phx_error": {"reason": "r"},
     }[event]
-    story.receive_raw(text(story, None, None, room, event, {**whole, member: value}))
+    harness.receive_raw(text(harness, None, None, room, event, {**whole, member: value}))
     assert still_receives(live)
 
 
 def test_a_message_that_is_an_object_is_shown_as_its_json(live: Live) -> None:
     """Old servers send an inspected object as the message of a system event; listeners get it as text (R40)."""
-    story, room, events = live
+    harness, room, events = live
     message = {"extension": "postgres_changes", "status": "error", "message": {"reason": "no"}, "channel": "room"}
-    story.receive_raw(text(story, None, None, room, "system", message))
+    harness.receive_raw(text(harness, None, None, room, "system", message))
     assert [one.message for one in events if isinstance(one, System)] == ['{"reason":"no"}']
 
 
 def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
     """An unknown event is reported with topic and name, on a joined topic and on an unknown one (R40)."""
-    story, room, _ = live
-    story.receive(room, "of_tomorrow", {"a": 1})
-    story.receive("realtime:elsewhere", "of_tomorrow", {})
-    assert story.session.stats().unknown_frames == 2
-    assert [(one.topic, one.event) for one in story.reports(UnknownEvent)] == [
+    harness, room, _ = live
+    harness.receive(room, "of_tomorrow", {"a": 1})
+    harness.receive("realtime:elsewhere", "of_tomorrow", {})
+    assert harness.session.stats().unknown_frames == 2
+    assert [(one.topic, one.event) for one in harness.reports(UnknownEvent)] == [
         (room, "of_tomorrow"),
         ("realtime:elsewhere", "of_tomorrow"),
     ]
@@ -249,13 +249,13 @@ def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
 
 def test_unknown_members_and_more_elements_change_nothing(live: Live) -> None:
     """Additional members in objects, and additional elements in arrays of version 2.0.0, are ignored (R40)."""
-    story, room, events = live
+    harness, room, events = live
     payload = {"type": "broadcast", "event": "e", "payload": 1, "of": "tomorrow", "ids": "x"}
-    if story.options.protocol == "2.0.0":
-        story.receive_raw(json.dumps([None, None, room, "broadcast", payload, "more", {}]).encode())
+    if harness.options.protocol == "2.0.0":
+        harness.receive_raw(json.dumps([None, None, room, "broadcast", payload, "more", {}]).encode())
     else:
         frame = {"topic": room, "event": "broadcast", "payload": payload, "ref": None, "more": {}}
-        story.receive_raw(json.dumps(frame).encode())
+        harness.receive_raw(json.dumps(frame).encode())
     assert [one.payload for one in events] == [1]
 
 
@@ -277,9 +277,9 @@ ODD_CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", ODD_CHANGES)
 def test_rows_with_unusual_members_are_delivered(live: Live, name: str) -> None:
     """Null or missing times, columns and records, and errors of any shape reach the listener (R40)."""
-    story, room, events = live
+    harness, room, events = live
     data, errors = ODD_CHANGES[name]
-    story.receive(room, "postgres_changes", {"ids": [100], "data": data})
+    harness.receive(room, "postgres_changes", {"ids": [100], "data": data})
     (row,) = events
     assert isinstance(row, Insert)
     assert row.errors == errors
@@ -289,29 +289,31 @@ def test_rows_with_unusual_members_are_delivered(live: Live, name: str) -> None:
 
 def test_each_kind_of_row_has_its_class(live: Live) -> None:
     """INSERT, UPDATE and DELETE are three classes; an unknown kind is counted and does not raise (R40)."""
-    story, room, events = live
+    harness, room, events = live
     for kind in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
-        story.row(room, 100, kind=kind, id=1)
+        harness.row(room, 100, kind=kind, id=1)
     assert [type(row) for row in events] == [Insert, Update, Delete]
-    assert story.session.stats().unknown_frames == 1
+    assert harness.session.stats().unknown_frames == 1
 
 
 def test_a_message_for_a_channel_may_carry_any_extension(live: Live) -> None:
     """System messages without channel, with unknown extensions and statuses, reach listeners unchanged (R40)."""
-    story, room, events = live
-    story.receive_raw(
-        text(story, None, None, room, "system", {"status": "ok", "message": "Server requested disconnect"})
+    harness, room, events = live
+    harness.receive_raw(
+        text(harness, None, None, room, "system", {"status": "ok", "message": "Server requested disconnect"})
     )
-    story.receive_raw(text(story, None, None, room, "system", {"extension": "new", "status": "odd", "message": "x"}))
+    harness.receive_raw(
+        text(harness, None, None, room, "system", {"extension": "new", "status": "odd", "message": "x"})
+    )
     assert [(one.extension, one.status) for one in events] == [("", "ok"), ("new", "odd")]
-    assert story.state(room).value == "joined"
+    assert harness.state(room).value == "joined"
 
 
 def test_replies_without_a_pending_request_are_counted(live: Live) -> None:
     """A reply with an unknown ref, none, or one already answered is counted and resolves nothing (R40)."""
-    story, room, _ = live
-    join = story.sent("phx_join")[-1]
+    harness, room, _ = live
+    join = harness.sent("phx_join")[-1]
     for ref in ("999", None, join.ref):
-        story.receive(room, "phx_reply", {"status": "error", "response": {"reason": "Unauthorized: no"}}, ref=ref)
-    assert story.session.stats().late_replies == 3
+        harness.receive(room, "phx_reply", {"status": "error", "response": {"reason": "Unauthorized: no"}}, ref=ref)
+    assert harness.session.stats().late_replies == 3
     assert still_receives(live)
