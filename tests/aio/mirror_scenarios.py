@@ -52,9 +52,9 @@ class Table:
         if self.failing:
             self.failing -= 1
             raise ConnectionError("the database is away")
-        query_result = list(self.query_result().values())
+        rows = list(self.query_result().values())
         await asyncio.sleep(self.late)
-        return query_result
+        return rows
 
     def query_result(self) -> dict[int, dict[str, Any]]:
         """Return the rows that a query returns now."""

@@ -97,13 +97,13 @@ def test_a_comparing_mirror_recovers_from_silent_losses(seed: int) -> None:
         await asyncio.sleep(20)
         await schedule.mirror.ready(None)
         assert schedule.mirror.live
-        assert schedule.mirror.snapshot() == schedule.table.seen() == schedule.followed
+        assert schedule.mirror.snapshot() == schedule.table.query_result() == schedule.followed
         schedule.table.lost = True
         schedule.put()
         schedule.put()
         await asyncio.sleep(20)
         assert schedule.mirror.live
-        assert schedule.mirror.snapshot() == schedule.table.seen() == schedule.followed
+        assert schedule.mirror.snapshot() == schedule.table.query_result() == schedule.followed
         await schedule.mirror.close()
         await following
 
@@ -126,7 +126,7 @@ def test_a_mirror_converges_to_the_table(seed: int) -> None:
         await asyncio.sleep(2)
         await schedule.mirror.ready(None)
         await asyncio.sleep(0.1)
-        assert schedule.mirror.snapshot() == schedule.table.seen() == schedule.followed
+        assert schedule.mirror.snapshot() == schedule.table.query_result() == schedule.followed
         await schedule.mirror.close()
         await following
 

@@ -267,17 +267,18 @@ def test_no_token_and_no_key_is_shown(server: LocalServer, caplog: pytest.LogCap
     assert token not in shown and server.anon_key not in shown
 
 
-def test_another_process_is_recognised_by_its_id(server: LocalServer):
+def test_another_process_is_recognised_by_its_id(server: LocalServer, monkeypatch: pytest.MonkeyPatch):
     """A call in another process than the client's raises, also when the fork hook did not run."""
     with connect(server.url, server.anon_key) as client:
         portal = client._portal
-        ours, portal._pid = portal._pid, -1
         try:
-            with pytest.raises(StateError, match="opened before fork"):
-                client.channel("room")
+            with monkeypatch.context() as patch:
+                patch.setattr("os.getpid", lambda: -1)
+                with pytest.raises(StateError, match="opened before fork"):
+                    client.channel("room")
             assert portal.inherited
         finally:
-            portal._pid, portal.inherited = ours, False
+            portal.inherited = False
 
 
 def test_an_async_handler_that_closes_the_client_runs_to_its_end(server: LocalServer):
