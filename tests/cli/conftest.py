@@ -1,4 +1,4 @@
-"""Commands are run like by a user: the installed script in its own process."""
+"""Run commands like a user: the installed script in a separate process."""
 
 import contextlib
 import os
@@ -34,11 +34,11 @@ class Done:
         self.err = done.stderr
 
 
-def supawire(*words: str, **environment: str) -> Done:
+def supawire(*arguments: str, **environment: str) -> Done:
     """Run a command to its end."""
     return Done(
         subprocess.run(
-            [SCRIPT, *words],
+            [SCRIPT, *arguments],
             env=ENVIRONMENT | environment,
             capture_output=True,
             text=True,
@@ -52,9 +52,9 @@ def supawire(*words: str, **environment: str) -> Done:
 class Serving:
     """A running `supawire serve`, whose banner has been read."""
 
-    def __init__(self, *words: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [SCRIPT, "serve", "--port", "0", *words],
+            [SCRIPT, "serve", "--port", "0", *arguments],
             env=ENVIRONMENT | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -65,12 +65,12 @@ class Serving:
         self._watchdog.start()
         try:
             self.banner = "".join(iter(self._line, ""))
-        except BaseException:  # the time of the test is over, or Ctrl-C; nobody else could end the process
+        except BaseException:  # the test timed out, or Ctrl-C: end the process before the error continues
             self.end()
             raise
 
     def _line(self) -> str:
-        """Return the next line of the banner, or nothing after its last line."""
+        """Return the next line of the banner, or an empty text after its last line."""
         assert self._process.stdout is not None
         if hasattr(self, "_ended"):
             return ""
@@ -81,7 +81,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Return the URL of the server."""
         found = re.search(r"URL +(http://\S+)", self.banner)
         assert found, self.banner
         return found[1]
@@ -113,8 +113,8 @@ def serving() -> Iterator[Callable[..., Serving]]:
     """`serving("--strict", SUPAWIRE_SECRET=…)` starts a server on a free port; it ends with the test."""
     started: list[Serving] = []
 
-    def start(*words: str, **environment: str) -> Serving:
-        started.append(Serving(*words, **environment))
+    def start(*arguments: str, **environment: str) -> Serving:
+        started.append(Serving(*arguments, **environment))
         return started[-1]
 
     yield start

@@ -13,7 +13,7 @@ END_OF_HEAD = b"\r\n\r\n"
 
 
 class Proxy:
-    """Listens on a free port and forwards data. HTTP and WebSocket handshakes are not changed."""
+    """A proxy on a free port. HTTP and WebSocket handshakes are not changed."""
 
     def __init__(self, port: int, tamper: Tamper) -> None:
         self._target = port
@@ -23,7 +23,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the URL of the proxy."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -34,7 +34,7 @@ class Proxy:
 
     def __exit__(self, *error: object) -> None:
         for one in self._open:
-            with contextlib.suppress(OSError):  # the other side was faster
+            with contextlib.suppress(OSError):  # already closed by the other side
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
         for thread in self._threads:
@@ -48,25 +48,25 @@ class Proxy:
     def _accept(self) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                client, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
-            self._open += [near, far]
-            self._start(self._pass, near, far, lambda data: data)
-            self._start(self._pass, far, near, Frames(self._tamper))
+            server = socket.create_connection(("127.0.0.1", self._target))
+            self._open += [client, server]
+            self._start(self._forward, client, server, lambda data: data)
+            self._start(self._forward, server, client, Frames(self._tamper))
 
-    def _pass(self, source: socket.socket, sink: socket.socket, through: Callable[[bytes], bytes]) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, change: Callable[[bytes], bytes]) -> None:
         try:
             while data := source.recv(65_536):
-                sink.sendall(through(data))
+                sink.sendall(change(data))
             sink.shutdown(socket.SHUT_WR)
         except OSError:
-            return  # one of the ends is gone
+            return  # one of the connections is closed
 
 
 class Frames:
-    """Splits the server's bytes into frames, which are tampered with after the response head."""
+    """Splits the server's bytes into frames and changes those after the response head."""
 
     def __init__(self, tamper: Tamper) -> None:
         self._tamper = tamper
@@ -82,13 +82,13 @@ class Frames:
                 out, self._rest = self._rest, b""
                 return out
             out, self._rest, self._head = head + end, rest, False
-        while (frame := self._take()) is not None:
+        while (frame := self._next_frame()) is not None:
             first, payload = frame
-            passed = [payload] if first & 0x08 else self._tamper(payload)  # control frames are left alone
-            out += b"".join(bytes([first]) + _length(len(each)) + each for each in passed)
+            payloads = [payload] if first & 0x08 else self._tamper(payload)  # control frames are not changed
+            out += b"".join(bytes([first]) + _length(len(each)) + each for each in payloads)
         return out
 
-    def _take(self) -> tuple[int, bytes] | None:
+    def _next_frame(self) -> tuple[int, bytes] | None:
         """Return the first byte and the payload of the next complete frame."""
         if len(self._rest) < 2:
             return None

@@ -95,7 +95,7 @@ def test_two_tours_on_one_server_do_not_interfere(serving: Start, tmp_path: Path
 
 
 def test_the_tour_skips_changes_that_the_key_does_not_permit(capsys: Capture):
-    """The step says why it is skipped; everything else must arrive."""
+    """The step prints why it is skipped; everything else arrives."""
     with LocalServer() as server:
         assert run(["demo", "--url", server.url, "--key", server.anon_key]) == 0
     out = capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_the_key_may_come_from_the_environment(name: str, capsys: Capture, monke
 
 
 def test_a_refused_key_is_one_line(capsys: Capture):
-    """Exit code 1 and one line that says why, without the key."""
+    """The command exits with code 1 and one line with the reason, without the key."""
     with LocalServer() as server, LocalServer() as other:
         assert run(["demo", "--url", server.url, "--key", other.anon_key]) == 1
     out, err = capsys.readouterr()
@@ -124,7 +124,7 @@ def test_a_refused_key_is_one_line(capsys: Capture):
 
 
 def test_no_server_is_one_line(capsys: Capture):
-    """Exit code 1 and one line with the URL."""
+    """The command exits with code 1 and one line with the URL."""
     with LocalServer() as server:
         url = server.url
     assert run(["demo", "--url", url, "--key", server.anon_key]) == 1
@@ -133,19 +133,19 @@ def test_no_server_is_one_line(capsys: Capture):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serving]:
-    """One `supawire serve` for all tests that only look at it from outside."""
+    """Run one `supawire serve` for all tests that do not change it."""
     serving = Serving("--show-keys")
     yield serving
     serving.end()
 
 
-def once(seen: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
+def once(part: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
     """Return a function that changes the first frame containing these bytes."""
-    todo = [seen]
+    pending = [part]
 
     def tamper(payload: bytes) -> list[bytes]:
-        if todo and todo[0] in payload:
-            todo.clear()
+        if pending and pending[0] in payload:
+            pending.clear()
             return then(payload)
         return [payload]
 
@@ -176,8 +176,8 @@ def test_a_broken_delivery_fails_the_tour(
 ):
     """One lost, doubled or altered frame gives exit code 1, and the result names the item and its receiver."""
     with Proxy(int(server.url.rpartition(":")[2]), tamper) as proxy:
-        words = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
-        assert run(words) == 1
+        arguments = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
+        assert run(arguments) == 1
     out = capsys.readouterr().out
     result = out[out.index("== Result ==") :]
     for pattern in expected_patterns:
@@ -196,18 +196,18 @@ def test_a_step_that_raises_fails_the_tour(server: Serving, capsys: Capture):
         return [json.dumps(frame).encode()]
 
     with Proxy(int(server.url.rpartition(":")[2]), tamper) as proxy:
-        words = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
-        assert run(words) == 1
+        arguments = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
+        assert run(arguments) == 1
     out = capsys.readouterr().out
     assert re.search(r"Errors \(\d\):\n(.*\n)*  the tour ended early: .*Unauthorized", out), out
     assert "FAILED: 19 of 19 arrived." in out
 
 
-def in_terminal(*words: str, interrupt_at: bytes | None = None, **environment: str) -> tuple[int, str]:
+def in_terminal(*arguments: str, interrupt_at: bytes | None = None, **environment: str) -> tuple[int, str]:
     """Return the exit code and the output in a terminal of 80 columns; press Ctrl-C after these bytes."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [str(SCRIPT), "demo", *words],
+        [str(SCRIPT), "demo", *arguments],
         env=ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "40"} | environment,
         stdout=follower,
         stderr=follower,
@@ -231,7 +231,7 @@ def in_terminal(*words: str, interrupt_at: bytes | None = None, **environment: s
 def _read(leader: int) -> bytes:
     try:
         return os.read(leader, 4096)
-    except OSError:  # what Linux says when the other side is closed
+    except OSError:  # Linux raises it when the other side is closed
         return b""
 
 
@@ -251,7 +251,7 @@ def test_a_terminal_has_colours_and_a_status_line():
 
 
 @pytest.mark.slow
-def test_no_color_is_obeyed_in_a_terminal():
+def test_no_color_applies_in_a_terminal():
     """With NO_COLOR the tour has no colours and no bold."""
     code, text = in_terminal("--speed", "20", NO_COLOR="1")
     assert code == 0
@@ -260,17 +260,17 @@ def test_no_color_is_obeyed_in_a_terminal():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{"words": ("--plain",)}, {"TERM": "dumb"}], ids=["--plain", "TERM=dumb"])
+@pytest.mark.parametrize("how", [{"arguments": ("--plain",)}, {"TERM": "dumb"}], ids=["--plain", "TERM=dumb"])
 def test_plain_output_in_a_terminal(how: dict[str, Any]):
     """--plain, and a dumb terminal, get the same output as a pipe."""
-    code, text = in_terminal(*how.pop("words", ()), **how)
+    code, text = in_terminal(*how.pop("arguments", ()), **how)
     assert code == 0
     assert "\x1b" not in text
     assert "== Result ==" in text
 
 
 def test_ctrl_c_ends_the_tour_at_once():
-    """Exit code 130, one line, a visible cursor, and no traceback."""
+    """The command exits with code 130, one line, a visible cursor, and no traceback."""
     code, text = in_terminal("--speed", "4", interrupt_at=b"broadcast chat")
     assert code == 130
     assert "supawire: interrupted" in text

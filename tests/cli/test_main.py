@@ -10,10 +10,10 @@ from supawire.cli import run
 from tests.cli.conftest import supawire
 
 
-@pytest.mark.parametrize("words", [["--help"], []])
-def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_help_lists_the_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     """`--help`, and no arguments, list every command with exit code 0."""
-    assert run(words) == 0
+    assert run(arguments) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert all(f" {name} " in out for name in ("serve", "demo"))
@@ -46,7 +46,7 @@ def test_version_is_the_version_of_the_package():
 
 
 @pytest.mark.parametrize(
-    ("words", "expected_text"),
+    ("arguments", "expected_text"),
     [
         (["srve"], '"serve"'),
         (["serve", "--prot", "1"], "--port"),
@@ -62,10 +62,10 @@ def test_version_is_the_version_of_the_package():
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_command_line_is_one_line_on_stderr(
-    words: list[str], expected_text: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected_text: str, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit code 2, and the line says what is right; nothing on stdout."""
-    assert run(words) == 2
+    """The exit code is 2, the line names the correct usage, and stdout is empty."""
+    assert run(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("supawire: ") and err.count("\n") == 1
@@ -75,7 +75,7 @@ def test_a_wrong_command_line_is_one_line_on_stderr(
 
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "jwt"])
 def test_a_missing_extra_is_named(package: str):
-    """Exit code 2, and one line with the command that installs it."""
+    """The exit code is 2, and one line has the command that installs it."""
     code = f"import sys; sys.modules[{package!r}] = None; from supawire.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -65,7 +65,7 @@ def test_a_signal_closes_sockets_with_1012(serving: Start, number: int):
 
 @pytest.mark.slow
 def test_keys_are_printed_on_request_only(serving: Start):
-    """The banner has no key and no secret, and says how to get them."""
+    """The banner has no key and no secret, and names the option that prints them."""
     server = serving(SUPAWIRE_SECRET=SECRET)
     assert not KEY_LIKE.search(server.banner)
     assert SECRET not in server.banner
@@ -155,7 +155,7 @@ def test_the_env_file_of_a_killed_server_is_overwritten(tmp_path: Path):
 
 
 def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]):
-    """Exit code 1, and the line says what to do."""
+    """The exit code is 1, and the line names the solution."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run(["serve", "--port", str(taken.getsockname()[1])]) == 1
     out, err = capsys.readouterr()
@@ -174,8 +174,8 @@ def test_the_printed_command_changes_a_row(serving: Start, where: str):
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     found = CURL.search(server.banner if where == "banner" else page)
     assert found
-    words = shlex.split(found["rest"].replace("\\\n", ""))
-    header, data = words[words.index("-H") + 1], words[words.index("-d") + 1]
+    arguments = shlex.split(found["rest"].replace("\\\n", ""))
+    header, data = arguments[arguments.index("-H") + 1], arguments[arguments.index("-d") + 1]
     assert header == "Authorization: Bearer $SUPAWIRE_SERVICE_KEY"
     url = found["url"] if where == "banner" else found["url"].replace("http://127.0.0.1:4000", server.url)
     assert post(url, server.exported("SUPAWIRE_SERVICE_KEY"), data.encode()) == 202

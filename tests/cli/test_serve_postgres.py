@@ -106,7 +106,7 @@ def test_the_printed_javascript_program_receives_rows(serving: Start, tmp_path: 
             assert lines.get(timeout=DEADLINE) == "SUBSCRIBED\n"
             text = ""
             while not text.endswith("\n}\n"):
-                # SUBSCRIBED comes before changes are live, so the first rows may be missed
+                # SUBSCRIBED is reported before changes are live, so the first rows may be missed
                 printed.run_sql(printed.insert)
                 with contextlib.suppress(queue.Empty):
                     while not text.endswith("\n}\n"):
@@ -144,10 +144,10 @@ def test_values_with_quotes_in_the_env_file(tmp_path: Path):
     path = tmp_path / "dev.env"
     settings.EnvFile(path).write(values)
     assert settings.read(path) == values
-    told = subprocess.run(
+    shell = subprocess.run(
         ["sh", "-c", f'. {path}; printf %s "$SUPAWIRE_DATABASE_URL"'], capture_output=True, check=True
     )
-    assert told.stdout.decode() == values["SUPAWIRE_DATABASE_URL"]
+    assert shell.stdout.decode() == values["SUPAWIRE_DATABASE_URL"]
 
 
 @pytest.fixture(name="cluster", scope="module")
@@ -190,7 +190,7 @@ def test_a_project_is_served(serving: Start, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--database", "nonsense"], 2, "USER:PASSWORD"),
         (["--database", "postgresql://u:hidden@127.0.0.1:1/d"], 1, "Is it running"),
@@ -199,14 +199,14 @@ def test_a_project_is_served(serving: Start, tmp_path: Path, capsys: pytest.Capt
         (["--project", "src", "--database", "postgresql:///d"], 2, "give one of them"),
         (["--project", "src"], 1, "no folder supabase"),
     ],
-    ids=["no URL", "nobody there", "both", "nothing", "project and database", "no project"],
+    ids=["no URL", "unreachable", "both", "no database", "project and database", "no project"],
 )
 def test_an_error_is_one_line_and_an_exit_code(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ):
     """2 for wrong usage, 1 for an error of the database; the line has no password."""
-    assert run(["serve", "--port", "0", *words]) == code
+    assert run(["serve", "--port", "0", *arguments]) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1
     assert "hidden" not in err

@@ -63,8 +63,8 @@ class Listener:
         return payload["status"], payload["message"]
 
     @property
-    def silent(self) -> bool:
-        """Whether no `system` frame has come except the first confirmation."""
+    def has_no_further_status(self) -> bool:
+        """Return whether no `system` frame was received except the first confirmation."""
         return [one["message"] for one in self.frames["system"]] == [SUBSCRIBED]
 
     def change(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Listener:
         return self.wait("postgres_changes")["data"]
 
     def change_in(self, timeout: float) -> dict[str, Any]:
-        """Return the `data` of the next change. Raises: TimeoutError when none comes within this time."""
+        """Return the `data` of the next change. Raises: TimeoutError when none arrives within this time."""
         return self.wait("postgres_changes", timeout=timeout)["data"]
 
     def changes(self, count: int) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ class Listeners:
 
     @contextmanager
     def join(self, *bindings: dict[str, Any], token: str | None = None, **claims: Any) -> Generator[Listener]:
-        """Join with these bindings, by default as `authenticated`; what the database says of them is not read."""
+        """Join with these bindings, by default as `authenticated`; the status of the subscription is not read."""
         self._numbers += 1
         url = self.server.url.replace("http", "ws") + "/socket/websocket?vsn=2.0.0&apikey="
         token = token or self.server.token(**claims)

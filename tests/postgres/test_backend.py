@@ -25,7 +25,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class FakeFeed:
-    """A change feed that answers as the test says."""
+    """A change feed that returns the answers of the test."""
 
     def __init__(self, url: str, database: Database, *args: Any, **options: Any) -> None:
         del url, args, options

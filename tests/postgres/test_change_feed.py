@@ -17,10 +17,10 @@ from supawire.server.queries import SubscribeQuery
 
 
 class SlowDatabase:
-    """Has one published table; a transaction waits at its beginning for the event `may_go_on`."""
+    """Has one published table; a transaction waits at its beginning for the event `may_continue`."""
 
     def __init__(self) -> None:
-        self.may_go_on = asyncio.Event()
+        self.may_continue = asyncio.Event()
         self.begun = asyncio.Event()
 
     async def query(self, text: object, parameters: object = ()) -> list[Any]:
@@ -31,7 +31,7 @@ class SlowDatabase:
     async def transaction(self, *, rollback: bool) -> AsyncGenerator["SlowDatabase"]:
         assert rollback
         self.begun.set()
-        await self.may_go_on.wait()
+        await self.may_continue.wait()
         yield self
 
     async def execute(self, text: str, parameters: object) -> Any:
@@ -45,11 +45,11 @@ class SlowDatabase:
 
 def subscription(channel: int) -> SubscribeQuery:
     binding = bind({"event": "*", "schema": "public", "table": "todos"}, database=True)
-    who = SimpleNamespace(claims=SimpleNamespace(values={"role": "anon"}))
-    return SubscribeQuery(channel, cast("Any", who), (binding,))
+    requester = SimpleNamespace(claims=SimpleNamespace(values={"role": "anon"}))
+    return SubscribeQuery(channel, cast("Any", requester), (binding,))
 
 
-def do_nothing(*args: Any) -> Any:
+def ignore_call(*args: Any) -> Any:
     del args
 
 
@@ -60,24 +60,24 @@ class SilentStream:
     async def close(self) -> None: ...
 
 
-async def open_silent_stream(url: str, publications: Sequence[str]) -> ReplicationStream:
+async def open_idle_stream(url: str, publications: Sequence[str]) -> ReplicationStream:
     del url, publications
     return cast("ReplicationStream", SilentStream())
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "unsubscribe"])
-async def test_a_channel_that_ends_while_its_bindings_are_resolved_is_not_subscribed(meanwhile: str):
-    """Otherwise its subscriptions would stay as long as the server runs, and cost time with each change."""
+@pytest.mark.parametrize("action", ["stay", "unsubscribe"])
+async def test_a_channel_that_ends_while_its_bindings_are_resolved_is_not_subscribed(action: str):
+    """Its subscriptions would otherwise stay until the server stops, and slow down each change."""
     database = SlowDatabase()
-    feed = ChangeFeed("", cast("Database", database), cast("HubCall", do_nothing), open_stream=open_silent_stream)
+    feed = ChangeFeed("", cast("Database", database), cast("HubCall", ignore_call), open_stream=open_idle_stream)
     await feed.start()
     running = asyncio.create_task(feed.run())
     subscribing = asyncio.ensure_future(feed.subscribe(subscription(5)))
     await database.begun.wait()
-    if meanwhile == "unsubscribe":
+    if action == "unsubscribe":
         feed.unsubscribe(5)
-    database.may_go_on.set()
+    database.may_continue.set()
     assert await subscribing is None
-    assert (5 in feed.channels) is (meanwhile == "nothing")
+    assert (5 in feed.channels) is (action == "stay")
     running.cancel()
     await asyncio.wait([running])

@@ -234,8 +234,8 @@ def test_each_column_list_gets_its_own_frame(listeners: Listeners, sql: Sql):
         run(sql, "insert into todos values (1, 'x', 'y')", "update todos set a = 'z'")
         found = [listener.wait("postgres_changes") for _ in range(6)]
         ids = listener.ids
-    seen = [(one["data"]["type"], sorted(one["ids"]), set(one["data"]["record"])) for one in found]
-    assert seen == [
+    summary = [(one["data"]["type"], sorted(one["ids"]), set(one["data"]["record"])) for one in found]
+    assert summary == [
         ("INSERT", [ids[0]], {"id", "a", "b"}),
         ("INSERT", [ids[1]], {"id", "b"}),
         ("INSERT", [ids[2]], {"id", "b"}),

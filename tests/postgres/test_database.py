@@ -31,8 +31,8 @@ async def test_connections_are_reused_and_limited(pool: Database):
     """Queries beyond the size of the pool wait for a free connection."""
     first = await pool.query(PID)
     assert await pool.query(PID) == first
-    seen = await asyncio.gather(*(pool.query("select pg_backend_pid(), pg_sleep(0.01)") for _ in range(6)))
-    assert len({rows[0][0] for rows in seen}) == 2
+    results = await asyncio.gather(*(pool.query("select pg_backend_pid(), pg_sleep(0.01)") for _ in range(6)))
+    assert len({rows[0][0] for rows in results}) == 2
 
 
 async def test_an_error_has_the_text_and_code_of_postgresql(pool: Database):

@@ -68,13 +68,13 @@ def question(condition: Condition, kind: LiteralString) -> tuple[Composed, list[
     """Return SQL that compares a text like the server: both sides are cast to the type."""
     column = SQL("(%s::text)::") + SQL(kind) + (SQL(' collate "C"') if kind == "text" else SQL(""))
     if condition.op == "is":
-        words, given = column + SQL(" ") + SQL(IS[condition.value]), []
+        expression, parameters = column + SQL(" ") + SQL(IS[condition.value]), []
     elif condition.op == "in":
-        words, given = column + SQL(" = any((%s::text)::") + SQL(kind) + SQL("[])"), [condition.wire_value]
+        expression, parameters = column + SQL(" = any((%s::text)::") + SQL(kind) + SQL("[])"), [condition.wire_value]
     else:
-        words = column + SQL(" ") + SQL(SIGNS[condition.op]) + SQL(" (%s::text)::") + SQL(kind)
-        given = [condition.value]
-    return SQL("not ({})" if condition.negated else "({})").format(words), given
+        expression = column + SQL(" ") + SQL(SIGNS[condition.op]) + SQL(" (%s::text)::") + SQL(kind)
+        parameters = [condition.value]
+    return SQL("not ({})" if condition.negated else "({})").format(expression), parameters
 
 
 def answers(plain_connection: Sql, wheres: Sequence[Where], kind: LiteralString, value: str | None) -> list[bool]:
@@ -82,7 +82,7 @@ def answers(plain_connection: Sql, wheres: Sequence[Where], kind: LiteralString,
     parts = [question(parse(str(where))[0], kind) for where in wheres]
     columns = SQL(", ").join(SQL("coalesce({}, false)").format(text) for text, _ in parts)
     row = plain_connection.execute(
-        SQL("select ") + columns, [each for _, given in parts for each in (value, *given)]
+        SQL("select ") + columns, [each for _, parameters in parts for each in (value, *parameters)]
     ).fetchone()
     assert row is not None
     return list(row)
@@ -95,9 +95,9 @@ def test_filter_expressions_mean_the_same_in_postgresql(plain_connection: Sql, k
 
     @given(values | st.none(), values, st.lists(values, min_size=1, max_size=3))
     @settings(max_examples=40)
-    def compare(value: Any, wanted: Any, several: list[Any]) -> None:
-        one: list[Where] = [c == wanted, c != wanted, c < wanted, c <= wanted, c > wanted, c >= wanted]
-        one += [c.is_distinct_from(wanted), c.in_([wanted, *several]), c.in_(several), c.is_(None)]
+    def compare(value: Any, operand: Any, several: list[Any]) -> None:
+        one: list[Where] = [c == operand, c != operand, c < operand, c <= operand, c > operand, c >= operand]
+        one += [c.is_distinct_from(operand), c.in_([operand, *several]), c.in_(several), c.is_(None)]
         one += [c.is_(True), c.is_(False), c.is_("unknown")] if kind == "bool" else []
         every = one + [~where for where in one]
         wire = to_wire(value)
@@ -118,8 +118,8 @@ def test_the_text_of_a_value_is_cast_to_that_value(plain_connection: Sql, kind: 
     @settings(max_examples=40)
     def read(values: list[Any]) -> None:
         (alone,), (listed,) = parse(str(c == values[0])), parse(str(c.in_(values)))
-        words = SQL("select (%s::text)::{0} = %s::{0}, (%s::text)::{0}[] = %s::{0}[]").format(SQL(kind))
-        assert plain_connection.execute(words, [alone.value, values[0], listed.wire_value, values]).fetchone() == (
+        expression = SQL("select (%s::text)::{0} = %s::{0}, (%s::text)::{0}[] = %s::{0}[]").format(SQL(kind))
+        assert plain_connection.execute(expression, [alone.value, values[0], listed.wire_value, values]).fetchone() == (
             True,
             True,
         )
@@ -178,14 +178,14 @@ async def test_filter_expressions_select_rows_of_every_type(listeners: Listeners
     sql.execute("alter publication supabase_realtime add table orders")
     async with connect_async(listeners.server.url, listeners.server.service_key) as client:
         room = client.channel("db")
-        parse_frame = [room.listen(changes("orders", event="INSERT", where=where)) for where, _ in WANTED]
+        streams = [room.listen(changes("orders", event="INSERT", where=where)) for where, _ in WANTED]
         await room.subscribe(wait="ready")
         for row in ROWS:
             sql.execute("insert into orders values (%s, %s, %s, %s, %s, %s, %s)", list(row.values()))
         got = [
-            [(await anext(each)).record for _ in wanted] for each, (_, wanted) in zip(parse_frame, WANTED, strict=True)
+            [(await anext(each)).record for _ in expected] for each, (_, expected) in zip(streams, WANTED, strict=True)
         ]
         await room.unsubscribe()
-        late = [event for each in parse_frame async for event in each]
-    assert [{ROWS.index(record) for record in records} for records in got] == [wanted for _, wanted in WANTED]
+        late = [event for each in streams async for event in each]
+    assert [{ROWS.index(record) for record in records} for records in got] == [expected for _, expected in WANTED]
     assert late == []

@@ -100,9 +100,9 @@ async def ours(url: str, cases: list[Case]) -> list[bool]:
             for (one, kind, value), yes in zip(cases, found, strict=True)
             if yes is None
         ]
-        known = await filtering.evaluate(database, doubts)
+        results = await filtering.evaluate(database, doubts)
         return [
-            known[PendingCheck(one, kind, value or "")] if yes is None else yes
+            results[PendingCheck(one, kind, value or "")] if yes is None else yes
             for (one, kind, value), yes in zip(cases, found, strict=True)
         ]
     finally:
@@ -187,12 +187,12 @@ def test_channels_receive_rows_that_match_their_filter(listeners: Listeners, sql
             "delete from todos",
             "insert into todos values (100)",
         )
-        parse_frame: list[tuple[str, int]] = []
+        received: list[tuple[str, int]] = []
         while (payload := listener.wait("postgres_changes"))["data"].get("record", {}).get("id") != 100:
             assert payload["ids"] == [ids]
             row = payload["data"].get("record") or payload["data"]["old_record"]
-            parse_frame.append((payload["data"]["type"], row["id"]))
-    assert parse_frame == [(kind, number) for kind in ("INSERT", "DELETE") for number in sorted(matching)]
+            received.append((payload["data"]["type"], row["id"]))
+    assert received == [(kind, number) for kind in ("INSERT", "DELETE") for number in sorted(matching)]
 
 
 @pytest.mark.slow

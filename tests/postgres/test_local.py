@@ -27,7 +27,7 @@ from supawire.server.postgres.preflight import without_password
 from supawire.server.queries import QueryError
 from tests.held import Held, left_since
 from tests.postgres import databases
-from tests.server.inspector.inspector_client import looking
+from tests.server.inspector.inspector_client import open_inspector
 from tests.sync.test_threads import in_threads
 
 pytestmark = pytest.mark.slow
@@ -194,15 +194,15 @@ def _bare(cluster: Cluster) -> Iterator[str]:
 
 
 def test_an_empty_database_is_prepared_on_request(bare: str):
-    """Otherwise the error says what is missing and how to create it. Once prepared, it stays so."""
+    """Without `prepare` the error names what is missing and how to create it; a prepared database stays prepared."""
     with pytest.raises(StateError, match=r"lacks the table realtime\.messages.*--prepare"):
         LocalServer(database=bare).start()
-    with psycopg.connect(bare) as look:
-        assert look.execute("select to_regnamespace('realtime')").fetchone() == (None,)
+    with psycopg.connect(bare) as reader:
+        assert reader.execute("select to_regnamespace('realtime')").fetchone() == (None,)
     with LocalServer(database=bare, prepare=True) as server:
         server.sql("create table mine (id int)")
         ((granted,),) = server.sql("select has_table_privilege('anon', 'mine', 'select')")
-        assert granted is False  # who may read tables of a given database is for its owner to say
+        assert granted is False  # privileges of a given database are not changed
     with LocalServer(database=bare) as server:
         assert server.sql("select realtime.topic()") == [(None,)]
 
@@ -328,7 +328,7 @@ def test_the_shown_url_of_an_embedded_database_works_for_its_owner(cluster: Clus
 
 @pytest.mark.parametrize("option", ["announce_outages", "isolate_policy_errors"])
 def test_outage_options_need_a_database(option: str):
-    """Without a database there is nothing to announce; the error says what to give."""
+    """Without a database these options are refused; the error names the missing option."""
     options: dict[str, Any] = {option: True}
     with pytest.raises(InvalidArgumentError, match=rf"{option}=True needs a database; give postgres=True"):
         LocalServer(**options)
@@ -336,8 +336,8 @@ def test_outage_options_need_a_database(option: str):
 
 async def test_the_inspector_shows_changed_rows(database: str) -> None:
     """A change is one line with the number of channels that received it; rows cannot be emitted from the page."""
-    async with LocalServer(database=database, inspector=True) as server, looking(server.url) as eye:
-        assert eye.about["level"] == "PostgreSQL"
+    async with LocalServer(database=database, inspector=True) as server, open_inspector(server.url) as page:
+        assert page.about["level"] == "PostgreSQL"
         server.sql("create table notes (id int primary key, body text)")
         server.sql("alter publication supabase_realtime add table notes")
         async with (
@@ -348,9 +348,9 @@ async def test_the_inspector_shows_changed_rows(database: str) -> None:
                 client.channel("notes").on(changes("notes"), lambda _: None)
                 await client.channel("notes").subscribe(wait="ready")
             server.sql("insert into notes values (1, 'hello')")
-            await eye.until(lambda: sum(it["receivers"] for it in eye.changes) == 2)
-            for line in eye.changes:
+            await page.until(lambda: sum(it["receivers"] for it in page.changes) == 2)
+            for line in page.changes:
                 assert (line["table"], line["type"]) == ("public.notes", "INSERT")
                 assert json.loads(line["record"]) == {"id": 1, "body": "hello"}
-            answer = await eye.order(do="emit", type="INSERT", table="notes", record={"id": 2})
+            answer = await page.request(do="emit", type="INSERT", table="notes", record={"id": 2})
             assert "database" in answer["error"]

@@ -25,7 +25,7 @@ ALL = "create policy everything on realtime.messages for all to authenticated us
 
 @pytest.fixture
 async def server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
-    """A server on a fresh database in which who is signed in may do everything."""
+    """Run a server on a new database in which signed-in users have all permissions."""
     sql.execute(ALL)
     async with LocalServer(database=database) as server:
         yield server
@@ -55,9 +55,9 @@ def replayed_and_live(frames: list[Any]) -> tuple[list[int], list[int]]:
 
 async def until_number(client: Wire, n: Any) -> list[Any]:
     """Return the numbers of the broadcasts up to this one."""
-    seen = len(client.got)
+    before = len(client.got)
     await client.until(lambda frame: frame.event == "broadcast" and frame.payload["payload"].get("n") == n)
-    return numbers(client.got[seen:])
+    return numbers(client.got[before:])
 
 
 # --- delivery ---
@@ -70,8 +70,8 @@ async def test_a_sent_message_arrives_with_its_id_in_both_versions(server: Local
             await client.join()
         send(sql, 1)
         number = id_of(sql, 1)
-        wanted = {"type": "broadcast", "event": "ping", "payload": {"n": 1, "id": number}, "meta": {"id": number}}
-        assert await new.broadcast() == wanted == await old.broadcast()
+        expected = {"type": "broadcast", "event": "ping", "payload": {"n": 1, "id": number}, "meta": {"id": number}}
+        assert await new.broadcast() == expected == await old.broadcast()
         sql.execute("""select realtime.send('{"n": 2, "id": "mine"}', 'ping', 'lab')""")
         got = await new.broadcast()
         assert got["payload"] == {"n": 2, "id": "mine"} and got["meta"] == {"id": id_of(sql, 2)}
@@ -162,8 +162,8 @@ async def test_a_trigger_broadcasts_changes_of_rows(server: LocalServer, sql: Sq
         strict=True,
     ):
         assert message["event"] == operation
-        wanted = {"operation": operation, "schema": "public", "table": "notes", "record": record, "old_record": old}
-        assert message["payload"] == wanted | {"id": message["meta"]["id"]}
+        expected = {"operation": operation, "schema": "public", "table": "notes", "record": record, "old_record": old}
+        assert message["payload"] == expected | {"id": message["meta"]["id"]}
 
 
 async def test_a_row_inserted_without_the_functions_is_delivered(
@@ -215,12 +215,12 @@ async def test_messages_need_the_permission_to_read_broadcasts(server: LocalServ
     )
     sql.execute("""create policy eyes on realtime.messages for select to authenticated
         using (auth.jwt() ->> 'sub' = 'eyes' and extension = 'presence')""")
-    async with wire(server, server.token(sub="ears")) as ears, wire(server, server.token(sub="eyes")) as eyes:
-        for client in (ears, eyes):
+    async with wire(server, server.token(sub="ears")) as ears, wire(server, server.token(sub="eyes")) as observer:
+        for client in (ears, observer):
             assert (await client.join(presence={"enabled": True}))["status"] == "ok"
         send(sql, 1)
         await until_number(ears, 1)
-        assert [frame.event for frame in await eyes.silent()] == ["presence_state"]
+        assert [frame.event for frame in await observer.frames_before_heartbeat()] == ["presence_state"]
 
 
 async def test_a_locked_table_delays_its_own_changes_only(server: LocalServer, sql: Sql, database: str):
@@ -234,7 +234,7 @@ async def test_a_locked_table_delays_its_own_changes_only(server: LocalServer, s
         with psycopg.connect(database) as writer:
             writer.execute("insert into public.held values (1)")
             locking = asyncio.create_task(migration.execute("lock table public.held"))
-            # once the lock is next in line, nobody sees the row between its commit and the lock
+            # once the lock is queued, no other transaction reads the row between its commit and the lock
             while sql.execute("select from pg_locks where not granted").fetchone() is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             writer.commit()
@@ -258,7 +258,7 @@ async def test_a_missing_publication_is_logged_with_the_statement_to_run(
             remedy = caplog.records[0].getMessage().partition(": run ")[2]
             await client.join()
             sql.execute(cast("LiteralString", remedy))
-            while not numbers(await client.silent()):
+            while not numbers(await client.frames_before_heartbeat()):
                 send(sql, 1)
 
 
@@ -286,7 +286,7 @@ async def test_a_lost_stream_is_reopened(server: LocalServer, sql: Sql):
             await other.join(broadcast=READY)
             assert (await other.system())["message"] == "Replication connection established"
             for each in (other, client):
-                while not numbers(await each.silent()):
+                while not numbers(await each.frames_before_heartbeat()):
                     send(sql, 1)
 
 
@@ -298,10 +298,10 @@ def since(sql: Sql, ago: timedelta = timedelta(hours=1)) -> int:
     return at
 
 
-async def replayed(server: LocalServer, wanted: Any, vsn: str = "2.0.0", topic: str = "lab") -> list[Any]:
+async def replayed(server: LocalServer, expected: Any, vsn: str = "2.0.0", topic: str = "lab") -> list[Any]:
     """Return what a join with this replay receives before its presence state."""
     async with wire(server, vsn=vsn) as client:
-        reply = await client.join(f"realtime:{topic}", broadcast={"replay": wanted}, presence={"enabled": True})
+        reply = await client.join(f"realtime:{topic}", broadcast={"replay": expected}, presence={"enabled": True})
         assert reply["status"] == "ok", reply
         await client.until(lambda frame: frame.event == "presence_state")
         return client.got[1:-1]
@@ -326,16 +326,16 @@ async def test_a_replay_is_sent_oldest_first(server: LocalServer, sql: Sql):
 
 
 @pytest.mark.parametrize(
-    ("limit", "numbers_wanted"),
+    ("limit", "expected_numbers"),
     [(None, range(5, 30)), (3, range(27, 30)), (0, range(29, 30)), (-4, range(29, 30)), (100, range(5, 30))],
 )
 async def test_a_replay_has_the_newest_messages_up_to_the_limit(
-    server: LocalServer, sql: Sql, limit: int | None, numbers_wanted: range
+    server: LocalServer, sql: Sql, limit: int | None, expected_numbers: range
 ):
     """25 by default and at most; in insertion order, although one transaction has one time."""
     sql.execute("select realtime.send(jsonb_build_object('n', n), 'ping', 'lab') from generate_series(0, 29) n")
-    wanted = {"since": since(sql)} | ({} if limit is None else {"limit": limit})
-    assert numbers(await replayed(server, wanted)) == list(numbers_wanted)
+    expected = {"since": since(sql)} | ({} if limit is None else {"limit": limit})
+    assert numbers(await replayed(server, expected)) == list(expected_numbers)
 
 
 async def test_only_private_broadcasts_of_the_topic_since_then_are_replayed(server: LocalServer, sql: Sql):

@@ -78,8 +78,8 @@ def test_a_mirror_converges_to_its_table(database: str, where: Any) -> None:
             client.mirror("items", key="id", fetch=fetch, where=where, settle=0.3) as items,
         ):
             for _ in range(3):
-                seen = sum(writer.writes for writer in writers)
-                while sum(writer.writes for writer in writers) < seen + 40:
+                before = sum(writer.writes for writer in writers)
+                while sum(writer.writes for writer in writers) < before + 40:
                     threading.Event().wait(0.01)
                 server.drop_connections()
             for writer in writers:

@@ -37,7 +37,7 @@ async def test_preparing_twice_keeps_data(database: str, sql: Sql):
 
 
 async def test_a_foreign_realtime_schema_is_not_changed(cluster: Cluster):
-    """It may be the real one; the error says so."""
+    """It may be the real one; the error mentions that."""
     with databases.database(cluster, "foreign_schema") as url:
         with psycopg.connect(url, autocommit=True) as there:
             there.execute("create schema realtime")

@@ -35,7 +35,7 @@ MEMBERS: LiteralString = f"""
 
 @pytest.fixture
 async def server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
-    """A server whose private topics are for those whose token lists them in `rooms`."""
+    """Run a server whose private topics require a token that lists them in `rooms`."""
     sql.execute(MEMBERS)
     async with LocalServer(database=database) as server:
         yield server
@@ -43,7 +43,7 @@ async def server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
 
 @pytest.fixture
 async def impatient_server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
-    """The same server, which cancels policies after 0.2 s."""
+    """Run the same server with a policy timeout of 0.2 s."""
     sql.execute(MEMBERS)
     async with ServerWithOptions(database, BackendOptions(policy_timeout=0.2)) as server:
         yield server
@@ -146,7 +146,7 @@ async def test_a_socket_waits_for_a_slow_policy(server: LocalServer, sql: Sql):
     async with wire(server, member(server)) as client, wire(server, member(server)) as other:
         join = await client.push(LAB, "phx_join", {"config": {"private": True}})
         beat = await client.push("phoenix", "heartbeat", {})
-        assert await other.silent() == []
+        assert await other.frames_before_heartbeat() == []
         sql.execute("select pg_advisory_unlock(7)")
         await client.reply(join)
         await client.reply(beat)
@@ -158,14 +158,14 @@ async def test_endless_policies_delay_only_permission_checks(server: LocalServer
     sql.execute("""create policy stuck on realtime.messages for select to anon using (pg_sleep(30) is null)""")
     async with AsyncExitStack() as sockets:
         stuck = [await sockets.enter_async_context(wire(server, server.token("anon"))) for _ in range(6)]
-        parse_frame = await sockets.enter_async_context(wire(server, member(server)))
-        await joined(parse_frame)
+        reader = await sockets.enter_async_context(wire(server, member(server)))
+        await joined(reader)
         for client in stuck:
             await client.push(LAB, "phx_join", {"config": {"private": True}})
         sql.execute("""select realtime.send('{"n": 1}', 'ping', 'lab')""")
-        assert (await parse_frame.broadcast())["payload"]["n"] == 1
-        assert (await parse_frame.join("realtime:open", private=False))["status"] == "ok"
-        assert await parse_frame.request("realtime:lab", "phx_leave", {}) == OK
+        assert (await reader.broadcast())["payload"]["n"] == 1
+        assert (await reader.join("realtime:open", private=False))["status"] == "ok"
+        assert await reader.request("realtime:lab", "phx_leave", {}) == OK
 
 
 # --- writing ---
@@ -195,7 +195,7 @@ async def test_each_extension_has_its_own_permission(server: LocalServer, sql: S
         await joined(client)
         await client.push(LAB, "broadcast", ping(1), join_ref="1")
         reply = await client.request(LAB, "presence", track(1))
-        await client.silent()
+        await client.frames_before_heartbeat()
         events = [frame.event for frame in client.got if frame.event != "phx_reply"]
         if extension == "broadcast":
             assert reply == ERROR and events == ["broadcast"]
@@ -283,7 +283,7 @@ async def test_an_http_broadcast_needs_the_permission_to_write(server: LocalServ
         assert await post(server, "/api/broadcast", batch, outsider) == (202, None)
         assert await post(server, "/api/broadcast", batch, member(server)) == (202, None)
         assert (await client.broadcast())["payload"] == {"n": 4}
-        assert await client.silent() == []
+        assert await client.frames_before_heartbeat() == []
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def test_policies_can_read_headers_of_sockets_and_requests(server: LocalSe
         assert await client.join() == denied(f"Unauthorized: {NO_READ}")
 
 
-# --- the database goes away ---
+# --- a lost database ---
 
 
 async def test_a_lost_database_refuses_joins_until_it_is_back():

@@ -57,11 +57,11 @@ async def test_a_private_channel_receives_rows_as_messages(api: ClientApi, datab
         tokens = iter([server.token(sub="ada"), server.token(sub="ada", n=2)])
         async with api.client(server, token=next(tokens)) as client:
             room = await client.channel(ROOM, private=True, ack=True, replication_ready=True)
-            parse_frame, away = await room.listen(broadcast("note")), await room.listen(gaps())
+            notes, away = await room.listen(broadcast("note")), await room.listen(gaps())
             await room.subscribe()
             assert (await room.broadcast("hello", {"n": 1})).acked
             server.sql("insert into public.notes values (1, 'room:1', 'first'), (2, 'room:2', 'not here')")
-            first = await parse_frame.next()
+            first = await notes.next()
             assert isinstance(first, Broadcast) and not first.replayed
             assert first.payload["record"] == {"id": 1, "room": "room:1", "body": "first"}
             assert first.payload["operation"] == "INSERT" and first.id == first.payload["id"]
@@ -71,18 +71,18 @@ async def test_a_private_channel_receives_rows_as_messages(api: ClientApi, datab
             await until(lambda: room.state is not ChannelState.JOINED)
             server.sql("insert into public.notes select n, 'room:1', 'missed' from generate_series(3, 5) n")
             server.accept_connections()
-            missed = await parse_frame.take(3)
+            missed = await notes.take(3)
             assert ids(missed) == [3, 4, 5] and all(event.replayed for event in missed)
             gap = await away.next()
             assert isinstance(gap, Gap) and gap.verdict == "complete" and gap.replayed == 3
             server.sql("insert into public.notes values (6, 'room:1', 'live again')")
-            assert ids([await parse_frame.next()]) == [6]
+            assert ids([await notes.next()]) == [6]
 
             server.sql("delete from public.members where name = 'ada'")
             await client.set_auth(next(tokens))
             await until(lambda: room.state is ChannelState.FAILED)
             with pytest.raises(JoinDeniedError):
-                await parse_frame.next()
+                await notes.next()
 
 
 async def test_missing_permissions_have_the_texts_of_the_server(api: ClientApi, database: str):

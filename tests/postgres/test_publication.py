@@ -104,7 +104,7 @@ def test_row_filters_and_column_lists_of_the_publication_are_ignored(
 
 
 def test_a_foreign_database_gets_no_second_publication(database: str, sql: Sql, caplog: pytest.LogCaptureFixture):
-    """There the row filter applies, and the log says that the real server ignores it."""
+    """The row filter of that database applies, and the log warns that the real server ignores it."""
     run(sql, "comment on schema realtime is null", "create table todos (id int4 primary key)")
     run(sql, "alter publication supabase_realtime add table todos where (id > 10)")
     with LocalServer(database=database) as server, Listeners(server).listen(of("todos")) as listener:
@@ -128,8 +128,8 @@ def test_a_table_that_leaves_the_publication_and_comes_back(listeners: Listeners
             run(sql, f"insert into extra values ({number + 10})")
             assert narrow.change_in(5)["record"] == {"id": number + 10}
             assert wide.change()["record"] == {"id": number + 10}
-        assert narrow.silent
-        assert wide.silent
+        assert narrow.has_no_further_status
+        assert wide.has_no_further_status
 
 
 def test_a_table_that_is_dropped_and_created_again(listeners: Listeners, sql: Sql):

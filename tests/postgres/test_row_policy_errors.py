@@ -28,7 +28,7 @@ ADA = "00000000-0000-0000-0000-00000000000a"
 
 @pytest.mark.usefixtures("notes")
 def test_a_policy_that_raises_stops_all_changes(brief: Listeners, sql: Sql, caplog: pytest.LogCaptureFixture):
-    """Every poll of the real server fails and nothing is sent until some seconds after that subscriber has left."""
+    """Every poll of the real server fails and nothing is sent until several seconds after that subscriber has left."""
     with brief.listen(of("notes"), of("plain"), sub=ADA) as sound:
         with brief.listen(of("notes"), sub="alice"):
             run(sql, "insert into plain values (1)")
@@ -41,7 +41,7 @@ def test_a_policy_that_raises_stops_all_changes(brief: Listeners, sql: Sql, capl
         tries, received_id = insert_until_received(sql, sound, "plain", 100)
         assert received_id >= 100
         assert tries >= 1
-        assert sound.silent
+        assert sound.has_no_further_status
     assert "with sub 'alice': invalid input syntax for type uuid" in caplog.text
     assert "isolate_policy_errors" in caplog.text
     assert "changes of rows are sent again" in caplog.text

@@ -21,7 +21,7 @@ OWN = "nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'"
 
 @pytest.fixture(autouse=True)
 def notes(sql: Sql) -> None:
-    """Users see only their own notes, and `anon` sees public ones."""
+    """Create notes that only their owner may read; `anon` may read public ones."""
     publish(sql, "notes", "id int4 primary key, owner text, public bool default false, body text")
     run(sql, "alter table notes replica identity full", "alter table notes enable row level security")
     run(sql, f"create policy own on notes for select to authenticated using (owner = {OWN})")

@@ -32,14 +32,14 @@ async def test_checks_wait_until_every_transaction_of_the_batch_is_visible(datab
         second = other.execute(XID).fetchall()[0][0]
         other.execute("insert into notes values (1)")
         xids = [first, second]
-        looking = asyncio.ensure_future(
+        evaluation = asyncio.ensure_future(
             find_visible_rows(pool, {viewer: [(7, key)]}, xids) if what == "rows" else wait_until_visible(pool, xids)
         )
         for _ in range(LOOKS):
             await pool.query("select 1")
-        assert not looking.done()
+        assert not evaluation.done()
         other.commit()
-        found = await looking
+        found = await evaluation
     if found is not None:
         assert found[viewer].visible == {7}
     await pool.close()

@@ -63,7 +63,7 @@ class Wire:
         return ref
 
     async def join(self, topic: str = "realtime:lab", private: bool = True, **config: Any) -> Any:
-        """Join and wait for the answer; its payload. A topic is joined once by a socket of these tests."""
+        """Join and return the payload of the reply. A socket of these tests joins a topic once."""
         ref = await self.push(topic, "phx_join", {"config": {"private": private, **config}})
         return await self.reply(ref)
 
@@ -79,11 +79,11 @@ class Wire:
         return (await self.until(lambda frame: frame.event == "broadcast")).payload
 
     async def system(self) -> Any:
-        """The payload of the next system frame."""
+        """Return the payload of the next system frame."""
         return (await self.until(lambda frame: frame.event == "system")).payload
 
     async def until(self, wanted: Callable[[ReceivedFrame], bool]) -> ReceivedFrame:
-        """Return the next frame that fits; earlier ones are in `got`."""
+        """Return the next frame that matches; earlier ones are in `got`."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 frame = parse_frame(await self.ws.receive())
@@ -91,11 +91,11 @@ class Wire:
                 if wanted(frame):
                     return frame
 
-    async def silent(self) -> list[ReceivedFrame]:
-        """What came before the answer to a heartbeat that is sent now."""
-        seen = len(self.got)
+    async def frames_before_heartbeat(self) -> list[ReceivedFrame]:
+        """Send a heartbeat and return the frames that arrived before its reply."""
+        before = len(self.got)
         await self.reply(await self.push("phoenix", "heartbeat", {}))
-        return self.got[seen:-1]
+        return self.got[before:-1]
 
 
 @asynccontextmanager

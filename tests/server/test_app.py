@@ -232,10 +232,10 @@ async def test_the_server_closes_with_any_code(code: int | None) -> None:
     async with running() as net:
         ws = await net.joined()
         if code is not None:
-            net.fault("send_system", "lab", "ok", "last words")
+            net.fault("send_system", "lab", "ok", "last message")
         net.fault("drop_connections", code)
         if code is not None:
-            assert (await ws.receive_json())[4]["message"] == "last words"
+            assert (await ws.receive_json())[4]["message"] == "last message"
         assert await closed(ws) == (code or 1006)
         await ws.close()
 
@@ -270,7 +270,7 @@ async def test_a_client_that_disconnects_during_the_handshake_is_not_logged(capl
             with socketlib.create_connection(("127.0.0.1", net.app.port)) as gone:
                 gone.sendall(UPGRADE)
                 gone.setsockopt(socketlib.SOL_SOCKET, socketlib.SO_LINGER, struct.pack("ii", 1, 0))
-        ws = await net.joined()  # it comes after them
+        ws = await net.joined()  # joined after those frames were handled
         await ws.close()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 

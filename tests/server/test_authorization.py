@@ -37,20 +37,20 @@ def test_without_a_policy_the_role_decides(role: str, allowed: bool) -> None:
 
 def test_a_policy_gets_claims_topic_extension_and_action() -> None:
     """It is called at the join for reading, at the first message and the first track for writing, and then no more."""
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     def policy(claims: Any, topic: str, extension: str, action: str) -> bool:
-        asked.append((claims["sub"], topic, extension, action))
+        calls.append((claims["sub"], topic, extension, action))
         return True
 
     world = World(policy=policy)
     client = world.connect(token=world.token(sub="7"))
     client.join(config=PRIVATE)
-    assert asked == [("7", "lab", "broadcast", "read"), ("7", "lab", "presence", "read")]
+    assert calls == [("7", "lab", "broadcast", "read"), ("7", "lab", "presence", "read")]
     for _ in range(2):
         client.push(LAB, "broadcast", PING, join_ref="1")
         client.track(LAB, {})
-    assert asked[2:] == [("7", "lab", "broadcast", "write"), ("7", "lab", "presence", "write")]
+    assert calls[2:] == [("7", "lab", "broadcast", "write"), ("7", "lab", "presence", "write")]
 
 
 def test_a_policy_that_raises_denies_access() -> None:

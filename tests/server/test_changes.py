@@ -172,7 +172,7 @@ def test_one_invalid_binding_prevents_all() -> None:
     world.emit("INSERT", "todos", record={"id": 1})
     assert not client.got
     client.push("realtime:lab", "broadcast", {"event": "x"}, join_ref="1")
-    assert not client.got  # still joined: otherwise `unmatched topic` comes
+    assert not client.got  # still joined: otherwise `unmatched topic` is sent
 
 
 def test_a_join_without_config_receives_changes_by_type() -> None:
@@ -245,7 +245,7 @@ def test_column_types_may_be_given() -> None:
     ],
 )
 def test_an_invalid_change_is_refused(type: str, row: dict[str, Any]) -> None:
-    """The error says which rows each type needs."""
+    """The error names the rows that each type needs."""
     with pytest.raises(InvalidArgumentError):
         make_change(type, "todos", **row)
 
@@ -331,11 +331,11 @@ def test_database_changes_over_the_rate_limit_are_dropped(database: World) -> No
     for _ in range(200):
         changed(database, Delivery(number, (1,), "INSERT", b"{}"))
         database.run(0.05)
-    seen = len(client.got)
-    assert 0 < seen < 200
+    count = len(client.got)
+    assert 0 < count < 200
     database.run(45)
     changed(database, Delivery(number, (1,), "INSERT", b"{}"))
-    assert len(client.got) == seen + 1
+    assert len(client.got) == count + 1
 
 
 def test_an_interruption_and_its_end_are_announced_once(database: World) -> None:

@@ -48,8 +48,8 @@ def test_numbers_keep_their_digits(world: World):
     record = b'{"id":1,"pi":3.141592653589793238462643383280,"price":19.90}'
     body = b'{"type":"INSERT","table":"users","columns":{"id":"int8","price":"numeric","pi":"numeric"},"record":%b}'
     headers = {"authorization": f"Bearer {world.token('service_role')}"}
-    asked = RestRequest("POST", "/dev/emit", "localhost", headers=headers, body=body % record)
-    assert world.hub.rest(asked, world.now) == RestAnswer(202)
+    request = RestRequest("POST", "/dev/emit", "localhost", headers=headers, body=body % record)
+    assert world.hub.rest(request, world.now) == RestAnswer(202)
     effect = world.hub.next_effect()
     assert isinstance(effect, Send)
     assert b'"record":' + record in effect.data

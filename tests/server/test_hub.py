@@ -42,8 +42,8 @@ def test_an_invalid_handshake_is_refused(query: dict[str, str], host: str, statu
 def test_refusals_are_delayed_when_strict() -> None:
     """The delay is two seconds, except for an unknown version; by default there is none."""
     strict = World(timings=Timings.strict())
-    held = [strict.handshake(1, query) for query in ({}, {"vsn": "9.0.0"})]
-    assert [answer.delay for answer in held if isinstance(answer, Refusal)] == [2.0, 0.0]
+    refusals = [strict.handshake(1, query) for query in ({}, {"vsn": "9.0.0"})]
+    assert [answer.delay for answer in refusals if isinstance(answer, Refusal)] == [2.0, 0.0]
     answer = World().handshake(1, {})
     assert isinstance(answer, Refusal) and answer.delay == 0.0
 
@@ -280,25 +280,25 @@ def test_the_frames_after_a_join_are_in_order() -> None:
     ]
 
 
-# --- a socket that stands still ---
+# --- a suspended socket ---
 
 
 def test_a_refused_join_suspends_its_socket_for_five_seconds_when_strict() -> None:
     """Other frames on that socket wait meanwhile, in both directions, and then follow in order."""
     world = World(timings=Timings.strict())
-    held, other = world.connect(), world.connect()
-    held.join(config={"broadcast": {"ack": True, "self": True}})
+    suspended, other = world.connect(), world.connect()
+    suspended.join(config={"broadcast": {"ack": True, "self": True}})
     other.join()
-    held.take()
+    suspended.take()
     other.take()
-    held.push("realtime:x", "phx_join", {"config": {}, "access_token": "bad"}, ref="9", join_ref="9")
-    held.push("phoenix", "heartbeat", {}, ref="10")
-    held.push(LAB, "broadcast", {**PING, "event": "mine"}, ref="11", join_ref="1")
+    suspended.push("realtime:x", "phx_join", {"config": {}, "access_token": "bad"}, ref="9", join_ref="9")
+    suspended.push("phoenix", "heartbeat", {}, ref="10")
+    suspended.push(LAB, "broadcast", {**PING, "event": "mine"}, ref="11", join_ref="1")
     other.push(LAB, "broadcast", {**PING, "event": "theirs"}, join_ref="1")
     world.run(4.9)
-    assert held.got == [] and other.got == []
+    assert suspended.got == [] and other.got == []
     world.run(0.2)
-    shown = [(part.ref, part.event, part.payload.get("event")) for part in map(held.parts, held.got)]
+    shown = [(part.ref, part.event, part.payload.get("event")) for part in map(suspended.parts, suspended.got)]
     assert shown == [
         ("9", "phx_reply", None),
         ("10", "phx_reply", None),

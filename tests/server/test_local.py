@@ -110,7 +110,7 @@ def test_nothing_shows_the_secret() -> None:
 
 
 def test_database_methods_need_a_database() -> None:
-    """The error says what to use instead."""
+    """The error names the alternative."""
     server = LocalServer()
     with pytest.raises(StateError, match="has no database"):
         server.sql("select 1")
@@ -165,11 +165,11 @@ async def test_a_policy_decides(server: LocalServer) -> None:
 
     Calling the server from it raises, and denies access.
     """
-    seen: list[str] = []
+    queries: list[str] = []
 
     @server.policy
     def policy(claims: Any, topic: str, extension: str, action: str) -> bool:
-        seen.append(f"{claims['role']} {topic} {extension} {action}")
+        queries.append(f"{claims['role']} {topic} {extension} {action}")
         if action == "write":
             server.emit("INSERT", "t", record={"id": 1})
         return True
@@ -180,7 +180,7 @@ async def test_a_policy_decides(server: LocalServer) -> None:
         await ws.send_json(["1", "2", LAB, "broadcast", {"event": "e"}])
         await ws.send_json([None, "3", "phoenix", "heartbeat", {}])
         assert (await ws.receive_json())[1] == "3"
-    assert seen == ["authenticated lab broadcast read", "authenticated lab broadcast write"]
+    assert queries == ["authenticated lab broadcast read", "authenticated lab broadcast write"]
 
 
 async def test_frames_of_clients_are_recorded(server: LocalServer) -> None:
@@ -247,7 +247,7 @@ with LocalServer() as server:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"secret": ""}, "must not be empty"),
         ({"secret": 5}, "must be a string, not int"),
@@ -260,11 +260,11 @@ with LocalServer() as server:
         ({"limits": 5}, "ServerLimits.self_hosted()"),
     ],
 )
-def test_wrong_arguments_are_refused(options: dict[str, Any], said: str) -> None:
-    """The constructor raises an error that says what is wrong."""
+def test_wrong_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    """The constructor raises an error that describes the problem."""
     with pytest.raises(InvalidArgumentError) as refused:
         LocalServer(**options)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 WRONG: dict[str, Callable[[LocalServer, Any], object]] = {
@@ -373,7 +373,7 @@ async def test_a_refused_connection_shows_its_status(server: LocalServer) -> Non
 
 
 async def test_a_dropped_connection_shows_its_code(server: LocalServer) -> None:
-    """The client sees the close code."""
+    """The client receives the close code."""
     async with aiohttp.ClientSession() as http:
         ws = await opened(http, server)
         server.drop_connections(4321)
@@ -411,14 +411,14 @@ def test_errors_while_starting_are_raised(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_strict_means_the_real_servers_limits_and_delays() -> None:
     """Given limits replace those of `strict`."""
-    for strict, limits, channels, held in (
+    for strict, limits, channels, delay in (
         (False, None, None, 0.0),
         (True, None, 100, 2.0),
         (True, ServerLimits(channels=3), 3, 2.0),
     ):
         with LocalServer(strict=strict, limits=limits) as server:
             options = server._do(lambda hub, now: hub.options)
-            assert (options.limits.channels, options.timings.handshake_error) == (channels, held)
+            assert (options.limits.channels, options.timings.handshake_error) == (channels, delay)
 
 
 # --- signals ---

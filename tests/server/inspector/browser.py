@@ -1,4 +1,4 @@
-"""A Chromium that is driven by its DevTools protocol over a WebSocket."""
+"""A Chromium that is controlled by its DevTools protocol over a WebSocket."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 )
-PATIENCE = 50
+TIMEOUT = 50
 """Seconds for which something is waited for."""
 
 
@@ -42,7 +42,7 @@ class Page:
         number = next(self._numbers)
         await self._ws.send_json({"id": number, "method": method, "params": params})
         while True:
-            message = await self._ws.receive_json(timeout=PATIENCE)
+            message = await self._ws.receive_json(timeout=TIMEOUT)
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
@@ -71,7 +71,7 @@ class Page:
 
     async def until(self, script: str) -> Any:
         """Wait until an expression is true and return its value."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not (value := await self.run(script)):  # noqa: ASYNC110  it is the page that changes
                 await asyncio.sleep(0.02)
         return value
@@ -103,11 +103,11 @@ class Page:
         """Press and release a key."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         for kind in ("keyDown", "keyUp"):
-            words = {"text": text} if kind == "keyDown" and text else {}
-            await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **words)
+            fields = {"text": text} if kind == "keyDown" and text else {}
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **fields)
 
     async def nodes(self) -> list[tuple[str, str]]:
-        """Return role and name of everything in the accessibility tree."""
+        """Return role and name of each node in the accessibility tree."""
         tree = await self.call("Accessibility.getFullAXTree")
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))
@@ -140,7 +140,7 @@ async def chromium(program: str, folder: Path, *flags: str) -> AsyncGenerator[Pa
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (port := _port(folder / "DevToolsActivePort")) is None:  # noqa: ASYNC110  another program writes it
                 await asyncio.sleep(0.02)
         async with aiohttp.ClientSession() as http:

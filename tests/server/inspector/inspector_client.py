@@ -1,4 +1,4 @@
-"""A client of the inspector's WebSocket, in place of its page."""
+"""A client of the inspector's WebSocket, used instead of its page."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from supawire.server.inspector import web
 
 
 class InspectorClient:
-    """What the inspector has sent so far."""
+    """A client of the inspector that collects what the inspector has sent."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
@@ -35,17 +35,17 @@ class InspectorClient:
                 for name in ("frames", "changes", "answers"):
                     getattr(self, name).extend(news.get(name, []))
 
-    async def order(self, **words: Any) -> dict[str, Any]:
+    async def request(self, **fields: Any) -> dict[str, Any]:
         """Send a request and return its answer."""
-        asked = len(self.answers) + 1
-        await self.ws.send_json(words)
-        await self.until(lambda: len(self.answers) >= asked)
+        expected = len(self.answers) + 1
+        await self.ws.send_json(fields)
+        await self.until(lambda: len(self.answers) >= expected)
         return self.answers[-1]
 
 
 @asynccontextmanager
-async def looking(url: str) -> AsyncGenerator[InspectorClient]:
+async def open_inspector(url: str) -> AsyncGenerator[InspectorClient]:
     async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}{web.LIVE}", headers={"Origin": url}) as ws:
-        eye = InspectorClient(ws)
-        await eye.until(lambda: eye.overview)
-        yield eye
+        page = InspectorClient(ws)
+        await page.until(lambda: page.overview)
+        yield page

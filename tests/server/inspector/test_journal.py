@@ -24,8 +24,8 @@ def test_both_versions_and_all_kinds_are_decoded() -> None:
     """Arrays, objects and each binary frame give topic, event, ref and payload."""
     array = one(b'["1","2","realtime:room","broadcast",{"event":"typing","payload":{"n":1}}]')
     assert (array.topic, array.event, array.user_event, array.ref) == ("realtime:room", "broadcast", "typing", "2")
-    thing = one(b'{"topic":"realtime:room","event":"phx_reply","payload":{"status":"ok"},"ref":5}', out=True)
-    assert (thing.event, thing.ref, thing.out, json.loads(thing.payload)) == ("phx_reply", "5", True, {"status": "ok"})
+    first = one(b'{"topic":"realtime:room","event":"phx_reply","payload":{"status":"ok"},"ref":5}', out=True)
+    assert (first.event, first.ref, first.out, json.loads(first.payload)) == ("phx_reply", "5", True, {"status": "ok"})
     push = binary.pack(binary.USER_PUSH, b"1", b"2", b"realtime:room", b"typing", b"", payload=b'{"n":1}', json=True)
     up = one(push, is_binary=True)
     assert (up.topic, up.event, up.user_event, up.ref, up.payload) == (
@@ -110,7 +110,7 @@ def test_a_change_counts_its_channels() -> None:
 
 
 def test_a_change_that_is_nested_too_deeply_is_shown_as_text() -> None:
-    """It does not affect other lines."""
+    """A change that cannot be encoded as JSON is shown as text, and other lines are not affected."""
     deep = b'{"schema":"public","table":"t","type":"INSERT","record":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     book = Journal()
     book.changed(deep, 1, NOW)

@@ -13,7 +13,7 @@ from supawire import broadcast, changes, connect_async, presence
 from supawire.server import HubOptions, LocalServer
 from supawire.server.app import App
 from supawire.server.inspector import web
-from tests.server.inspector.inspector_client import looking
+from tests.server.inspector.inspector_client import open_inspector
 from tests.server.world import SECRET
 
 
@@ -68,16 +68,16 @@ async def test_other_sites_are_refused() -> None:
 
 async def test_the_overview_is_live() -> None:
     """It has connections with version and channels, topics with members and presence, faults, and the backend."""
-    async with LocalServer(inspector=True) as server, looking(server.url) as eye:
-        assert eye.about["level"] == "memory" and eye.overview["connections"] == []
+    async with LocalServer(inspector=True) as server, open_inspector(server.url) as viewer:
+        assert viewer.about["level"] == "memory" and viewer.overview["connections"] == []
         async with connect_async(server.url, server.token(), protocol="1.0.0") as client:
             room = client.channel("room", private=True, presence_key="alice")
             room.on(presence(), lambda _: None)
             room.on(changes("users", filter="id=gt.5"), lambda _: None)
             await room.subscribe(wait="ready")
             await room.track({"mood": "fine"})
-            await eye.until(lambda: eye.overview["topics"] and eye.overview["topics"][0]["keys"])
-            (connection,), (topic,) = eye.overview["connections"], eye.overview["topics"]
+            await viewer.until(lambda: viewer.overview["topics"] and viewer.overview["topics"][0]["keys"])
+            (connection,), (topic,) = viewer.overview["connections"], viewer.overview["topics"]
             assert connection["version"] == "1.0.0" and connection["opened_at"] > 1_700_000_000
             assert connection["channels"] == [
                 {
@@ -90,17 +90,17 @@ async def test_the_overview_is_live() -> None:
             ]
             assert topic["present"] == [{"key": "alice", "payloads": ['{"mood":"fine"}']}]
             server.pause()
-            await eye.until(lambda: eye.overview["faults"])
-            assert eye.overview["faults"] == ["paused"] and eye.overview["connections"][0]["state"] == "paused"
+            await viewer.until(lambda: viewer.overview["faults"])
+            assert viewer.overview["faults"] == ["paused"] and viewer.overview["connections"][0]["state"] == "paused"
             server.resume()
-        await eye.until(lambda: eye.overview["connected"] == 0)
+        await viewer.until(lambda: viewer.overview["connected"] == 0)
 
 
 async def test_frames_and_changes_are_sent() -> None:
     """Frames of both directions and changes arrive; those sent during a pause are left out."""
     async with (
         LocalServer(inspector=True) as server,
-        looking(server.url) as eye,
+        open_inspector(server.url) as viewer,
         connect_async(server.url, server.anon_key) as client,
     ):
         room = client.channel("room", ack=True)
@@ -108,37 +108,42 @@ async def test_frames_and_changes_are_sent() -> None:
         await room.subscribe(wait="ready")
         await room.broadcast("one", {"n": 1})
         server.emit("INSERT", "users", record={"id": 1})
-        server.emit("INSERT", "nobody", record={"id": 1})
-        await eye.until(lambda: len(eye.changes) == 2 and any(it["event"] == "postgres_changes" for it in eye.frames))
-        assert [(it["table"], it["receivers"]) for it in eye.changes] == [("public.users", 1), ("public.nobody", 0)]
-        assert [it["event"] for it in eye.frames if not it["out"]] == ["phx_join", "broadcast"]
-        await eye.ws.send_json({"do": "look", "frames": False})
-        assert (await eye.order(do="publish", topic="x", event="x", payload=1))["error"] == ""  # so the pause was taken
-        await room.broadcast("unseen", {})
-        await eye.ws.send_json({"do": "look", "frames": True})
-        assert (await eye.order(do="publish", topic="x", event="x", payload=1))["error"] == ""
+        server.emit("INSERT", "others", record={"id": 1})
+        await viewer.until(
+            lambda: len(viewer.changes) == 2 and any(it["event"] == "postgres_changes" for it in viewer.frames)
+        )
+        assert [(it["table"], it["receivers"]) for it in viewer.changes] == [
+            ("public.users", 1),
+            ("public.others", 0),
+        ]
+        assert [it["event"] for it in viewer.frames if not it["out"]] == ["phx_join", "broadcast"]
+        await viewer.ws.send_json({"do": "look", "frames": False})
+        assert (await viewer.request(do="publish", topic="x", event="x", payload=1))["error"] == ""  # after the pause
+        await room.broadcast("paused", {})
+        await viewer.ws.send_json({"do": "look", "frames": True})
+        assert (await viewer.request(do="publish", topic="x", event="x", payload=1))["error"] == ""
         await room.broadcast("two", {})
-        await eye.until(lambda: any(it["user_event"] == "two" for it in eye.frames))
-        assert "unseen" not in [it["user_event"] for it in eye.frames]
+        await viewer.until(lambda: any(it["user_event"] == "two" for it in viewer.frames))
+        assert "paused" not in [it["user_event"] for it in viewer.frames]
 
 
 async def test_a_page_can_publish_and_emit() -> None:
     """Broadcasts are delivered to public and private channels; an invalid request gets an error."""
     async with (
         LocalServer(inspector=True) as server,
-        looking(server.url) as eye,
+        open_inspector(server.url) as viewer,
         connect_async(server.url, server.token()) as client,
     ):
         room = client.channel("room", private=True)
         news = room.listen(broadcast(), changes("users"))
         await room.subscribe(wait="ready")
-        await eye.order(do="publish", topic="room", event="public", payload=None)
-        assert (await eye.order(do="publish", topic="room", event="said", payload={"n": 1}, private=True))[
+        await viewer.request(do="publish", topic="room", event="public", payload=None)
+        assert (await viewer.request(do="publish", topic="room", event="said", payload={"n": 1}, private=True))[
             "error"
         ] == ""
         event: Any = await anext(news)
         assert (event.event, event.payload["n"]) == ("said", 1)
-        assert await eye.order(do="emit", type="INSERT", table="users", record={"id": 1}) == {
+        assert await viewer.request(do="emit", type="INSERT", table="users", record={"id": 1}) == {
             "to": "emit", "error": "", "keys": {},
         }  # fmt: skip
         event = await anext(news)
@@ -151,24 +156,24 @@ async def test_a_page_can_publish_and_emit() -> None:
             ("order", {"do": "nothing"}),
             ("order", {"do": "publish", "topic": 5}),
         ):
-            answer = await eye.order(**wrong)
+            answer = await viewer.request(**wrong)
             assert answer["to"] == to and answer["error"]
 
 
 async def test_keys_are_sent_only_on_request() -> None:
     """Keys, tokens and the secret are in no other message."""
-    async with LocalServer(inspector=True) as server, looking(server.url) as eye:
+    async with LocalServer(inspector=True) as server, open_inspector(server.url) as viewer:
         async with connect_async(server.url, server.anon_key, token=server.token(sub="alice")) as client:
             room = client.channel("room", private=True)
             await room.subscribe()
             await room.track({"stolen": [server.token()], "long": "x" * 10_000})
             await room.broadcast("x", {"stolen": server.service_key})
-            await eye.until(lambda: any(it["user_event"] == "x" for it in eye.frames))
-            await eye.until(lambda: eye.overview["topics"] and eye.overview["topics"][0]["keys"])
-            assert len(eye.overview["topics"][0]["present"][0]["payloads"][0]) < 400
+            await viewer.until(lambda: any(it["user_event"] == "x" for it in viewer.frames))
+            await viewer.until(lambda: viewer.overview["topics"] and viewer.overview["topics"][0]["keys"])
+            assert len(viewer.overview["topics"][0]["present"][0]["payloads"][0]) < 400
         for secret in (server.anon_key, server.service_key, server.secret, "eyJ"):
-            assert secret not in eye.all
-        keys = (await eye.order(do="keys"))["keys"]
+            assert secret not in viewer.all
+        keys = (await viewer.request(do="keys"))["keys"]
         async with connect_async(server.url, keys["service"]) as client:
             await client.channel("room", private=True).subscribe()
 
@@ -177,7 +182,7 @@ async def test_frames_are_recorded_only_while_a_page_is_open() -> None:
     """Nothing is recorded before the first page is open and after the last one has closed."""
     async with running(inspector=True) as (app, url):
         assert app.frame_watcher is None and app.hub.watchers == ()
-        async with looking(url), looking(url):
+        async with open_inspector(url), open_inspector(url):
             assert app.frame_watcher is not None and len(app.hub.watchers) == 2
         async with asyncio.timeout(40):
             while app.hub.watchers:  # noqa: ASYNC110  until the server receives the close
