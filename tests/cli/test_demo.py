@@ -290,7 +290,7 @@ def test_an_ascii_output_gets_ascii_only():
 
 
 def test_shown_code_fits_into_80_columns():
-    """Also with a longer topic."""
+    """The code fits also with a longer topic."""
     for code in (*STEPS, f"{CHANGES}\n{OwnBackend.emits}"):
         for line in code.replace("room:demo", "room:demo-1234").replace("items", "items-1234").splitlines():
             assert len(line) <= 76, line

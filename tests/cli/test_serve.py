@@ -169,7 +169,7 @@ CURL = re.compile(r"^ *curl -X POST (?P<url>\S+) (?P<rest>(?:.*\\\n)+.*)$", re.M
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["banner", "page"])
 def test_the_printed_command_changes_a_row(serving: Start, where: str):
-    """The command of the banner, and the one of the page."""
+    """The command of the banner and the one of the page each change a row."""
     server = serving("--show-keys")
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     found = CURL.search(server.banner if where == "banner" else page)

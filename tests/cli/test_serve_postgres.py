@@ -204,7 +204,7 @@ def test_a_project_is_served(serving: Start, tmp_path: Path, capsys: pytest.Capt
 def test_an_error_is_one_line_and_an_exit_code(
     arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ):
-    """2 for wrong usage, 1 for an error of the database; the line has no password."""
+    """The exit code is 2 for wrong usage and 1 for an error of the database; the line has no password."""
     assert run(["serve", "--port", "0", *arguments]) == code
     out, err = capsys.readouterr()
     assert out == ""

@@ -361,7 +361,7 @@ def test_an_installed_postgresql_is_used_without_the_wheel():
 
 
 def test_programs_that_cannot_run_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """For example of a wheel for another platform. Of the installed versions the newest is used."""
+    """Programs of a wheel for another platform are skipped, and the newest installed version is used."""
     wheel = tmp_path / "embedded_of_tests"
     for folder, text in (
         (wheel / "pginstall" / "bin", "\x7fELF of another machine"),

@@ -396,7 +396,7 @@ async def test_a_replay_needs_the_permission_to_read_broadcasts(server: LocalSer
 
 
 async def test_a_failed_replay_query_refuses_the_join(server: LocalServer, sql: Sql):
-    """With the text of the real server."""
+    """The join is refused with the text of the real server."""
     sql.execute("alter table realtime.messages rename column payload to body")
     async with wire(server) as client:
         reply = await client.join(broadcast={"replay": {"since": 0}})

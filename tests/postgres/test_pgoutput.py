@@ -71,7 +71,7 @@ def test_an_update_is_decoded_with_each_replica_identity(middle: bytes, old: Row
 
 
 def test_a_delete_is_decoded():
-    """It has the key or all columns."""
+    """A delete has the key or all columns."""
     assert decode(b"D" + struct.pack(">I", 1) + b"K" + KEY) == DeleteMessage(1, [b"7", None, None], False)
     assert decode(b"D" + struct.pack(">I", 1) + b"O" + KEY) == DeleteMessage(1, [b"7", None, None], True)
 
@@ -101,7 +101,7 @@ def test_messages_without_rows_are_not_decoded(kind: str):
     ],
 )
 def test_invalid_messages_are_refused(data: bytes):
-    """Truncated or of an unknown kind: StreamError has the first byte."""
+    """A truncated message or one of an unknown kind raises StreamError with the first byte."""
     with pytest.raises(StreamError, match="cannot be read"):
         decode(data)
 

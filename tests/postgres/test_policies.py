@@ -56,7 +56,7 @@ async def test_without_a_policy_nothing_is_permitted(policies: Policies):
 
 
 async def test_the_service_role_passes_every_policy(policies: Policies):
-    """It is exempt from row level security."""
+    """The service role is exempt from row level security."""
     for action in ("read", "write"):
         assert await policies.permissions(request(action, role="service_role")) == {"broadcast", "presence"}
 
@@ -86,7 +86,7 @@ async def test_only_the_queried_extensions_are_checked(policies: Policies, sql: 
 
 
 async def test_policies_can_read_topic_claims_role_and_headers(policies: Policies, sql: Sql):
-    """With `realtime.topic()`, `auth.uid()`, and the settings that PostgREST has too."""
+    """Policies read them by `realtime.topic()`, `auth.uid()`, and the settings that PostgREST also sets."""
     sql.execute("""create policy p on realtime.messages for select to authenticated using (
         realtime.topic() = 'room:7' and topic = 'room:7' and auth.uid() = '00000000-0000-0000-0000-00000000000a'
         and current_setting('request.jwt.claim.sub') = '00000000-0000-0000-0000-00000000000a'
@@ -110,7 +110,7 @@ async def test_policies_can_read_topic_claims_role_and_headers(policies: Policie
     "topic", ["it's", 'a"b', "back\\slash", "%s", "$1", "ünï", "; drop table realtime.messages --"]
 )
 async def test_any_topic_is_passed_to_the_policy_unchanged(policies: Policies, sql: Sql, topic: str):
-    """It is a parameter and never part of the SQL."""
+    """The topic is a parameter and never part of the SQL."""
     sql.execute("create table wanted (topic text)")
     sql.execute("grant select on wanted to authenticated")
     sql.execute("insert into wanted values (%s)", [topic])
@@ -122,7 +122,7 @@ async def test_any_topic_is_passed_to_the_policy_unchanged(policies: Policies, s
 
 
 async def test_any_claim_is_passed_to_the_policy_unchanged(policies: Policies, sql: Sql):
-    """Numbers of any size and text with quotes; a zero byte, which PostgreSQL cannot store in text, is refused."""
+    """Numbers of any size and text with quotes are passed; a zero byte, which PostgreSQL cannot store, is refused."""
     sql.execute(r"""create policy p on realtime.messages for select using (
         (auth.jwt() ->> 'n')::numeric = 1e30 and auth.jwt() ->> 's' = $q$it's "\☃$q$)""")
     assert await policies.permissions(request(n=10**30, s="it's \"\\☃"))
@@ -201,7 +201,7 @@ async def test_a_role_without_the_privilege_has_no_permission(policies: Policies
 
 
 async def test_a_missing_partition_is_an_error(policies: Policies, sql: Sql):
-    """It has its own QueryError, because the real server names it."""
+    """A missing partition has its own QueryError, because the real server names it."""
     for (part,) in sql.execute(
         "select inhrelid::regclass::text from pg_inherits where inhparent = 'realtime.messages'::regclass"
     ).fetchall():
@@ -212,7 +212,7 @@ async def test_a_missing_partition_is_an_error(policies: Policies, sql: Sql):
 
 
 async def test_a_lost_idle_connection_is_replaced(policies: Policies, sql: Sql):
-    """For example after a restart of the database: the next query is answered."""
+    """After a connection was lost, as by a restart of the database, the next query is answered."""
     sql.execute("create policy p on realtime.messages for select using (true)")
     await policies.permissions(request())
     sql.execute("""select pg_terminate_backend(pid, 10000) from pg_stat_activity

@@ -25,7 +25,7 @@ def one(sql: Sql, text: LiteralString) -> Any:
 
 
 async def test_preparing_twice_keeps_data(database: str, sql: Sql):
-    """Tables and rows created in between are kept."""
+    """Tables and rows that were created in between are kept."""
     sql.execute("select realtime.send('{\"n\": 1}', 'ping', 'lab')")
     sql.execute("create function auth.mine() returns int language sql as 'select 1'")
     pool = Database(database)
@@ -94,7 +94,7 @@ def test_a_missing_partition_is_a_warning(sql: Sql):
 
 
 def test_a_row_trigger_broadcasts_changes(sql: Sql):
-    """Operation, table, new and old row; what does not apply is null."""
+    """The message has operation, table, new and old row; parts that do not apply are null."""
     sql.execute("""
         create table notes (id int primary key, body text);
         create function tell() returns trigger language plpgsql security definer as $$

@@ -99,7 +99,7 @@ DROP_PARTITIONS: LiteralString = """do $$ declare part text; begin
     "claims", [{"rooms": []}, {"role": "anon"}, {"role": "stranger"}, {"role": 'a"; drop role anon'}]
 )
 async def test_a_join_without_permission_is_refused(server: LocalServer, claims: dict[str, Any]):
-    """Without a policy for the claims, and with a role that does not exist."""
+    """The join is refused without a policy for the claims, and with a role that does not exist."""
     async with wire(server, member(server, **claims)) as client:
         assert await client.join() == denied(f"Unauthorized: {NO_READ}")
         assert (await client.join("realtime:open", private=False))["status"] == "ok"
@@ -234,7 +234,7 @@ async def test_permissions_are_cached_until_a_new_token(server: LocalServer, sql
 async def test_a_new_token_without_permission_closes_the_channel(
     server: LocalServer, sql: Sql, policy: LiteralString, message: str
 ):
-    """With `system` and `phx_close`; the same token again causes no check."""
+    """The channel receives `system` and `phx_close`; the same token again causes no check."""
     token = member(server)
     async with wire(server, token) as client:
         await joined(client)
@@ -301,7 +301,7 @@ async def test_an_http_broadcast_needs_the_permission_to_write(server: LocalServ
 async def test_a_database_error_is_the_response_to_an_http_broadcast(
     impatient_server: LocalServer, sql: Sql, sabotage: LiteralString, answer: str
 ):
-    """Status 422 with the text of the real server."""
+    """The response has status 422 and the text of the real server."""
     sql.execute(sabotage)
     server = impatient_server
     path = "/realtime/v1/api/broadcast/lab/events/ping?private=true"
@@ -309,7 +309,7 @@ async def test_a_database_error_is_the_response_to_an_http_broadcast(
 
 
 async def test_policies_can_read_headers_of_sockets_and_requests(server: LocalServer, sql: Sql):
-    """Those that begin with `x-`, in `request.headers`."""
+    """Headers that begin with `x-` are in `request.headers`."""
     header = "current_setting('request.headers')::jsonb ->> 'x-team' = 'blue'"
     sql.execute("alter policy hear on realtime.messages using (" + header + ")")
     sql.execute("alter policy speak on realtime.messages with check (" + header + ")")

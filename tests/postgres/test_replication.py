@@ -12,7 +12,7 @@ def batch(first: int, count: int, end_lsn: int = 0) -> Batch:
 
 
 async def test_waiting_batches_are_merged_in_order():
-    """Up to the maximum size of a batch, with the position of the last row."""
+    """They are merged up to the maximum size of a batch, with the position of the last row."""
     backlog = Backlog()
     backlog.add(batch(0, 3, 10))
     backlog.add(batch(3, MAX_BATCH_ROWS - 3, 20))
@@ -22,7 +22,7 @@ async def test_waiting_batches_are_merged_in_order():
 
 
 async def test_a_position_without_rows_is_added_to_the_last_batch():
-    """Any number of them; if nothing is waiting, it is a batch of its own."""
+    """Any number of positions can be added; without a waiting batch a position is a separate batch."""
     backlog = Backlog()
     for lsn in range(1, 1000):
         backlog.add(batch(0, 0, lsn))
@@ -34,7 +34,7 @@ async def test_a_position_without_rows_is_added_to_the_last_batch():
 
 
 async def test_next_waits_for_a_batch_and_reading_waits_for_space():
-    """The number of rows is limited: beyond the limit nothing is read until some are processed."""
+    """The number of waiting rows is limited: above the limit reading pauses until some are processed."""
     backlog = Backlog()
     taking = asyncio.create_task(backlog.next())
     await asyncio.sleep(0)

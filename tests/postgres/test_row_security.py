@@ -40,7 +40,7 @@ def bodies(listener: Listener, count: int) -> list[Any]:
 
 
 def test_each_identity_receives_its_own_rows(listeners: Listeners, sql: Sql):
-    """By claims for users, by role for others; the service role receives all."""
+    """Claims decide for users, the role for others; the service role receives all rows."""
     with (
         listeners.listen(of("notes"), sub="ada") as ada,
         listeners.listen(of("notes"), sub="ben") as ben,
@@ -163,7 +163,7 @@ def test_a_policy_that_raises_for_every_row_is_evaluated_for_a_few_only(isolatin
 
 
 def test_a_hundred_users_receive_their_own_rows(listeners: Listeners, sql: Sql):
-    """More identities than fit into one round trip."""
+    """Rows arrive also for more identities than fit into one query."""
     with ExitStack() as stack:
         users = [stack.enter_context(listeners.listen(of("notes"), sub=f"u{n}")) for n in range(100)]
         run(sql, "insert into notes select n, 'u' || n, false, n::text from generate_series(0, 99) n")

@@ -278,7 +278,7 @@ def writers(*types: Type) -> Writers:
 
 @given(st.text())
 def test_any_text_is_a_json_string(text: str):
-    """Control characters, quotes and letters of any script."""
+    """Control characters, quotes and letters of any script are encoded."""
     assert (
         json.loads(writers().of_column(25)(text.encode("utf-8", "replace"))) == text.encode("utf-8", "replace").decode()
     )
@@ -286,20 +286,20 @@ def test_any_text_is_a_json_string(text: str):
 
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))))
 def test_any_array_of_texts_is_a_list(items: list[str | None]):
-    """With any quoting of PostgreSQL."""
+    """Arrays with any quoting of PostgreSQL are parsed."""
     quoted = ['"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' if one is not None else "NULL" for one in items]
     assert json.loads(writers().of_column(1009)(("{" + ",".join(quoted) + "}").encode())) == items
 
 
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 def test_any_composite_is_parsed(fields: list[str | None]):
-    """Quotes and backslashes are doubled in a composite, and an empty field is NULL."""
+    """Doubled quotes and backslashes in a composite are parsed, and an empty field is NULL."""
     quoted = ['"' + one.replace("\\", "\\\\").replace('"', '""') + '"' if one is not None else "" for one in fields]
     assert read_record("(" + ",".join(quoted) + ")") == fields
 
 
 def test_composites_are_parsed_as_postgresql_writes_them():
-    """Words without quotes, single escapes, and malformed text."""
+    """Words without quotes and single escapes are parsed; malformed text is an error."""
     assert read_record('(1,a b,"x,""y""",,\\,z)') == ["1", "a b", 'x,"y"', None, ",z"]
     for text in ("", "1,2", '("a)', "(a(b)"):
         with pytest.raises(ValueError, match="malformed record"):
