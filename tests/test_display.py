@@ -45,7 +45,7 @@ def test_control_characters_are_escaped():
 
 
 def test_a_long_text_is_cut_and_its_length_is_added():
-    """Its beginning is shown; a token at the cut is hidden."""
+    """The beginning of a long text is shown; a token at the cut is hidden."""
     assert printable("x" * MAX_SHOWN) == "x" * MAX_SHOWN
     assert printable("x" * 1_000_000, 10) == "x" * 10 + "… (1000000 characters)"
     cut = printable("x" * 5 + " " + JWT, 12)
@@ -82,7 +82,7 @@ def test_errors_show_external_text_safely(name: str):
 
 
 def test_an_unknown_frame_is_logged_on_one_line(caplog: pytest.LogCaptureFixture):
-    """Its topic and event are external text."""
+    """The topic and event of an unknown frame are escaped as external text."""
     caplog.set_level(logging.DEBUG, "supawire")
     Reports(None, None).take(UnknownEvent(ODD, ODD))
     (record,) = caplog.records

@@ -1,4 +1,4 @@
-"""Common mistakes: each raises a typed error that says what to write instead."""
+"""Common mistakes: each raises a typed error that names the correct form."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ def refused(mistake: Mistake) -> RealtimeError:
 
 @pytest.mark.parametrize("mistake", WITHOUT_A_CLIENT.values(), ids=WITHOUT_A_CLIENT)
 def test_a_mistake_raises_an_error_that_explains_it(mistake: Mistake):
-    """Each raises at once, before anything is sent, and never shows a secret."""
+    """Each mistake raises at once, before anything is sent, and the error shows no secret."""
     text = str(refused(mistake))
     assert mistake.expected in text
     assert "hush" not in text and JWT not in text
@@ -241,6 +241,6 @@ def test_the_hint_is_about_the_token_of_the_channel(served: LocalServer):
 
 
 def test_https_to_a_server_without_tls_is_explained(served: LocalServer):
-    """The error of the last attempt says which scheme to use."""
+    """The error of the last attempt names the scheme to use."""
     with pytest.raises(ConnectError, match="write http:// instead of https:// in the URL"):
         connect(served.url.replace("http://", "https://"), served.anon_key, open_timeout=0.3)

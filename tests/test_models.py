@@ -265,7 +265,7 @@ def test_listeners_without_a_model_receive_dicts():
 
 
 def test_old_record_is_always_a_dict():
-    """`old_record` is the dict that the server sent, whatever the model; a Delete has nothing else."""
+    """`old_record` is the dict that the server sent, whatever the model; a Delete has neither `record` nor `row`."""
     update = change_of('{"id": 7}', {"id": "int8"}, Box[int], kind=Update)
     assert update.old_record == {"id": 1}
     model = check_model(Box[int])

@@ -228,7 +228,7 @@ def test_an_invalid_payload_raises_an_error(kind: str, payload: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_binary_message_cannot_become_an_object(kind: str):
-    """It raises RowError with its bytes, even if they contain JSON."""
+    """A binary message raises RowError with its bytes, even if they contain JSON."""
     error = refusal(message_of(b'{"v": 1}', one_field(kind, int)), "payload")
     assert error.message == "the payload is bytes, but Row requires JSON"
     assert error.raw == b'{"v": 1}'

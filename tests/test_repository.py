@@ -46,7 +46,7 @@ def test_no_file_contains_paths_of_a_machine_or_hosts_of_an_index(tracked: list[
 
 
 def test_the_source_distribution_is_complete(tracked: list[Path]):
-    """It contains every folder of the repository, so that the tests can run in it."""
+    """The source distribution contains every folder of the repository, so that the tests can run in it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     names = {path.relative_to(ROOT).parts[0] for path in tracked}

@@ -20,7 +20,7 @@ from supawire.selectors import broadcast, changes, gaps, presence, status, syste
 from supawire.testing.harness import NOT_YET
 
 from .conftest import SUBSCRIBED, Harness
-from .server_words import CHANGES, HANDSHAKES, REASONS, SYSTEMS
+from .server_texts import CHANGES, HANDSHAKES, REASONS, SYSTEMS
 
 TOPICS = ("one", "two", "three")
 STEPS = 120

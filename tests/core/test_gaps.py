@@ -206,7 +206,7 @@ def test_messages_just_before_the_gap_are_not_delivered_twice() -> None:
 
 
 def test_a_gap_with_more_messages_than_the_limit_is_truncated() -> None:
-    """Of thirty messages in a gap the newest 25 arrive, and the gap says that older ones are missing (R44)."""
+    """Of thirty messages in a gap the newest 25 arrive, and the gap is marked as truncated (R44)."""
     world, ada, received, reported = linked_private("2.0.0")
     world.run_for(6)
     cut_off(world, ada)
@@ -308,7 +308,7 @@ def test_a_gap_is_reported_after_a_slow_replay(each: Harness) -> None:
 
 
 def test_a_heartbeat_behind_a_replay_does_not_end_the_connection(harness: Harness) -> None:
-    """Its reply may wait behind replayed messages for minutes; the reply to the next one is sufficient (R44)."""
+    """A reply may wait behind replayed messages for minutes; the reply to the next heartbeat is enough (R44)."""
     harness.open()
     room = harness.channel(private=True)
     reported = harness.collect(room, gaps())
@@ -557,7 +557,7 @@ def test_a_gap_starts_at_the_unanswered_join(harness: Harness) -> None:
 
 
 def test_a_gap_starts_at_a_join_that_timed_out(harness: Harness) -> None:
-    """The same holds for a join that timed out, which the server may still process until its late reply (R44)."""
+    """A gap starts at a join that timed out, which the server may process until its late reply (R44)."""
     harness.open()
     room, other = harness.channel(), harness.joined("other")
     reported = harness.collect(room, gaps())

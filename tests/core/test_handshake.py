@@ -20,7 +20,7 @@ from supawire.options import Backoff
 from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Harness
-from .server_words import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS, Class
+from .server_texts import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS, Class
 
 
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)

@@ -186,7 +186,7 @@ def test_heartbeats_are_not_expected_while_a_join_is_unanswered(harness: Harness
 
 
 def test_a_heartbeat_that_is_due_soon_is_sent_before_a_join(harness: Harness) -> None:
-    """Its reply does not wait for that of the join, so a connection silent for long is detected in time (R4)."""
+    """A heartbeat before a join is answered first, so a half-open connection is detected in time (R4)."""
     harness.open()
     harness.run_for(24.9)
     harness.call(harness.session.join, harness.channel())

@@ -47,7 +47,7 @@ def timed_out_then_joined(harness: Harness) -> tuple[str, str]:
 
 @pytest.mark.parametrize("event", ["phx_close", "phx_error"])
 def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Harness, event: str) -> None:
-    """After a timed-out and an accepted join, a late phx_close or phx_error of the first ends nothing (R12)."""
+    """After a timed-out and an accepted join, a late phx_close or phx_error of the first has no effect (R12)."""
     room, old = timed_out_then_joined(each)
     stale = each.session.stats().stale_frames
     each.close_channel(room, old, event=event)
@@ -59,7 +59,7 @@ def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Harness, event: 
 
 @pytest.mark.parametrize("event", ["phx_close", "phx_error"])
 def test_the_late_end_of_a_join_that_was_left_is_ignored(each: Harness, event: str) -> None:
-    """A topic is left and joined again at once; the late end of its first join ends nothing (R12)."""
+    """A topic is left and joined again at once; the late end of its first join has no effect (R12)."""
     each.open()
     room = each.joined()
     old = each.sent("phx_join")[-1].ref
@@ -306,7 +306,7 @@ def delay_after_refusal(harness: Harness, again: Callable[[], object] = lambda: 
 
 
 def test_the_delays_between_joins_begin_anew_after_a_leave_only(harness: Harness) -> None:
-    """They grow with each refusal; a subscribe call while the channel is retrying does not shorten them."""
+    """Delays grow with each refusal; a subscribe call while the channel is retrying does not shorten them."""
     harness.open()
     room = harness.channel()
     harness.call(harness.session.join, room)

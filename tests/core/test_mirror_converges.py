@@ -132,7 +132,7 @@ class Life:
             self.commit(change("DELETE", {"id": key}, committed=self.stamp))
 
     def update_to_a_large_row(self, key: int, a: int) -> None:
-        """Update to a large row: the server omits its values and says so."""
+        """Update to a large row: the server omits its values and reports an error."""
         if key in self.table:
             row = {**self.table[key], "a": a, "big": "y" * 99, "v": len(self.log)}
             self.put("UPDATE", key, row, unsent={"big"}, errors="Error 413: Payload Too Large")

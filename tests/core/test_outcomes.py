@@ -109,7 +109,7 @@ def reply(response: Any, status: str) -> Callable[[Harness, Pushed], None]:
 
 
 def silence(harness: Harness, pushed: Pushed) -> None:
-    """Let the server not reply, although it is alive."""
+    """Let the server answer heartbeats, but not the push."""
     harness.run_alive(10.1)
 
 
@@ -197,7 +197,7 @@ Begin = Callable[..., tuple[Harness, str]]
 
 @pytest.mark.parametrize("event", AFTER_SEND)
 def test_an_acked_send_has_one_outcome(begin: Begin, event: str) -> None:
-    """Joined, with ack: the outcome is the server's reply, or says whether the message may have arrived (R31)."""
+    """Joined, with ack: the outcome is the server's reply, or an error with `maybe_sent` (R31)."""
     harness, room = begin(joined)
     ticket = send(harness, room, ack=True)
     assert harness.outcome(ticket) is NOT_YET

@@ -11,7 +11,7 @@ from supawire.selectors import changes
 from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Harness
-from .server_words import CHANGES, LONGEST, REASONS, SLOWLY, SOON, SYSTEMS, Class
+from .server_texts import CHANGES, LONGEST, REASONS, SLOWLY, SOON, SYSTEMS, Class
 
 
 def with_provider(name: str = "room") -> tuple[Harness, str]:

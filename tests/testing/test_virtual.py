@@ -24,41 +24,41 @@ from supawire.errors import StateError
 from supawire.server import ServerLimits
 from supawire.testing import VirtualServer, VirtualTimeLoop
 
-Story = Callable[[], Coroutine[Any, Any, None]]
+Scenario = Callable[[], Coroutine[Any, Any, None]]
 
 
-def play(story: Story) -> float:
+def play(scenario: Scenario) -> float:
     """Run a coroutine in virtual time, and return the seconds that it took there."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         started = runner.get_loop().time()
-        runner.run(story())
+        runner.run(scenario())
         return runner.get_loop().time() - started
 
 
 def test_an_outage_of_ten_minutes_takes_no_time():
     """Ten virtual minutes without a server pass at once, and the client reconnects with a gap and all listeners."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         server = VirtualServer()
         async with server.connect() as client:
-            news = client.channel("orders").listen(changes("orders"), gaps())
+            stream = client.channel("orders").listen(changes("orders"), gaps())
             await client.channel("orders").subscribe(wait="ready")
             server.refuse_connections(seconds=600)
             server.drop_connections()
-            gap = await anext(news)
+            gap = await anext(stream)
             assert isinstance(gap, Gap) and gap.lost == {"changes"}
             server.emit("INSERT", "orders", record={"id": 1})
-            row = await anext(news)
+            row = await anext(stream)
             assert isinstance(row, Insert) and row.record == {"id": 1}
             assert client.stats().reconnects == 1
 
-    assert play(story) >= 600
+    assert play(scenario) >= 600
 
 
 def test_runs_are_reproducible():
     """Two runs take the same virtual seconds, without random delays."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         server = VirtualServer()
         async with server.connect(backoff=Backoff(initial=3, jitter=0)) as client:
             server.drop_connections()
@@ -66,41 +66,41 @@ def test_runs_are_reproducible():
             server.lag(0.25)
             await client.ping()
 
-    assert play(story) == play(story)
+    assert play(scenario) == play(scenario)
 
 
 def test_all_features_work_without_a_network():
     """Broadcasts, presence, stored messages, HTTP and private channels work in one loop."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         server = VirtualServer()
 
         @server.policy
         def members(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
             return topic in claims.get("rooms", [])
 
-        async with server.connect(token=server.token(rooms=["club"])) as client:
-            club = client.channel("club", private=True, ack=True, echo=True, presence_key="alice")
-            heard, seen = club.listen(broadcast()), club.listen(presence())
-            await club.subscribe()
-            await club.track({"mood": "fine"})
-            await anext(seen)
-            await club.broadcast("said", {"n": 1})
-            await client.publish("club", "posted", {"n": 2}, private=True)
-            server.send("club", "stored", {"n": 3})
-            messages = [await anext(heard) for _ in range(3)]
+        async with server.connect(token=server.token(rooms=["room"])) as client:
+            room = client.channel("room", private=True, ack=True, echo=True, presence_key="alice")
+            broadcasts, presences = room.listen(broadcast()), room.listen(presence())
+            await room.subscribe()
+            await room.track({"mood": "fine"})
+            await anext(presences)
+            await room.broadcast("sent", {"n": 1})
+            await client.publish("room", "posted", {"n": 2}, private=True)
+            server.send("room", "stored", {"n": 3})
+            messages = [await anext(broadcasts) for _ in range(3)]
             assert [message.payload["n"] for message in messages] == [1, 2, 3]
             with pytest.raises(JoinDeniedError):
                 await client.channel("elsewhere", private=True).subscribe()
         assert "phx_leave" in {frame.event for frame in server.frames}
 
-    play(story)
+    play(scenario)
 
 
 def test_a_refused_connection_raises_the_usual_error():
     """A wrong key and a status give the same errors as over a network."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         server = VirtualServer(strict=True, limits=ServerLimits())
         with pytest.raises(ConnectError, match="401"):
             await supawire.connect_async(server.url, "wrong", transport=server.transport, http=server.http)
@@ -108,13 +108,13 @@ def test_a_refused_connection_raises_the_usual_error():
         with pytest.raises(ConnectError, match="503"):
             await server.connect(open_timeout=5)
 
-    assert play(story) >= 5
+    assert play(scenario) >= 5
 
 
 def test_faults_act_on_the_client():
     """A close code arrives, and a server that stops answering is detected by the heartbeat."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         server = VirtualServer()
         async with server.connect() as client:
             connections = (event async for event in client.listen() if isinstance(event, Status))
@@ -127,7 +127,7 @@ def test_faults_act_on_the_client():
             server.resume()
             await connections.aclose()
 
-    assert play(story) >= 25
+    assert play(scenario) >= 25
 
 
 def test_a_call_without_an_event_loop_is_explained():

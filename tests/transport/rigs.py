@@ -177,7 +177,7 @@ class WebSocketPeer:
         self.wire.reset()
 
     def never_answer_close(self) -> None:
-        """Do nothing: this peer answers only what a test makes it answer."""
+        """Do nothing: this peer sends only what the test sends."""
 
 
 class WebSocketRig:

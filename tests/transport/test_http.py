@@ -248,7 +248,7 @@ async def test_a_long_body_is_cut():
 
 
 async def test_a_cancelled_request_closes_its_connection():
-    """After cancellation the server sees the end of the connection."""
+    """After cancellation the server receives the end of the connection."""
     async with peer(hang=True) as it, client() as http:
         requesting = asyncio.create_task(http.request(request_to(it.url)))
         await it.until(lambda: bool(it.heads))

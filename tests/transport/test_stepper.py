@@ -149,7 +149,7 @@ async def _caught(stepper: "Stepper[Any]") -> BaseException | None:
 
 
 async def test_cancelling_ends_the_coroutine() -> None:
-    """Its `finally` has run, and later calls do not resume it."""
+    """Cancelling runs the `finally` of the coroutine, and later calls do not resume it."""
     reader = Reader()
     stepper, task = await started(reader)
     task.cancel()
