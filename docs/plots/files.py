@@ -25,13 +25,13 @@ def file_of(name: str) -> Path:
     return HERE / f"{name}.svg"
 
 
-def wanted(name: str) -> Any:
+def current_data(name: str) -> Any:
     """Return the data that the file of a plot should contain: everything shown, and a hash of the drawing code."""
     drawing = sha256((HERE / "drawing.py").read_bytes()).hexdigest()
     return json.loads(json.dumps({"drawing": drawing, **asdict(PLOTS[name]())}))
 
 
-def said(text: str) -> Any:
+def stored_data(text: str) -> Any:
     """Return the data stored in a file, or None."""
     found = _SHOWS.search(text)
     return found and json.loads(unescape(found[1]))
@@ -39,12 +39,12 @@ def said(text: str) -> Any:
 
 def is_fresh(name: str) -> bool:
     """Return whether the file exists and is up to date."""
-    return file_of(name).exists() and said(file_of(name).read_text(encoding="utf-8")) == wanted(name)
+    return file_of(name).exists() and stored_data(file_of(name).read_text(encoding="utf-8")) == current_data(name)
 
 
 def draw(name: str) -> None:
     """Draw a plot and write its file."""
     from docs.plots.drawing import svg
 
-    shows = escape(json.dumps(wanted(name), ensure_ascii=False), quote=False)
+    shows = escape(json.dumps(current_data(name), ensure_ascii=False), quote=False)
     file_of(name).write_text(svg(PLOTS[name](), f'<metadata id="shows">{shows}</metadata>'), encoding="utf-8")

@@ -132,8 +132,8 @@ def test_every_keyword_of_a_call_is_in_a_page(name: str):
     """Each keyword argument of a public function or method is in a page."""
     it = getattr(supawire, name)
     calls = [it] if inspect.isfunction(it) else [call for _, call in inspect.getmembers(it, inspect.isfunction)]
-    wanted = set[str]().union(*(keywords(call) for call in calls if not call.__name__.startswith("_")))
-    assert sorted(wanted - names_in_pages()) == []
+    keyword_names = set[str]().union(*(keywords(call) for call in calls if not call.__name__.startswith("_")))
+    assert sorted(keyword_names - names_in_pages()) == []
 
 
 def test_every_error_is_in_the_page_of_errors():

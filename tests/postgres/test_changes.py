@@ -60,8 +60,8 @@ def test_insert_update_and_delete_are_sent_in_order(listeners: Listeners, sql: S
 def test_the_replica_identity_decides_what_the_old_record_has(
     listeners: Listeners, sql: Sql, identity: str, update: Any, moved: Any, deleted: Any
 ):
-    """By default the key columns, even if the key did not change; every column with FULL; those of the index with
-    USING INDEX.
+    """By default it has the key columns, even if unchanged; with FULL all columns; with USING INDEX those of the
+    index.
     """
     publish(sql, "items", "id int4 primary key, code text not null, n int4")
     run(sql, "create unique index by_code on items (code)", f"alter table items replica identity {identity}")
