@@ -3,10 +3,12 @@
 import ast
 import asyncio
 import inspect
+import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
@@ -21,10 +23,16 @@ from supawire import AsyncClient, LocalServer, connect_async
 from tests import loops
 from tests.clients.accounts import Supabase
 
-ON_POSTGRES = "local-postgres.md"
 NO_POSTGRES = pytest.mark.skipif(not find_spec("psycopg"), reason="this page needs the extra postgres")
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def needs_postgres(page: Path) -> bool:
+    return any("postgres=True" in block for block in CODE.findall(page.read_text(encoding="utf-8")))
+
+
 PAGES = [
-    pytest.param(page, marks=[NO_POSTGRES] if page.name == ON_POSTGRES else [])
+    pytest.param(page, marks=[NO_POSTGRES] if needs_postgres(page) else [])
     for page in pages()
     if "```python" in page.read_text(encoding="utf-8")
 ]
@@ -32,6 +40,15 @@ PAGES = [
 
 def shown(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(autouse=True)
+def level_as_before() -> Iterator[None]:
+    """Restore the level of the logger, which a page sets."""
+    logger = logging.getLogger("supawire")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 class Runner:

@@ -9,9 +9,10 @@ import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from supawire.server.postgres.database import Database
+if TYPE_CHECKING:  # so that values can be converted without psycopg
+    from supawire.server.postgres.database import Database
 
 PUBLICATION: Final = "supabase_realtime"
 """The publication whose tables are watched. See docs/protocol.md, Postgres changes."""
@@ -183,7 +184,7 @@ class Catalog:
     `types` holds the types loaded so far.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: "Database") -> None:
         self._database = database
         self.types: Final[dict[int, Type]] = {}
         self._facts: dict[tuple[int, str], _CachedFacts] = {}
@@ -271,7 +272,7 @@ def snapshot_delay(attempts: int) -> float:
     return SNAPSHOT_DELAYS[min(attempts, len(SNAPSHOT_DELAYS) - 1)]
 
 
-async def wait_until_visible(database: Database, xids: Collection[int]) -> None:
+async def wait_until_visible(database: "Database", xids: Collection[int]) -> None:
     """Wait until the effects of these transactions are visible to all sessions."""
     attempts = 0
     while True:
