@@ -1,5 +1,7 @@
 """A session under virtual time for each test."""
 
+import base64
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -240,3 +242,26 @@ def make_harness() -> Callable[..., Harness]:
 def each(request: pytest.FixtureRequest) -> Harness:
     """A session of each wire version."""
     return Harness(SessionOptions(protocol=request.param))
+
+
+def jwt(harness: Harness, lifetime: float, **claims: Any) -> str:
+    """Return a token that expires after these seconds."""
+    body = json.dumps({"exp": harness.now.wall + lifetime, **claims}).encode()
+    return f"h.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.s"
+
+
+@pytest.fixture
+def provided() -> Harness:
+    """A session with a token provider, open with the token "one"."""
+    harness = Harness(SessionOptions(has_token_provider=True))
+    harness.call(harness.session.open)
+    assert harness.connects == 0, "the token is fetched before the connection"
+    harness.give_token("one")
+    assert harness.connects == 1
+    harness.accept()
+    return harness
+
+
+def tokens(harness: Harness, event: str = "phx_join") -> list[str | None]:
+    """Return the tokens in the frames of an event."""
+    return [frame.payload.get("access_token") for frame in harness.sent(event)]

@@ -1,9 +1,6 @@
 """An expired token: a fresh one is used, or a visible error and few attempts (R26)."""
 
-import base64
-import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -15,33 +12,10 @@ from supawire.server.hub_options import HubOptions
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
 
-from .conftest import Harness
+from .conftest import Harness, jwt, tokens
 
 EXPIRED = "InvalidJWTToken: Token has expired 12 seconds ago"
 BROKEN = AuthError("the provider is out of order")
-
-
-def jwt(harness: Harness, lifetime: float, **claims: Any) -> str:
-    """Return a token that expires after these seconds."""
-    body = json.dumps({"exp": harness.now.wall + lifetime, **claims}).encode()
-    return f"h.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.s"
-
-
-@pytest.fixture
-def provided() -> Harness:
-    """A session with a token provider, open with the token "one"."""
-    harness = Harness(SessionOptions(has_token_provider=True))
-    harness.call(harness.session.open)
-    assert harness.connects == 0, "the token is fetched before the connection"
-    harness.give_token("one")
-    assert harness.connects == 1
-    harness.accept()
-    return harness
-
-
-def tokens(harness: Harness, event: str = "phx_join") -> list[str | None]:
-    """Return the tokens in the frames of an event."""
-    return [frame.payload.get("access_token") for frame in harness.sent(event)]
 
 
 def test_a_channel_with_an_expired_token_rejoins_with_a_new_one() -> None:

@@ -16,7 +16,7 @@ from supawire.options import PROTOCOLS
 from supawire.server.bindings import bind
 from supawire.server.postgres.pgoutput import StreamError, decode
 from supawire.server.postgres.values import read_record
-from tests.core.test_fuzz import Live, busy, still_receives
+from tests.core.busy_channel import Live, busy, still_receives
 from tests.fuzz.engine import TEXTS, Target, any_json, dumped
 from tests.server.world import World
 
