@@ -217,6 +217,7 @@ TOO_LARGE = "ERROR 22003 (numeric_value_out_of_range) "
         ("n=eq.1e-16384", "numeric", f"{TOO_LARGE}value overflows numeric format"),
         ("n=eq.1e131071", "numeric", None),
         ("n=eq.1e999", "float8", f'{TOO_LARGE}"1e999" is out of range for type double precision'),
+        ("n=eq.1e999", "float4", f'{TOO_LARGE}"1e999" is out of range for type real'),
         ("n=eq.inf", "float8", None),
         ("j=eq.1e9999999999999999999", "jsonb", f"{TOO_LARGE}value overflows numeric format"),
         ("j=eq.[1e131072]", "jsonb", f"{TOO_LARGE}value overflows numeric format"),

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
@@ -148,14 +149,20 @@ def _not_json(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _spelled(text: str) -> str:
+    """Return the number as Python spells it: PostgreSQL also accepts `inf` and blanks."""
+    text = text.strip()
+    return _SPELLED.get(text.lower(), text)
+
+
 def _decimal(text: str) -> tuple[bool, Decimal | float]:
-    return _number(_numeric(_SPELLED.get(text.strip().lower(), text.strip())))
+    return _number(_numeric(_spelled(text)))
 
 
-def _float(text: str) -> tuple[bool, Decimal | float]:
-    number = read_float(_SPELLED.get(text.strip().lower(), text.strip()))
-    if math.isinf(number) and text.strip().lower() not in _SPELLED:
-        raise OverflowError(f'"{text}" is out of range for type double precision')
+def _float(kind: str, text: str) -> tuple[bool, Decimal | float]:
+    number = read_float(_spelled(text))
+    if math.isinf(number) and not _spelled(text).endswith("Infinity"):
+        raise OverflowError(f'"{text}" is out of range for type {SQL_NAMES[kind]}')
     return _number(number)
 
 
@@ -215,8 +222,8 @@ def _flag(text: str) -> bool:
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "oid": lambda text: read_int(text.strip()),
     "numeric": _decimal,
-    "float4": _float,
-    "float8": _float,
+    "float4": partial(_float, "float4"),
+    "float8": partial(_float, "float8"),
     "bool": _flag,
     "bpchar": str.rstrip,
     "timestamp": _stamp,
