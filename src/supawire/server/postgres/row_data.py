@@ -152,7 +152,7 @@ class RowLayout(NamedTuple):
             try:
                 if value is not UNCHANGED:
                     yield name, NULL if value is None else write(value)
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001  the column is listed in `failed`
                 failed.add(name)
 
     def type_of(self, name: str) -> Type:
