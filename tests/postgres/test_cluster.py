@@ -165,7 +165,7 @@ def test_stop_in_a_fork_does_nothing(cluster: Cluster):
         assert connection.execute("select 1").fetchone() == (1,)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="not run: the kernel's word to an orphan is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="not run: PR_SET_PDEATHSIG exists only on Linux")
 def test_a_killed_supervisor_stops_postgresql_and_the_next_one_cleans_up():
     """The kernel stops PostgreSQL. The folder is removed when another cluster starts, a minute later or more."""
     cluster = Cluster().start()
