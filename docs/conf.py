@@ -21,7 +21,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["tables/**", "_generated/**"]
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 
 default_role = "code"
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
@@ -35,3 +35,4 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_title = f"supawire {release}"
+html_show_copyright = False

@@ -1,4 +1,7 @@
-"""The documentation is executed: every Python block of every page runs, in the order of its page."""
+"""The documentation is executed: every Python block of every page runs, in the order of its page.
+
+A block of `output` after it is what it prints; the two are compared.
+"""
 
 import ast
 import asyncio
@@ -9,7 +12,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Coroutine, Iterator
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
@@ -61,6 +66,7 @@ class Runner:
     def __init__(self, loop: asyncio.Runner, folder: Path) -> None:
         self._loop = loop
         self._folder = folder
+        self._printed = ""
 
     def evaluate(self, example: Example) -> None:
         """Run one block; a traceback names the page and the line in it."""
@@ -71,10 +77,17 @@ class Runner:
         ast.increment_lineno(tree, example.line)
         code = compile(tree, example.path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         block = FunctionType(code, example.namespace)
-        if "asyncio.run(" in str(example.parsed):
-            block()
-        else:
-            self._loop.run(self._run(block, code.co_flags & inspect.CO_COROUTINE))
+        with redirect_stdout(StringIO()) as printed:
+            if "asyncio.run(" in str(example.parsed):
+                block()
+            else:
+                self._loop.run(self._run(block, code.co_flags & inspect.CO_COROUTINE))
+        self._printed = printed.getvalue()
+        sys.stdout.write(self._printed)
+
+    def compare(self, example: Example) -> None:
+        """Check that the block before has printed the text of this one."""
+        assert self._printed == example.parsed, f"{example.path}, line {example.line}"
 
     def _store_tests(self, text: str) -> None:
         module = self._folder / f"test_{len(list(self._folder.iterdir()))}.py"
@@ -116,7 +129,8 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
     with LocalServer() as server, asyncio.Runner() as loop:
         client = loop.run(opened())
         runner = Runner(loop, tmp_path)
-        sybil = Sybil(parsers=[CodeBlockParser("python", runner.evaluate)], pattern="*.md", encoding="utf-8")
+        parsers = [CodeBlockParser("python", runner.evaluate), CodeBlockParser("output", runner.compare)]
+        sybil = Sybil(parsers=parsers, pattern="*.md", encoding="utf-8")
         document = sybil.parse(page)
         supabase = Supabase(server.url, server.anon_key)
         document.namespace |= {"__name__": "__main__", "server": server, "client": client, "supabase": supabase}
@@ -125,5 +139,7 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
             example.evaluate()
         loop.run(client.close())
     runner.test()
-    assert len(examples) == page.read_text(encoding="utf-8").count("```python")
+    assert len(examples) - page.read_text(encoding="utf-8").count("```output") == page.read_text(
+        encoding="utf-8"
+    ).count("```python")
     assert background_errors == []
