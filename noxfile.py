@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import time
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -115,7 +115,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build the distributions twice, compare them, and look for the files that users need."""
+    """Build the distributions twice, compare them, check metadata and files, and run tests in the unpacked source.
+
+    Argument: a folder for the distributions, otherwise they are removed at the end.
+    """
     _install(session)
     with tempfile.TemporaryDirectory() as folder:
         builds = [Path(folder, name) for name in ("one", "two")]
@@ -130,11 +133,17 @@ def package(session: nox.Session) -> None:
         if different or missing:
             session.error(f"the second build differs: {', '.join(different + missing)}")
         (wheel,) = builds[0].glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            packed = archive.namelist()
-    for wanted in ("supawire/py.typed", "inspector/static/index.html", "LICENSE"):
-        if not any(name.endswith(wanted) for name in packed):
-            session.error(f"{wanted} is not in the wheel")
+        (source,) = builds[0].glob("*.tar.gz")
+        session.run("twine", "check", "--strict", str(wheel), str(source))
+        session.run("python", "-m", "tests.distributions", str(wheel), str(source))
+        with tarfile.open(source) as archive:
+            archive.extractall(folder, filter="data")
+        with session.chdir(Path(folder, source.name.removesuffix(".tar.gz"))):
+            paths = {"PYTHONPATH": "src"}  # before the checkout that is installed
+            session.run("pytest", "-q", "--collect-only", "-p", "no:cacheprovider", env=paths, silent=True)
+            session.run("pytest", "-q", "-n", "3", "-m", "not slow", "tests/core", "tests/test_package.py", env=paths)
+        if session.posargs:
+            shutil.copytree(builds[0], session.posargs[0], dirs_exist_ok=True)
 
 
 @nox.session

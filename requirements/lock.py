@@ -21,7 +21,6 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-USERS_EXTRAS = ("server", "cli", "pytest", "postgres", "socks")
 
 
 def extras() -> dict[str, list[Requirement]]:
@@ -33,7 +32,8 @@ def extras() -> dict[str, list[Requirement]]:
 def users_requirements() -> list[Requirement]:
     """What is installed for users, with all extras; not what tests and checks need besides."""
     known = extras()
-    return [line for name in ("", *USERS_EXTRAS) for line in known[name] if line.name != "supawire"]
+    (every,) = known["all"]
+    return [line for name in ("", *sorted(every.extras)) for line in known[name] if line.name != "supawire"]
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={newest[name]}\n" for name in sorted(tools))
         constraints.flush()
-        source = (*project, "test", "--extra", "postgres")
+        source = (*project, "test", "--extra", "all")
         compile_lock("lowest.txt", *source, "--resolution", "lowest-direct", "--constraint", constraints.name)
 
 

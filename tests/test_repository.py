@@ -91,6 +91,14 @@ def test_the_newest_lock_meets_every_requirement():
     assert unmet == []
 
 
+def test_the_extra_all_contains_every_extra_for_users():
+    """`supawire[all]` installs each extra except those for the development of supawire."""
+    extras = lock.extras()
+    (every,) = extras["all"]
+    assert every.name == "supawire"
+    assert every.extras == extras.keys() - {"", "all", "test", "dev"}
+
+
 def test_the_test_lock_is_a_subset_of_the_newest():
     """test.txt pins the same versions as dev.txt."""
     newest = lock.pins(ROOT / "requirements" / "dev.txt")

@@ -34,7 +34,7 @@ SYMBOLS = sorted({symbol for feature in FEATURES.values() for symbol in feature.
 
 
 def test_every_capability_of_the_registry_has_a_status():
-    """The file has each of the 33 capabilities once and no other, each with a status word and symbols of the registry."""
+    """The file has each of the 33 capabilities once and no other, each with a status and symbols."""
     assert len(CAPABILITIES) == 33
     assert sorted(FEATURES) == sorted(CAPABILITIES)
     for name, feature in FEATURES.items():
