@@ -47,11 +47,7 @@ def _problems_of_metadata(metadata: Message) -> list[str]:
     return [
         *(f"a link on the index's page is relative: {target}" for target in relative),
         *(() if targets else ["the index's page has no links"]),
-        *(
-            f"there is no project URL {label}"
-            for label in ("Documentation", "Source", "Issues", "Changelog")
-            if label not in labels
-        ),
+        *(f"there is no project URL {label}" for label in sorted(missing)),
     ]
 
 
