@@ -129,7 +129,7 @@ def package(session: nox.Session) -> None:
                 silent=True,
             )
         names = sorted(path.name for path in builds[0].iterdir())
-        _, different, missing = filecmp.cmpfiles(*builds, names, shallow=False)
+        _, different, missing = filecmp.cmpfiles(builds[0], builds[1], names, shallow=False)
         if different or missing:
             session.error(f"the second build differs: {', '.join(different + missing)}")
         (wheel,) = builds[0].glob("*.whl")
