@@ -24,7 +24,12 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 
 default_role = "code"
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    # members inherited from classes of ours, not from these
+    "inherited-members": "str,Mapping,Collection,Struct,Generic,Protocol,OSError,ValueError,RuntimeError,Exception",
+}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100
