@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from supawire.cli import run
+from supawire.cli import COMMANDS, NEEDED, run
 from tests.cli.conftest import supawire
 
 
@@ -16,7 +16,7 @@ def test_help_lists_the_commands(arguments: list[str], capsys: pytest.CaptureFix
     assert run(arguments) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert all(f" {name} " in out for name in ("serve", "demo"))
+    assert all(f" {each.name} " in out for each in COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,13 @@ def test_help_of_a_command_lists_its_options(
 
 
 def test_version_is_the_version_of_the_package():
-    """`supawire --version` prints name and version."""
+    """`supawire --version` prints the version first, then Python, transport and what is installed of each extra."""
     done = supawire("--version")
-    assert (done.code, done.out) == (0, f"supawire {version('supawire')}\n")
+    lines = done.out.splitlines()
+    assert (done.code, done.err, lines[0]) == (0, "", f"supawire {version('supawire')}")
+    assert lines[1].startswith(f"Python {sys.version.split()[0]} ")
+    assert f"transport: aiohttp {version('aiohttp')}" in done.out
+    assert f"\nextra server: pyjwt {version('pyjwt')}\n" in done.out
 
 
 @pytest.mark.parametrize(
@@ -73,20 +77,37 @@ def test_a_wrong_command_line_is_one_line_on_stderr(
     assert "short" not in err
 
 
-@pytest.mark.parametrize("package", ["cyclopts", "rich", "jwt"])
+@pytest.mark.parametrize("package", ["cyclopts", "rich", "jwt", "dotenv", "tomli_w"])
 def test_a_missing_extra_is_named(package: str):
     """The exit code is 2, and one line has the command that installs it."""
     code = f"import sys; sys.modules[{package!r}] = None; from supawire.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert package in done.stderr
+    assert NEEDED[package] in done.stderr
     assert "pip install 'supawire[cli]'" in done.stderr
 
 
 def test_the_module_is_the_same_program():
-    """`python -m supawire.cli` works like `supawire`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "supawire.cli", "--version"], capture_output=True, text=True, check=True
+    """`python -m supawire` and `python -m supawire.cli` work like `supawire`."""
+    for module in ("supawire", "supawire.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"supawire {version('supawire')}\n")
+
+
+def test_the_list_of_commands_imports_none_of_them():
+    """`supawire --help` imports neither a client nor the server, so that it is fast."""
+    code = (
+        "import sys; from supawire.cli import run; run(['--help']); "
+        "sys.exit(str([name for name in ('aiohttp', 'supawire.aio', 'supawire.server') if name in sys.modules]))"
     )
-    assert done.stdout == f"supawire {version('supawire')}\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]):
+    """The script for a shell contains the commands and their options."""
+    assert run(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("serve", "env-file", "context"))

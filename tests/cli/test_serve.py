@@ -20,8 +20,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from supawire.cli import run, settings
-from supawire.cli.banner import banner, make_console
+from supawire.cli import env_files, run
+from supawire.cli.banner import banner
+from supawire.cli.output import make_console
 from supawire.cli.settings import ServeSettings, url_of
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
@@ -107,7 +108,7 @@ def test_the_env_file_is_private_and_removed_at_the_end(serving: Start, tmp_path
     path = tmp_path / "dev.env"
     server = serving("--env-file", str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    values = settings.read(path)
+    values = env_files.read(path)
     assert values["SUPAWIRE_URL"] == server.url
     with open_socket(server.url, values["SUPAWIRE_KEY"]):
         pass
@@ -119,7 +120,7 @@ def test_the_env_file_is_private_and_removed_at_the_end(serving: Start, tmp_path
 def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
     """The command of the banner sets the variables."""
     path = tmp_path / "dev.env"
-    settings.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:4000", "SUPAWIRE_KEY": "a.b-c_d"})
+    env_files.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:4000", "SUPAWIRE_KEY": "a.b-c_d"})
     command = f'set -a; . {path}; set +a; env | grep "^SUPAWIRE_" | sort'
     done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "SUPAWIRE_KEY=a.b-c_d\nSUPAWIRE_URL=http://127.0.0.1:4000\n"
@@ -129,7 +130,7 @@ def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
 def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
     """A file, link or folder that supawire did not write stays unchanged; exit code 2."""
     path, other = tmp_path / ".env", tmp_path / "other"
-    other.write_text(settings.FIRST_LINE + "\nPRECIOUS=1\n", encoding="utf-8")
+    other.write_text(env_files.FIRST_LINE + "\nPRECIOUS=1\n", encoding="utf-8")
     if kind == "file":
         path.write_text("PRECIOUS=1\n", encoding="utf-8")
     elif kind == "link":
@@ -145,10 +146,10 @@ def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pyte
 def test_the_env_file_of_a_killed_server_is_overwritten(tmp_path: Path):
     """A file that was changed meanwhile is not removed."""
     path = tmp_path / "dev.env"
-    settings.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:1", "SUPAWIRE_KEY": "old"})
-    second = settings.EnvFile(path)
+    env_files.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:1", "SUPAWIRE_KEY": "old"})
+    second = env_files.EnvFile(path)
     second.write({"SUPAWIRE_URL": "http://127.0.0.1:2", "SUPAWIRE_KEY": "new"})
-    assert settings.read(path)["SUPAWIRE_KEY"] == "new"
+    assert env_files.read(path)["SUPAWIRE_KEY"] == "new"
     path.write_text("mine now", encoding="utf-8")
     second.remove()
     assert path.read_text(encoding="utf-8") == "mine now"
@@ -190,7 +191,7 @@ def test_the_printed_python_client_receives_its_broadcast(serving: Start, tmp_pa
     assert block
     script = textwrap.dedent(block[0])
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | settings.read(path), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | env_files.read(path), stdout=subprocess.PIPE, text=True
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "typing {'user': 'alice'}\n"

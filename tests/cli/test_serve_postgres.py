@@ -13,7 +13,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from supawire.cli import run, settings
+from supawire.cli import env_files, run
 from tests.cli.conftest import DEADLINE, ENVIRONMENT, Serving
 
 psycopg = pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
@@ -42,7 +42,7 @@ class Printed:
         self.python = block(server.banner, "A client in Python, which prints the changes:")
         title = "The same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:"
         self.javascript = block(server.banner, title)
-        self.environment = ENVIRONMENT | settings.read(env_file)
+        self.environment = ENVIRONMENT | env_files.read(env_file)
 
     def run_sql(self, sql: str) -> None:
         """Give SQL to the printed psql command."""
@@ -142,8 +142,8 @@ def test_values_with_quotes_in_the_env_file(tmp_path: Path):
         "SUPAWIRE_DATABASE_URL": "postgresql:///d?a=1&b='",
     }
     path = tmp_path / "dev.env"
-    settings.EnvFile(path).write(values)
-    assert settings.read(path) == values
+    env_files.EnvFile(path).write(values)
+    assert env_files.read(path) == values
     shell = subprocess.run(
         ["sh", "-c", f'. {path}; printf %s "$SUPAWIRE_DATABASE_URL"'], capture_output=True, check=True
     )

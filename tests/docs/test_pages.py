@@ -13,9 +13,10 @@ import pytest
 
 import supawire
 from docs.tables import ROOT, pages
+from docs.tables.commands import leaves
 from supawire import _server_errors as codes
 from supawire._server_errors import Known
-from supawire.cli import build
+from supawire.cli import COMMANDS, build
 from supawire.errors import TREE
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 from supawire.testing import plugin
@@ -166,13 +167,15 @@ def test_every_command_and_its_options_are_in_the_page_of_commands():
     """Each command of `supawire` has a section with its options."""
     text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (supawire [\w-]+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    assert list(sections) == [f"supawire {each.name}" for each in COMMANDS]
     app = build()
-    commands = {f"supawire {name}": app[name].default_command for name in app if not name.startswith("-")}
-    assert sections.keys() == commands.keys()
-    for name, command in commands.items():
-        assert command is not None
-        options = [f"--{option.replace('_', '-')}" for option in inspect.signature(command).parameters]
-        assert [option for option in options if f"`{option}`" not in sections[name]] == []
+    for each in COMMANDS:
+        section = sections[f"supawire {each.name}"]
+        for words, command in leaves(each.name, app[each.name]):
+            table_name = f"{words.replace(' ', '-')}-options"
+            assert f"<!-- table: {table_name} -->" in section
+            options = [argument.names[0] for argument in command.assemble_argument_collection() if argument.show]
+            assert [option for option in options if f"`{option}`" not in text] == []
 
 
 def test_every_page_is_in_the_table_of_contents():

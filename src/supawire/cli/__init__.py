@@ -1,35 +1,72 @@
 """The command line, `supawire`, with one module per command. Requires the extra `supawire[cli]`.
 
-Packages of the extra are imported in functions, so that `main` can name a missing one.
+Packages of the extra are imported in functions, so that `main` can name a missing one. The module of a command is
+imported when the command runs.
 """
 
+import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supawire.errors import InvalidArgumentError, RealtimeError
 
 if TYPE_CHECKING:
     from cyclopts import App
 
-NEEDED: Final = ("cyclopts", "rich", "jwt")
-"""Packages of the extra `cli`, which includes `server`."""
+NEEDED: Final = {
+    "cyclopts": "cyclopts",
+    "rich": "rich",
+    "jwt": "jwt",
+    "dotenv": "python-dotenv",
+    "platformdirs": "platformdirs",
+    "standardwebhooks": "standardwebhooks",
+    "tomli_w": "tomli-w",
+}
+"""Modules of the extra `cli`, which includes `server`, and the packages that have them."""
+
+SUCCESS: Final = 0
+FAILURE: Final = 1
+WRONG_USAGE: Final = 2
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as used by shells."""
 
+EXIT_CODES: Final = {
+    SUCCESS: "success; also when the reader of a pipe has closed it, as `head` does",
+    FAILURE: "the command failed: no server answers, a refusal, something that was not delivered",
+    WRONG_USAGE: "wrong arguments, a broken settings file, or the extra is not installed; nothing was sent",
+    INTERRUPTED: "Ctrl-C",
+}
+
+
+class Command(NamedTuple):
+    """A command: where its function or `App` is, its line in the list of commands, and its group there."""
+
+    name: str
+    path: str
+    help: str
+    group: str
+
+
+COMMANDS: Final = (
+    Command("serve", "supawire.cli.serve:serve", "Run the local server, for development and tests.", "Local server"),
+    Command("demo", "supawire.cli.demo:demo", "Show every feature in 13 seconds, and test a server.", "Local server"),
+    Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
+    Command("context", "supawire.cli.contexts:app", "Keep URL and key of a server under a name.", "Settings"),
+)
+
 
 def main() -> int:
-    """Run the command line. Return the exit code: 0 success, 1 failure, 2 wrong usage or a missing extra."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    """Run the command line. Return the exit code, see `EXIT_CODES`."""
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         print(
             f"supawire: the command line needs the extra `cli`: {' and '.join(missing)} not found; "
             "run pip install 'supawire[cli]'",
             file=sys.stderr,
         )
-        return 2
+        return WRONG_USAGE
     try:
         return run(sys.argv[1:])
     except KeyboardInterrupt:  # during imports; later interrupts are handled by `run`
@@ -40,43 +77,55 @@ def build() -> "App":
     """Create the application with its commands."""
     from cyclopts import App
 
-    from supawire.cli.banner import make_console
-    from supawire.cli.demo import demo
-    from supawire.cli.serve import serve
+    from supawire.cli.output import make_console
+
+    def version() -> str:
+        from supawire.cli.version import describe
+
+        return describe()
 
     app = App(
         "supawire",
-        help="Supabase Realtime on this machine: a local server for development and tests, and a short tour.",
-        version=f"supawire {version('supawire')}",
+        help="Supabase Realtime from the command line, and a local server for development and tests.",
+        version=version,
         help_format="plaintext",
         console=make_console(),
         suppress_keyboard_interrupt=False,  # `run` handles it and sets the exit code
     )
-    app.command(serve, name="serve")
-    app.command(demo, name="demo")
+    for command in COMMANDS:
+        app.command(command.path, name=command.name, help=command.help, group=command.group)
     return app
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command line. Return the exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
+    """Run a command line. Return the exit code, see `EXIT_CODES`."""
     from cyclopts import CycloptsError
 
-    from supawire.cli.banner import print_error, tolerate_narrow_encodings
+    from supawire.cli.output import print_error, tolerate_narrow_encodings
 
     tolerate_narrow_encodings()
     app = build()
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
-        print_error(f"{error} (see supawire --help)")
-        return 2
+        print_error(f"{' '.join(str(error).split())} (see supawire --help)")
+        return WRONG_USAGE
     except InvalidArgumentError as error:
         print_error(str(error))
-        return 2
+        return WRONG_USAGE
+    except BrokenPipeError:
+        _discard_output()
+        return SUCCESS
     except RealtimeError as error:
         print_error(str(error))
-        return 1
+        return FAILURE
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else SUCCESS
+
+
+def _discard_output() -> None:
+    """Let what is left in the buffer of stdout go nowhere: its reader has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

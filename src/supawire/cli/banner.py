@@ -1,7 +1,5 @@
 """The output of `supawire serve`: where the server listens, and code to paste for clients and for changing rows."""
 
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
@@ -10,29 +8,11 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from supawire.cli.settings import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, ServeSettings, lines
+from supawire.cli.env_files import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, lines
+from supawire.cli.settings import ServeSettings
 
 if TYPE_CHECKING:
     from supawire.server.postgres.project import Project
-
-
-def make_console(*, plain: bool = False) -> Console:
-    """Return a console for stdout. Without styles if `plain` or NO_COLOR is set, or stdout is not a terminal."""
-    bare = plain or bool(os.environ.get("NO_COLOR"))
-    return Console(highlight=False, emoji=False, markup=False, color_system=None if bare else "auto")
-
-
-def print_error(text: str) -> None:
-    """Print one message to stderr, prefixed with the program's name."""
-    print(f"supawire: {text}", file=sys.stderr)
-
-
-def tolerate_narrow_encodings() -> None:
-    """Print `?` for characters that the output encoding lacks, instead of failing in the middle of a line."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
 
 
 BROADCAST_PROGRAM: Final = """\

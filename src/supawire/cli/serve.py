@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from rich.console import Console
 
-from supawire.cli.banner import banner, make_console, print_error
-from supawire.cli.settings import EnvFile, ServeSettings
+from supawire.cli.banner import banner
+from supawire.cli.env_files import EnvFile
+from supawire.cli.output import make_console, print_error
+from supawire.cli.settings import ServeSettings
 from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.server.app import App
 from supawire.server.local import serve as serve_here

@@ -1,14 +1,10 @@
-"""The settings of `supawire serve`, and the file with the address and keys of a running server in dotenv format."""
+"""The settings of `supawire serve`."""
 
 import ipaddress
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from shlex import quote, split
 from typing import TYPE_CHECKING, Final
 
-from supawire.errors import InvalidArgumentError
+from supawire.cli.env_files import DATABASE_URL, KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, EnvFile
 from supawire.server.handshake import tenant
 from supawire.server.hub_options import TENANTS, HubOptions, Timings
 from supawire.server.limits import ServerLimits
@@ -16,82 +12,6 @@ from supawire.server.local import LocalServer
 
 if TYPE_CHECKING:
     from supawire.server.postgres.backend import PostgresBackend
-
-
-FIRST_LINE: Final = "# written by `supawire serve`; removed when it stops"
-URL: Final = "SUPAWIRE_URL"
-KEY: Final = "SUPAWIRE_KEY"
-SERVICE_KEY: Final = "SUPAWIRE_SERVICE_KEY"
-PUBLISHABLE_KEY: Final = "SUPAWIRE_PUBLISHABLE_KEY"
-SECRET_KEY: Final = "SUPAWIRE_SECRET_KEY"  # noqa: S105  the name of a variable
-DATABASE_URL: Final = "SUPAWIRE_DATABASE_URL"
-
-
-class EnvFile:
-    """A file written by `supawire serve`, readable by its owner only.
-
-    Raises: InvalidArgumentError if another file exists.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path: Final = path
-        self._text = ""
-        if not path.parent.is_dir():
-            raise InvalidArgumentError(f"--env-file: there is no folder {path.parent}")
-        if path.is_symlink() or (path.exists() and not _is_ours(path)):
-            raise InvalidArgumentError(f"--env-file: {path} exists and was not written by supawire; name another file")
-
-    def write(self, values: Mapping[str, str]) -> None:
-        """Write the file. Raises: InvalidArgumentError when that is not possible."""
-        text = "\n".join([FIRST_LINE, *lines(values), ""])
-        try:
-            self.path.unlink(missing_ok=True)
-            number = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise InvalidArgumentError(f"--env-file: {self.path} cannot be written: {error.strerror}") from error
-        self._text = text
-
-    def remove(self) -> None:
-        """Remove the file, unless its contents have been changed by someone else."""
-        if self._text and self.path.is_file() and self.path.read_text(encoding="utf-8") == self._text:
-            self.path.unlink()
-
-
-def lines(values: Mapping[str, str]) -> list[str]:
-    """Format the values as `NAME=value`, quoted for a shell where necessary; the database URL may be any text."""
-    return [f"{name}={quote(value)}" for name, value in values.items()]
-
-
-def read(path: Path) -> dict[str, str]:
-    """Return the values of a file written by `supawire serve`. Raises: InvalidArgumentError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidArgumentError(
-            f"--env-file: {path} cannot be read: {error.strerror}; is `supawire serve --env-file {path}` running?"
-        ) from error
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    values = {name.strip().removeprefix("export "): _unquoted(value.strip()) for name, _, value in pairs}
-    if URL not in values or not values.keys() & {KEY, SERVICE_KEY}:
-        raise InvalidArgumentError(f"--env-file: {path} does not contain {URL} and {KEY}")
-    return values
-
-
-def _is_ours(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.readline().rstrip() == FIRST_LINE.encode()
-
-
-def _unquoted(value: str) -> str:
-    """Remove the quotes that `lines` adds."""
-    try:
-        return "".join(split(value))
-    except ValueError:  # a line added by the user
-        return value
 
 
 ALL_INTERFACES: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  users may choose it

@@ -14,10 +14,10 @@ import msgspec
 from cyclopts import Parameter
 
 from supawire._values.encode import infer_columns, to_wire
-from supawire.cli import settings
-from supawire.cli.banner import make_console, print_error
+from supawire.cli import env_files
 from supawire.cli.demo.checks import Checks
 from supawire.cli.demo.screen import Screen
+from supawire.cli.output import make_console, print_error
 from supawire.errors import ConnectError, HttpError, InvalidArgumentError, RealtimeError
 from supawire.options import ClientOptions
 from supawire.server import LocalServer
@@ -37,7 +37,7 @@ def demo(
     key: Annotated[
         str | None,
         Parameter(
-            env_var=(settings.SERVICE_KEY, settings.KEY),
+            env_var=(env_files.SERVICE_KEY, env_files.KEY),
             help="Key for --url. With the service key of supawire serve the tour includes row changes; with an anon "
             "key it skips them.",
         ),
@@ -73,14 +73,14 @@ def _backend(url: str | None, key: str | None, env_file: Path | None) -> "DemoBa
     if env_file is not None:
         if url is not None:
             raise InvalidArgumentError("--env-file contains the URL; leave out --url")
-        values = settings.read(env_file)
-        return OtherBackend(values[settings.URL], values.get(settings.SERVICE_KEY) or values[settings.KEY])
+        values = env_files.read(env_file)
+        return OtherBackend(values[env_files.URL], values.get(env_files.SERVICE_KEY) or values[env_files.KEY])
     if url is None:
         return OwnBackend()
-    key = key or os.environ.get(settings.KEY)
+    key = key or os.environ.get(env_files.KEY)
     if not key:
         raise InvalidArgumentError(
-            f"--url needs a key: --key, {settings.SERVICE_KEY} or {settings.KEY} in the environment, or --env-file"
+            f"--url needs a key: --key, {env_files.SERVICE_KEY} or {env_files.KEY} in the environment, or --env-file"
         )
     return OtherBackend(url, key)
 

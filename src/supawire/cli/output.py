@@ -1,0 +1,96 @@
+"""Output of the commands: text for people, one JSON object a line for programs, errors on stderr."""
+
+import sys
+from collections.abc import Mapping
+from os import environ
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from supawire._display import printable
+
+MAX_LINE: Final = 4_000
+"""Maximum characters of text from outside that are shown in one line for people."""
+
+
+class CommandConsole(Console):
+    """A console that raises `BrokenPipeError` when its reader has closed the pipe; `run` then ends the command."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise  # noqa: PLE0704  called by rich inside `except BrokenPipeError`
+
+
+def make_console(*, plain: bool = False, stderr: bool = False) -> Console:
+    """Return a console for stdout or stderr. Without styles if `plain` or NO_COLOR is set, or it is not a terminal."""
+    bare = plain or bool(environ.get("NO_COLOR"))
+    return CommandConsole(
+        highlight=False, emoji=False, markup=False, color_system=None if bare else "auto", stderr=stderr
+    )
+
+
+def print_error(text: str) -> None:
+    """Print one message to stderr, prefixed with the program's name."""
+    print(f"supawire: {text}", file=sys.stderr, flush=True)
+
+
+def tolerate_narrow_encodings() -> None:
+    """Print `?` for characters that the output encoding lacks, instead of failing in the middle of a line."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+class Output:
+    """Prints the results of a command: JSON lines if `json`, otherwise text."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json: Final = json
+        self.console: Final = make_console()
+
+    @property
+    def live(self) -> bool:
+        """Whether a view that is drawn again and again can be shown: text in a terminal."""
+        return not self.json and self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def record(self, fields: Mapping[str, Any]) -> None:
+        """Print one JSON object on a line of its own, and flush it."""
+        print(to_json(fields), flush=True)
+
+    def line(self, *parts: str | tuple[str, str]) -> None:
+        """Print one line of text, which is never wrapped; a part may be a pair of text and style."""
+        self.console.print(Text.assemble(*parts), soft_wrap=True)
+        self.console.file.flush()
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON text.
+
+    Decimals are strings with all digits, dates and times are strings in ISO 8601, bytes are base64, UUIDs are strings;
+    integers of any size are numbers, and a float that is not finite is null.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except OverflowError:  # msgspec encodes integers up to 64 bits
+        return msgspec.json.encode(_with_raw_integers(value), enc_hook=str).decode()
+
+
+def _with_raw_integers(value: Any) -> Any:
+    """Return the value with each integer of more than 64 bits replaced by its digits as raw JSON."""
+    match value:
+        case int() if value.bit_length() > 63:
+            return msgspec.Raw(f"{value:d}".encode())
+        case dict():
+            return {name: _with_raw_integers(part) for name, part in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        case list() | tuple():
+            return [_with_raw_integers(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return value
+
+
+def shown(value: Any, most: int = MAX_LINE) -> str:
+    """Return a value for people: text as it is and anything else as JSON, on one line without control characters."""
+    return printable(value if isinstance(value, str) else to_json(value), most)
