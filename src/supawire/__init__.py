@@ -197,6 +197,14 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept
             return ConnectionState
         home = _HOMES.get(name)
         if home is None:
+            from inspect import currentframe
+
+            from supawire._other_clients import explain_import
+
+            frame = currentframe()
+            explained = explain_import(name, None if frame is None else frame.f_back)
+            if explained is not None:
+                raise explained
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f"{__name__}.{home}"), name)
         globals()[name] = value

@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import force_setattr, replace
 
 from supawire._display import Unreadable, brief_event, brief_fields, content_hash
-from supawire._validation import NoAttributeError
+from supawire._other_clients import explain_attribute, explain_item
 from supawire._values.models import Model
 from supawire._values.rows import Column, decode_columns, decode_row, unsent_columns
 from supawire.errors import RealtimeError, RowError, Sent
@@ -189,6 +189,9 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
             fields["errors"] = errors
         return brief_event(type(self).__name__, **fields, commit_timestamp=data.commit_timestamp)
 
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("change"), explain_item("change"), None
+
 
 def _loose(raw: Raw) -> Any:
     """Decode a small part of a change as JSON; return the bytes if it is not JSON."""
@@ -224,6 +227,9 @@ class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
 
 class Insert(_Written[R], frozen=True, gc=False, eq=False):
     """A row was inserted."""
+
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__ = explain_attribute("insert", "change"), explain_item("insert", "change")
 
     @property
     def type(self) -> Literal["INSERT"]:
@@ -265,15 +271,7 @@ class Delete(_Change, frozen=True, gc=False, eq=False):
         return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
 
     if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name in ("record", "row"):
-                raise NoAttributeError(
-                    f"a Delete has no {name}, because the row was deleted",
-                    topic=self.topic,
-                    hint="Use `old_record`: the key, or all columns with REPLICA IDENTITY FULL. `type` is the kind.",
-                )
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        __getattr__, __getitem__ = explain_attribute("delete", "change"), explain_item("delete", "change")
 
 
 def row_size(change: Insert[Any] | Update[Any] | Delete) -> int:
@@ -350,6 +348,9 @@ class Presence(Struct, Generic[R], frozen=True, gc=False, eq=False):
     def __repr__(self) -> str:
         return brief_event("Presence", key=self.key, payload=self._sent(), ref=self.ref)
 
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("entry"), explain_item("entry"), None
+
 
 class PresenceJoin(Struct, Generic[R], frozen=True, gc=False):
     """A participant joined, or joined with another device. `current` and `previous` are all entries of the key."""
@@ -360,6 +361,9 @@ class PresenceJoin(Struct, Generic[R], frozen=True, gc=False):
     previous: tuple[Presence[R], ...]
 
     __repr__ = brief_fields
+
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("presence event"), explain_item("presence event"), None
 
 
 class PresenceLeave(Struct, Generic[R], frozen=True, gc=False):
@@ -372,6 +376,9 @@ class PresenceLeave(Struct, Generic[R], frozen=True, gc=False):
 
     __repr__ = brief_fields
 
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("presence event"), explain_item("presence event"), None
+
 
 class PresenceUpdate(Struct, Generic[R], frozen=True, gc=False):
     """A participant tracked another payload."""
@@ -382,6 +389,9 @@ class PresenceUpdate(Struct, Generic[R], frozen=True, gc=False):
     previous: tuple[Presence[R], ...]
 
     __repr__ = brief_fields
+
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("presence event"), explain_item("presence event"), None
 
 
 PresenceState = Mapping[str, tuple[Presence[R], ...]]
@@ -419,6 +429,9 @@ class PresenceSync(Struct, Generic[R], frozen=True, gc=False, eq=False):
 
     def __repr__(self) -> str:
         return brief_event("PresenceSync", topic=self.topic, state=self.state)
+
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("presence state"), explain_item("presence state"), None
 
 
 def sync_of(topic: str, state: dict[str, tuple[Presence[R], ...]]) -> PresenceSync[R]:
@@ -593,6 +606,9 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
         if self.replayed:
             fields["replayed"] = True
         return brief_event("Broadcast", **fields)
+
+    if not TYPE_CHECKING:
+        __getattr__, __getitem__, __iter__ = explain_attribute("message"), explain_item("message"), None
 
 
 _kept_payload: Final[Any] = vars(Broadcast)["payload"]

@@ -5,12 +5,13 @@
 Only the arguments are checked here, immediately; the server checks a binding when the channel joins.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from msgspec import Struct
 
 from supawire._display import brief
+from supawire._other_clients import wrong_changes, wrong_selector
 from supawire._validation import check_writable
 from supawire._values.models import Model, check_model
 from supawire.errors import InvalidArgumentError
@@ -117,7 +118,7 @@ class StatusSelector(Selector[E_co], frozen=True):
 def broadcast(event: str = ANY, *, model: None = None) -> Selector[Broadcast[Any]]: ...
 @overload
 def broadcast(event: str = ANY, *, model: type[P]) -> Selector[Broadcast[P]]: ...
-def broadcast(event: str = ANY, *, model: type[Any] | None = None) -> Selector[Broadcast[Any]]:
+def broadcast(event: str = ANY, *misplaced: object, model: type[Any] | None = None) -> Selector[Broadcast[Any]]:
     """Select the messages sent to the channel under this event name; `*` is every name.
 
     Args:
@@ -127,6 +128,8 @@ def broadcast(event: str = ANY, *, model: type[Any] | None = None) -> Selector[B
     Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8; the model is not a supported class.
     Wire: docs/protocol.md, Broadcast.
     """
+    if misplaced or isinstance(event, Mapping):
+        raise wrong_selector("broadcast", event)
     return _with_model(BroadcastSelector(check_event(event)), model)
 
 
@@ -172,7 +175,7 @@ def changes(
 ) -> Selector[Change[R]]: ...  # fmt: skip
 def changes(
     table: str = ANY,
-    *,
+    *misplaced: object,
     schema: str | None = None,
     event: ChangeEvent = ANY,
     filter: str | None = None,
@@ -198,6 +201,8 @@ def changes(
     Raises: InvalidArgumentError: an unknown event, a filter that the server would refuse for every table, both filter
     and where, a name that is not a string.
     """
+    if misplaced or isinstance(table, Mapping) or (isinstance(table, str) and ":" in table and "=" in table):
+        raise wrong_changes(table, misplaced)
     schema = _schema_of(table, schema)
     for name, value in (("table", table), ("schema", schema)):
         if not isinstance(value, str) or not value.strip():
@@ -217,7 +222,7 @@ def changes(
 def presence(*, model: None = None) -> Selector[PresenceEvent[dict[str, Any]]]: ...
 @overload
 def presence(*, model: type[P]) -> Selector[PresenceEvent[P]]: ...
-def presence(*, model: type[Any] | None = None) -> Selector[PresenceEvent[Any]]:
+def presence(*misplaced: object, model: type[Any] | None = None, **misnamed: object) -> Selector[PresenceEvent[Any]]:
     """Select presence joins, updates and leaves, and after those of a diff `PresenceSync` with the complete state.
 
     Args:
@@ -227,6 +232,8 @@ def presence(*, model: type[Any] | None = None) -> Selector[PresenceEvent[Any]]:
 
     Raises: InvalidArgumentError: the model is not a supported class.
     """
+    if misplaced or misnamed:
+        raise wrong_selector("presence", None)
     return _with_model(PresenceSelector(), model)
 
 

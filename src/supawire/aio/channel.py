@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeVar, cast, overload
 
+from supawire._other_clients import explain_attribute, is_listener, wrong_listener, wrong_subscribe
 from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.driver import Driver
@@ -108,10 +109,11 @@ class AsyncChannel:
         self,
         selector: Selector[Any],
         handler: Callable[[Any], Any] | Default = DEFAULT,
-        *,
+        *misplaced: object,
         thread: bool = False,
         buffer: int = 1000,
         overflow: Overflow = "error",
+        **misnamed: object,
     ) -> Subscription | Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
         """Call a handler with each event. Without a handler, return a decorator that returns the function unchanged.
 
@@ -128,6 +130,8 @@ class AsyncChannel:
 
         Raises: InvalidArgumentError: the handler cannot be called with one event, or the selector is not a selector.
         """
+        if misplaced or misnamed or is_listener(selector):
+            raise wrong_listener(selector, handler, misplaced, misnamed)
         self._check_selectors((selector,))
 
         def register(function: Callable[[Any], Any]) -> Subscription:
@@ -199,7 +203,7 @@ class AsyncChannel:
 
     # --- joining and leaving
 
-    async def subscribe(self, *, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
+    async def subscribe(self, *misplaced: Never, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 
         Returns when joined; with `wait="ready"` when the server has also confirmed that changes or database broadcasts
@@ -212,6 +216,8 @@ class AsyncChannel:
             ClosedError.
         Wire: docs/protocol.md, Join.
         """
+        if misplaced:
+            raise wrong_subscribe()
         ready = check_choice("wait", wait, ("joined", "ready")) == "ready"
         await self._join(timeout, ready=ready)
 
@@ -352,6 +358,7 @@ class AsyncChannel:
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this channel is for async code", "Write `async with`, or use connect().")
+        __getattr__ = explain_attribute("channel")
 
     async def __aenter__(self) -> Self:
         await self.subscribe()

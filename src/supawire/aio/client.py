@@ -5,10 +5,11 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
+from supawire._other_clients import explain_attribute, wrong_channel
 from supawire._validation import Site, call_site, misused, not_built, warn_unclosed
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
@@ -107,7 +108,7 @@ class AsyncClient:
     def channel(
         self,
         topic: str,
-        *,
+        *misplaced: Never,
         private: bool = False,
         echo: bool = False,
         ack: bool = False,
@@ -117,12 +118,15 @@ class AsyncClient:
         replay_gaps: bool = True,
         replication_ready: bool = False,
         token: str | Secret | None = None,
+        **misnamed: Never,
     ) -> AsyncChannel:
         """Return the channel of a topic (`realtime:` in front is optional); the same object for the same topic.
 
         Args: see `ChannelOptions`; for a channel that exists, omitted options keep their values.
         Raises: InvalidArgumentError: also when the options differ from those of the first call. ClosedError.
         """
+        if misplaced or misnamed:
+            raise wrong_channel(topic, misplaced, misnamed)
         self._driver.check_loop()
         full = check_topic(topic)
         options = ChannelOptions(
@@ -377,6 +381,7 @@ class AsyncClient:
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this client is for async code", "Write `async with`, or use connect().")
+        __getattr__ = explain_attribute("client")
 
     async def __aenter__(self) -> Self:
         self._driver.check_loop()

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
+from supawire._other_clients import explain_attribute, is_listener, wrong_listener, wrong_subscribe
 from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.channel import AsyncQueuedSent, Wait
@@ -109,10 +110,11 @@ class Channel:
         self,
         selector: Selector[Any],
         handler: Callable[[Any], Any] | Default = DEFAULT,
-        *,
+        *misplaced: object,
         thread: bool = False,
         buffer: int = 1000,
         overflow: Overflow = "error",
+        **misnamed: object,
     ) -> Subscription | Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
         """Call a handler with each event. Without a handler, return a decorator that returns the function unchanged.
 
@@ -128,6 +130,8 @@ class Channel:
 
         Raises: InvalidArgumentError: the handler cannot be called with one event, or the selector is not a selector.
         """
+        if misplaced or misnamed or is_listener(selector):
+            raise wrong_listener(selector, handler, misplaced, misnamed)
         if handler is not DEFAULT:
             made = self._portal.run(self._async.on, selector, handler, thread=thread, buffer=buffer, overflow=overflow)
             return ThreadSubscription(self._portal, made)
@@ -187,7 +191,7 @@ class Channel:
 
     # --- joining and leaving
 
-    def subscribe(self, *, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
+    def subscribe(self, *misplaced: Never, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 
         Returns when joined; with `wait="ready"` when the server has also confirmed that changes or database broadcasts
@@ -200,6 +204,8 @@ class Channel:
             ClosedError.
         Wire: docs/protocol.md, Join.
         """
+        if misplaced:
+            raise wrong_subscribe()
         self._portal.call(self._async.subscribe, wait=wait, timeout=timeout)
 
     def ready(self, timeout: Timeout = DEFAULT) -> None:
@@ -283,6 +289,7 @@ class Channel:
         __aenter__ = __aexit__ = misused(
             "this channel is for code that blocks", "Write `with`, or use connect_async()."
         )
+        __getattr__ = explain_attribute("channel", sync=True)
 
     def __enter__(self) -> Self:
         self.subscribe()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
+from supawire._other_clients import explain_attribute, wrong_channel
 from supawire._validation import call_site, misused, not_built
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.connect import HttpClient, Transport, check_installed
@@ -147,7 +148,7 @@ class Client:
     def channel(
         self,
         topic: str,
-        *,
+        *misplaced: Never,
         private: bool = False,
         echo: bool = False,
         ack: bool = False,
@@ -157,12 +158,15 @@ class Client:
         replay_gaps: bool = True,
         replication_ready: bool = False,
         token: str | Secret | None = None,
+        **misnamed: Never,
     ) -> Channel:
         """Return the channel of a topic (`realtime:` in front is optional); the same object for the same topic.
 
         Args: see `ChannelOptions`; for a channel that exists, omitted options keep their values.
         Raises: InvalidArgumentError: also when the options differ from those of the first call. ClosedError.
         """
+        if misplaced or misnamed:
+            raise wrong_channel(topic, misplaced, misnamed)
         return self._portal.run(
             self._channel,
             topic,
@@ -395,6 +399,7 @@ class Client:
 
     if not TYPE_CHECKING:
         __aenter__ = __aexit__ = misused("this client is for code that blocks", "Write `with`, or use connect_async().")
+        __getattr__ = explain_attribute("client", sync=True)
 
     def __enter__(self) -> Self:
         self._portal.check()

@@ -59,3 +59,7 @@ async def main() -> None:
         assert_type(await typing(Broadcast("t", "e", b"")), int)
         assert_type(await room.broadcast("e", {}), Sent)
         await room.subscribe(wait="sometime")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await room.subscribe(takes_no_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        client.channel("room", {})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        client.channel("room", params={})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.send()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -51,3 +51,7 @@ def main() -> None:
         assert_type(typing(Broadcast("t", "e", b"")), int)
         assert_type(room.broadcast("e", {}), Sent)
         room.subscribe(wait="sometime")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.subscribe(takes_no_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        client.channel("room", {})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        client.channel("room", params={})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.send()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
