@@ -58,8 +58,8 @@ def load() -> None:
 
 
 def pages() -> list[Path]:
-    """Return every page that may contain a table: those in the root folder and in docs/."""
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    """Return every page that may contain a table: those in the root folder, in docs/ and in skills/."""
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "skills").rglob("*.md")])
 
 
 def printed(name: str) -> str:
