@@ -20,6 +20,7 @@ _SOURCES = (
     ("connection refused", codes.HANDSHAKE, (codes.OLD_REFUSAL, codes.NOT_REALTIME)),
     ("system message", codes.SYSTEM_MESSAGES, (codes.EXPIRED_CHANNEL, codes.CHANNEL_ENDED)),
     ("send refused", codes.PUSH_REPLIES, (codes.REFUSED_PUSH,)),
+    ("send answered with ok", (), (codes.NOT_STORED,)),
     ("connection closed", codes.CLOSE_CODES, (codes.CLOSED,)),
     ("HTTP answer", codes.HTTP_ANSWERS, (codes.HTTP_REFUSED, codes.HTTP_BROKEN)),
 )

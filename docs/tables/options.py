@@ -48,6 +48,9 @@ CHANNEL = {
     "replay_limit": "Number of messages to replay, 1 to 25; the newest are sent. After a gap it is always 25.",
     "replay_gaps": "After a rejoin of a private channel, receive the messages stored meanwhile; see `Gap`.",
     "replication_ready": "Ask the server to report when broadcasts from the database are live; `ready()` waits for it.",
+    "wait": "The server answers a join with listeners for changes only when changes are live, and refuses it if they are not in time: "
+    "`True` for 15 seconds, or how many; the server's own maximum is 20. A server that does not know the option answers at once; "
+    "`subscribe()` waits all the same.",
     "token": "A token for this channel only.",
 }
 

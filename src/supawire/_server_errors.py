@@ -279,6 +279,16 @@ PUSH_REPLIES: Final = (  # error replies to pushes
     Known(None, "payload_size_exceeded", PayloadTooLargeError, G, _SMALLER, "payload-size"),
     Known(None, "Presence track payload must be a map", PushError, G, "Track a JSON object.", "presence-payload"),
     Known(None, "unmatched topic", PushError, R, _WAIT, "unmatched-topic"),
+    Known(None, "invalid_persist_ttl", PushError, G, "persist= is at most 72 hours.", "not-stored"),
+)
+NOT_STORED: Final = Known(
+    None,
+    "",
+    PushError,
+    G,
+    "The server must support persisted broadcasts, which is a setting of the project, and a policy on "
+    "realtime.messages must let this role INSERT for this topic with the extension persistence.",
+    "not-stored",
 )
 REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
 
@@ -372,6 +382,7 @@ __all__ = [
     "http_error",
     "join_error",
     "lost_error",
+    "not_stored",
     "push_error",
     "reason_of",
     "system_error",
@@ -507,6 +518,11 @@ def push_error(response: object, topic: str | None = None) -> RealtimeError:
     row = classify_push(reason)
     code, _ = _split(reason)
     return row.error(f"the server refused: {reason or 'no reason given'}", **_details(row, topic, code))
+
+
+def not_stored(topic: str | None = None) -> RealtimeError:
+    """Return the exception for a broadcast with persist= that the server has delivered and not stored."""
+    return NOT_STORED.error("the server delivered the broadcast and did not store it", **_details(NOT_STORED, topic))
 
 
 def lost_error(close_code: int | None, *, maybe_sent: bool, topic: str | None = None) -> ConnectionLostError:

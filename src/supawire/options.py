@@ -70,6 +70,7 @@ __all__ = [
     "check_json",
     "check_kind",
     "check_number",
+    "check_persist",
     "check_secret",
     "check_text",
     "check_timeout",
@@ -85,6 +86,10 @@ TokenProvider = Callable[[], str | Secret | Awaitable[str | Secret | None] | Non
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("2.0.0", "1.0.0")
 OFFLINE: Final[tuple[Offline, ...]] = ("raise", "wait", "queue", "http")
+DEFAULT_WAIT: Final = 15.0
+"""Seconds of `wait=True`; the server's own maximum is 20 by default."""
+MAX_TTL: Final = 72 * 3600
+"""The most seconds for which the server stores a message."""
 _PROXIES: Final = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 _IDLE_LIMIT: Final = "the server closes a socket that sends nothing for 60 s"
 
@@ -189,8 +194,9 @@ class ChannelOptions:
     private: use the private channel, which policies protect. echo: receive our own broadcasts. ack: broadcasts wait for
     the server's confirmation. presence_key: our key in presence. replay_since: Unix seconds or an aware datetime;
     replay_limit: 1 to 25; both for private channels only. replay_gaps: after a private channel is rejoined, request the
-    messages stored meanwhile. replication_ready: report when database broadcasts are live. token: for this channel
-    only.
+    messages stored meanwhile. replication_ready: report when database broadcasts are live. wait: the server answers a
+    join with listeners for changes only when they are live; True, or for how many seconds at most. token: for this
+    channel only.
     """
 
     private: bool = False
@@ -201,6 +207,7 @@ class ChannelOptions:
     replay_limit: int | None = None
     replay_gaps: bool = True
     replication_ready: bool = False
+    wait: bool | float = False
     token: str | Secret | None = None
 
     def __post_init__(self) -> None:
@@ -220,6 +227,8 @@ class ChannelOptions:
             )
             if self.replay_since is None:
                 raise InvalidArgumentError("replay_limit requires replay_since; pass both")
+        if not isinstance(self.wait, bool):
+            check_number("wait", self.wait, above=0, unit="seconds, or True")
         if callable(self.token):
             raise InvalidArgumentError(
                 "token= of a channel must be a string; pass a callable to connect(), for all channels"
@@ -231,6 +240,13 @@ class ChannelOptions:
     def replay_since_ms(self) -> int | None:
         """The start of the replay as sent to the server: whole milliseconds since 1970, rounded down."""
         return None if self.replay_since is None else math.floor(_unix_seconds(self.replay_since) * 1000)
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """How long the server may hold the reply to a join until changes are live; None: it replies at once."""
+        if isinstance(self.wait, bool):
+            return DEFAULT_WAIT if self.wait else None
+        return self.wait
 
     @property
     def secret(self) -> Secret | None:
@@ -249,6 +265,15 @@ def _unix_seconds(value: object) -> float:
     if seconds > 100_000_000_000:
         raise InvalidArgumentError(f"replay_since={value!r} seems to be in milliseconds; pass Unix seconds")
     return seconds
+
+
+def check_persist(value: object) -> bool | int:
+    """Return a valid `persist`: whether to store a broadcast, or for how many whole seconds."""
+    if isinstance(value, bool):
+        return value
+    return check_count(
+        "persist", value, maximum=MAX_TTL, why="it is True, or the seconds to store the message, at most 72 hours"
+    )
 
 
 class SessionOptions(Struct, frozen=True):

@@ -28,6 +28,7 @@ from supawire.options import (
     check_choice,
     check_event,
     check_json,
+    check_persist,
     check_timeout,
     check_token,
 )
@@ -206,11 +207,11 @@ class AsyncChannel:
     async def subscribe(self, *misplaced: Never, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 
-        Returns when joined; with `wait="ready"` when the server has also confirmed that changes or database broadcasts
-        are live. Temporary refusals are retried.
+        Returns when joined; with `wait="ready"`, or the channel's option `wait`, when the server has also confirmed
+        that changes or database broadcasts are live. Temporary refusals are retried.
 
-        Args: timeout: seconds; if omitted, twice the client's `timeout`, not counting time behind pacing and behind the
-            joins of other channels; None: no limit.
+        Args: timeout: seconds; if omitted, twice the client's `timeout`, or longer with the channel's option `wait`,
+            not counting time behind pacing and behind the joins of other channels; None: no limit.
         Raises: JoinDeniedError and other `JoinError`: refused permanently. OperationTimeout: before the join it
             withdraws the request to join, as a cancellation does. RateLimitedError: too many channels are subscribed.
             ClosedError.
@@ -219,6 +220,7 @@ class AsyncChannel:
         if misplaced:
             raise wrong_subscribe()
         ready = check_choice("wait", wait, ("joined", "ready")) == "ready"
+        ready = ready or self.options.wait_seconds is not None
         await self._join(timeout, ready=ready)
 
     async def ready(self, timeout: Timeout = DEFAULT) -> None:
@@ -236,7 +238,7 @@ class AsyncChannel:
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
         now = self._begin_call()
-        limit = check_timeout(timeout, 2 * self._driver.options.timeout)
+        limit = check_timeout(timeout, max(2 * self._driver.options.timeout, self._core.membership.reply_delay))
         ticket = self._driver.session.join(
             self._topic, now, ready=ready, timeout=limit, ignore_queue_time=timeout is DEFAULT
         )
@@ -258,7 +260,15 @@ class AsyncChannel:
 
     # --- sending
 
-    async def broadcast(self, event: str, payload: Any, *, ack: bool | None = None, timeout: Timeout = DEFAULT) -> Sent:
+    async def broadcast(
+        self,
+        event: str,
+        payload: Any,
+        *,
+        ack: bool | None = None,
+        persist: bool | int = False,
+        timeout: Timeout = DEFAULT,
+    ) -> Sent:
         """Send one message to all listeners of this channel.
 
         Returns when the message was written to the network; with ack, when the server has confirmed it. While the
@@ -267,8 +277,11 @@ class AsyncChannel:
 
         Args:
             event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not with protocol 1.0.0).
-            ack: if omitted, the channel's option. timeout: seconds for pacing and the ack together; if
-                omitted, the client's for each, not counting time behind unanswered joins; None: no limit.
+            ack: if omitted, the channel's option. persist: store the message, so that it can be replayed and read by
+                `history`: True for 72 hours, or for how many seconds. `Sent.id` is its id. Only with private=True and
+                ack=True; when the server does not store it, PushError is raised.
+            timeout: seconds for pacing and the ack together; if omitted, the client's for each, not counting time
+                behind unanswered joins; None: no limit.
         Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing delayed it
             beyond the timeout. ConnectionLostError: `maybe_sent` is True when it may have arrived. PushError: refused.
             OperationTimeout.
@@ -284,6 +297,7 @@ class AsyncChannel:
             self._core.options.ack if ack is None else check_bool("ack", ack),
             driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
             ignore_queue_time=timeout is DEFAULT,
+            persist=check_persist(persist),
         )
         ticket = driver.session.broadcast(self._topic, message, now)
         if ticket is None:

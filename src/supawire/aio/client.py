@@ -117,6 +117,7 @@ class AsyncClient:
         replay_limit: int | None = None,
         replay_gaps: bool = True,
         replication_ready: bool = False,
+        wait: bool | float = False,
         token: str | Secret | None = None,
         **misnamed: Never,
     ) -> AsyncChannel:
@@ -138,6 +139,7 @@ class AsyncClient:
             replay_limit=replay_limit,
             replay_gaps=replay_gaps,
             replication_ready=replication_ready,
+            wait=wait,
             token=token,
         )
         core = self._driver.session.channel(full, options)

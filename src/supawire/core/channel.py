@@ -240,7 +240,29 @@ class CoreChannel:
                 topic=self.name,
                 hint=f"client.channel({self.name!r}, ack=True)",
             )
+        if message.persist:
+            self._check_persist(message)
         self._member.outbox.check(message)
+
+    def _check_persist(self, message: OutgoingBroadcast) -> None:
+        """Raise an error for a message that the server would not store, or of which it would not say so."""
+        if not self.options.private:
+            raise InvalidArgumentError(
+                "persist= requires private=True: the server stores messages of private topics only", topic=self.name
+            )
+        if not message.ack:
+            raise StateError(
+                "persist= requires ack=True: only the reply says whether the message was stored",
+                topic=self.name,
+                hint=f"client.channel({self.name!r}, private=True, ack=True)",
+            )
+        joined = self._member.state in (ChannelState.JOINED, ChannelState.REJOINING)
+        if self._context.options.offline == "http" and not joined:
+            raise StateError(
+                f"the channel is {self._member.state}, and by HTTP no answer says whether a message was stored",
+                topic=self.name,
+                hint="Send it while the channel is joined, or use another offline= than 'http'.",
+            )
 
     def _reason_suffix(self) -> str:
         if self.error is not None:

@@ -152,7 +152,7 @@ class Codec:
         raise NotImplementedError
 
     def encode_broadcast(
-        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
+        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool, metadata: bytes = b""
     ) -> tuple[bytes, bool]:
         """Encode a user's broadcast. Return the frame, and whether it is binary."""
         raise NotImplementedError
@@ -188,11 +188,12 @@ class ArrayCodec(Codec):
         return _encode((join_ref, ref, topic, event, payload))
 
     def encode_broadcast(
-        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
+        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool, metadata: bytes = b""
     ) -> tuple[bytes, bool]:
-        return binary.user_push(
-            join_ref.encode(), ref.encode(), topic.encode(), event.encode(), payload, json=json
-        ), True
+        fields = join_ref.encode(), ref.encode(), topic.encode(), event.encode()
+        if metadata:
+            return binary.pack(binary.USER_PUSH, *fields, metadata, payload=payload, json=json), True
+        return binary.user_push(*fields, payload, json=json), True
 
 
 class ObjectCodec(Codec):
@@ -215,8 +216,10 @@ class ObjectCodec(Codec):
         return _encode({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref})
 
     def encode_broadcast(
-        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
+        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool, metadata: bytes = b""
     ) -> tuple[bytes, bool]:
+        if metadata:
+            raise ValueError("version 1.0.0 has no metadata")
         if not json:
             raise ValueError("version 1.0.0 has no binary payloads")
         message = {"type": "broadcast", "event": event, "payload": Raw(payload)}

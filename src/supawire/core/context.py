@@ -147,12 +147,15 @@ class Context:
         now: Instant,
         *,
         counts_queue_time: bool = False,
+        must_be_stored: bool = False,
     ) -> None:
         """Record the last transmitted frame as a pending push.
 
-        counts_queue_time: time behind unanswered joins counts for the timeout as well.
+        counts_queue_time: time behind unanswered joins counts for the timeout as well. must_be_stored: a reply without
+        the id of a stored message is an error.
         """
-        self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, counts_queue_time), timeout)
+        pending = Pending(event, topic, ticket, self.sequence, now.mono, counts_queue_time, must_be_stored)
+        self.replies.expect(ref, pending, timeout)
 
     def send_heartbeat(self, now: Instant) -> None:
         """Send a heartbeat and schedule the next one."""

@@ -22,6 +22,11 @@ _DELAY_AFTER_REPLY: Final = 1.0
 class Joiner(Protocol):
     """A channel that joins."""
 
+    @property
+    def reply_delay(self) -> float:
+        """How many seconds the server may hold the reply to a join, at most."""
+        ...
+
     def pause_waiters(self, paused: bool, now: Instant) -> None:
         """Pause or resume the timeouts of callers while pacing or other channels' joins delay this channel."""
         ...
@@ -190,8 +195,10 @@ class JoinQueue(Generic[J]):
 
     def _start_head_timer(self, now: Instant) -> None:
         """Start the timeout of the join that is now first."""
-        next(iter(self._unanswered.values())).pause_waiters(False, now)
-        self._head_since, self._head_deadline = now.mono, now.mono + 2 * self._context.options.timeout
+        channel = next(iter(self._unanswered.values()))
+        channel.pause_waiters(False, now)
+        limit = max(2 * self._context.options.timeout, channel.reply_delay)
+        self._head_since, self._head_deadline = now.mono, now.mono + limit
         self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._head_deadline)
 
     # --- the connection

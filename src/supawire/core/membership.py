@@ -234,6 +234,9 @@ _PRESENCE: Final = frozenset({"presence"})
 _REPLACED: Final = 60.0
 """Seconds for which changes may have been missing before the server reports a new subscription; 37 were measured."""
 
+WAIT_GRACE: Final = 10.0
+"""Seconds after the end of a `wait` in which the server may still answer: a refusal is held back for 5 s."""
+
 CHANNEL_LIMIT: Final = "ChannelRateLimitReached"
 """Error code of a join that is refused because the connection has too many channels."""
 
@@ -352,6 +355,12 @@ class Membership:
             self._context.announce(Status(self.name, self.state, previous, cause, self.ready), self.index.status)
 
     # --- what the active join lacks
+
+    @property
+    def reply_delay(self) -> float:
+        """How many seconds the server may hold the reply to a join, at most."""
+        held = self.options.wait_seconds
+        return 0.0 if held is None or not self.index.bindings else held + WAIT_GRACE
 
     @property
     def ready(self) -> bool:
@@ -816,12 +825,14 @@ def join_payload(join: Join, options: ChannelOptions, replay: dict[str, int] | N
     presence: dict[str, Any] = {"enabled": join.presence}
     if options.presence_key is not None:
         presence["key"] = options.presence_key
-    config = {
+    config: dict[str, Any] = {
         "broadcast": broadcast,
         "presence": presence,
         "postgres_changes": [binding.binding() for binding in join.bindings],
         "private": options.private,
     }
+    if options.wait_seconds is not None and join.bindings:
+        config["postgres_changes_options"] = {"wait": True, "timeout": max(1, round(options.wait_seconds * 1000))}
     wire_token = on_wire(join.token)
     return {"config": config} if wire_token is None else {"config": config, "access_token": wire_token}
 

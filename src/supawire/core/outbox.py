@@ -24,6 +24,7 @@ from supawire.options import Secret
 class OutgoingBroadcast(Struct, frozen=True, gc=False):
     """One outgoing broadcast. `payload`: JSON text, or raw bytes if not `json`.
 
+    persist: the server stores it; True, or for how many seconds.
     timeout: seconds until it is sent and, with ack, answered. ignore_queue_time: the timeout applies to each of the two
     separately, and the reply's does not count time behind unanswered joins.
     """
@@ -34,6 +35,14 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
     ack: bool = False
     timeout: float | None = None
     ignore_queue_time: bool = False
+    persist: bool | int = False
+
+    @property
+    def metadata(self) -> bytes:
+        """The metadata of its frame. See docs/protocol.md, Persisted broadcasts."""
+        if self.persist is False:
+            return b""
+        return b'{"persist":true}' if self.persist is True else b'{"persist":{"ttl":%d}}' % self.persist
 
 
 class ChannelOutbox:
@@ -55,6 +64,8 @@ class ChannelOutbox:
             raise http_broadcast.payload_too_large(message.payload, limit, self._name)
         if not message.json and self._context.codec.version == frames.V1:
             raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
+        if message.persist and self._context.codec.version == frames.V1:
+            raise InvalidArgumentError("persist= cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
 
     def send(self, message: OutgoingBroadcast, join_ref: str, now: Instant) -> Ticket | None:
         """Send on the active join. Return None if the frame was written and no reply is expected.
@@ -160,7 +171,7 @@ class ChannelOutbox:
         context = self._context
         ref = context.next_ref()
         data, binary = context.codec.encode_broadcast(
-            join_ref, ref, self._topic, message.event, message.payload, json=message.json
+            join_ref, ref, self._topic, message.event, message.payload, json=message.json, metadata=message.metadata
         )
         context.transmit(data, binary=binary)
         context.messages.spend(now.mono)
@@ -173,4 +184,5 @@ class ChannelOutbox:
                 timeout,
                 now,
                 counts_queue_time=not message.ignore_queue_time,
+                must_be_stored=bool(message.persist),
             )

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from supawire._server_errors import push_error, reason_of
+from supawire._server_errors import not_stored, push_error, reason_of
 from supawire.core import binary, codec, frames
 from supawire.core.channel import CoreChannel
 from supawire.core.codec import (
@@ -364,7 +364,10 @@ class Receiver:
                 self._context.notify_heartbeat(Heartbeat("error" if error else "ok", self._context.round_trip))
                 tickets.resolve(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
-                tickets.resolve(pending.ticket, error or Sent("socket", acked=True, id=_stored_id(response)))
+                sent = Sent("socket", acked=True, id=_stored_id(response))
+                if error is None and pending.must_be_stored and sent.id is None:
+                    error = not_stored(pending.name)
+                tickets.resolve(pending.ticket, error or sent)
             case frames.PRESENCE if channel is not None:
                 channel.track_answered(error, now)
             case frames.LEAVE if channel is not None:

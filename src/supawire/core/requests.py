@@ -184,6 +184,8 @@ class Pending(Struct):
     sent_at: float
     counts_queue_time: bool = False
     """Whether the deadline keeps running while a join is unanswered."""
+    must_be_stored: bool = False
+    """Whether a reply without the id of a stored message is an error."""
 
     @property
     def name(self) -> str | None:

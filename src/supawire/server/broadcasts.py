@@ -1,14 +1,25 @@
 """Broadcasts from clients and from the server itself. See docs/protocol.md, Broadcast."""
 
+import re
 from collections import deque
 from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import BROADCAST, PREFIX
 from supawire.server.authorization import Authorization
 from supawire.server.connection import ServerChannel
+from supawire.server.hub_options import Ids
 from supawire.server.limits import WORST_RATIO, ServerLimits, term_size
 from supawire.server.outbox import Outbox
-from supawire.server.queries import RETENTION, MessagesQuery, Replay, Steps, StoredMessage, run_query
+from supawire.server.queries import (
+    RETENTION,
+    MessagesQuery,
+    QueryFailed,
+    Replay,
+    Steps,
+    StoredMessage,
+    StoreQuery,
+    run_query,
+)
 from supawire.server.rooms import Room, Rooms
 from supawire.server.stepper import GeneratorStepper
 from supawire.server.wire import (
@@ -17,6 +28,7 @@ from supawire.server.wire import (
     Shared,
     decode,
     encode,
+    is_object,
     shared_raw,
     shared_text,
     shared_user,
@@ -27,6 +39,8 @@ from supawire.server.wire import (
 
 MAX_MESSAGES_KEPT: Final = 10_000
 TOO_BIG: Final = b'{"status":"error","response":"payload_size_exceeded"}'
+UNAUTHORIZED: Final = b'{"status":"error","response":{"error":"unauthorized"}}'
+INVALID_TTL: Final = b'{"status":"error","response":{"error":"invalid_persist_ttl"}}'
 RAW_OVERHEAD: Final = 50
 """Bytes that the server adds to the size of a raw payload when it applies the limit."""
 
@@ -52,6 +66,8 @@ class MessageStore:
         for message in reversed(self._messages):
             if message.sent_at < wall - RETENTION or len(found) == wanted.limit:
                 break
+            if message.expires_at is not None and message.expires_at <= wall:
+                continue
             if message.private and message.topic == topic and int(message.sent_at * 1000) >= wanted.since:
                 found.append(message)
         return found[::-1]
@@ -70,9 +86,16 @@ class Broadcasts:
     """Delivers broadcasts from a sender to the channels of a room."""
 
     def __init__(
-        self, outbox: Outbox, rooms: Rooms, rights: Authorization, stepper: GeneratorStepper, limits: ServerLimits
+        self,
+        outbox: Outbox,
+        rooms: Rooms,
+        rights: Authorization,
+        stepper: GeneratorStepper,
+        limits: ServerLimits,
+        ids: Ids,
     ) -> None:
         self._outbox = outbox
+        self._ids = ids
         self._rooms = rooms
         self._rights = rights
         self._limits = limits
@@ -81,9 +104,14 @@ class Broadcasts:
         """Topics with a pending replay query, and the messages delivered to them meanwhile."""
         self.store: Final = MessageStore()
         stepper.register_local(MessagesQuery, self._stored)
+        stepper.register_local(StoreQuery, self._store)
 
     def push(self, channel: ServerChannel, push: Push) -> None:
         """Handle a client's broadcast. Without permission it is dropped without a reply, even with `ack`."""
+        ttl = parse_persist(push.metadata) if channel.private else None
+        if ttl is not None:
+            self._stepper.run(self._push_and_store(channel, push, ttl), channel)
+            return
         allowed = self._rights.may_write(channel, "broadcast")
         if allowed:
             self._push(channel, push)
@@ -94,10 +122,49 @@ class Broadcasts:
         if (yield from self._rights.write(channel, "broadcast")):
             self._push(channel, push)
 
+    def _push_and_store(self, channel: ServerChannel, push: Push, ttl: int) -> Steps[None]:
+        """Deliver a broadcast, then store it if a policy allows that. See docs/protocol.md, Persisted broadcasts.
+
+        The reply has the id of the stored message; a message that was not stored is answered like any other.
+        """
+        if ttl == 0:
+            self._answer(channel, push, INVALID_TTL)
+        elif not (yield from self._rights.write(channel, "broadcast")):
+            self._answer(channel, push, UNAUTHORIZED)
+        elif self._too_big(push):
+            self._answer(channel, push, TOO_BIG)
+        else:
+            may_store = yield from self._rights.write(channel, "persistence")
+            self._deliver(channel, push)
+            stored: str | None = None
+            if may_store:
+                query = StoreQuery(channel.sub_topic, push.user_event.decode(), push.payload, push.json, ttl)
+                try:
+                    stored = yield from run_query(query)
+                except QueryFailed as failed:
+                    self._outbox.report(f"a broadcast on {channel.sub_topic!r} was not stored: {failed.error.name}")
+            if channel.open:
+                answer = None if stored is None else encode({"status": "ok", "response": {"id": stored}})
+                self._answer(channel, push, answer)
+
+    def _store(self, query: StoreQuery) -> str:
+        wall, number = self._outbox.now.wall, self._ids.message_id()
+        self.store.add(
+            StoredMessage(
+                number, query.topic, query.event, query.payload, query.json, True, wall, expires_at=wall + query.ttl
+            )
+        )
+        return number
+
     def _push(self, channel: ServerChannel, push: Push) -> None:
         if self._too_big(push):
             self._answer(channel, push, TOO_BIG)
             return
+        self._deliver(channel, push)
+        if channel.open:
+            self._answer(channel, push)
+
+    def _deliver(self, channel: ServerChannel, push: Push) -> None:
         room = self._rooms.of(channel)
         skip = None if channel.config.self_send else channel
         if push.kind is None and not push.payload.startswith(b"{") and _any_v2(room, skip):
@@ -105,8 +172,6 @@ class Broadcasts:
             self._rooms.crash(channel)  # the real server's fast path for version 2.0.0 accepts only objects
             return
         self._rooms.publish(room, _shared(channel, push), skip)
-        if channel.open:
-            self._answer(channel, push)
 
     def _too_big(self, push: Push) -> bool:
         if push.kind is None:
@@ -191,6 +256,23 @@ class Broadcasts:
             frame = user_frame(channel.topic, message.event.encode(), message.payload, json=False, metadata=meta)
             if frame is not None:
                 self._outbox.send(peer, frame)
+
+
+def parse_persist(metadata: Any) -> int | None:
+    """Return for how many seconds the metadata of a frame asks to store it; None: not at all, 0: an invalid request."""
+    persist = metadata.get("persist") if is_object(metadata) else None
+    if persist in (None, False, "false"):
+        return None
+    if persist is True or persist == "true":
+        return int(RETENTION)
+    if not is_object(persist):
+        return 0
+    ttl = persist.get("ttl")
+    if ttl is None:
+        return int(RETENTION)
+    if isinstance(ttl, str) and re.fullmatch(r"[+-]?[0-9]{1,9}", ttl):
+        ttl = int(ttl)
+    return ttl if type(ttl) is int and 0 < ttl <= RETENTION else 0
 
 
 def _any_v2(room: Room, skip: ServerChannel | None) -> bool:

@@ -28,6 +28,12 @@ from supawire.server.wire import encode, text
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 TIMEOUTS: Final = '{:error, "Too many database timeouts"}'
+WAIT_TIMEOUT: Final = (
+    "PostgresChangesSubscribeTimeout: Timed out after {}ms waiting for the postgres_changes subscription"
+)
+NOT_ENABLED: Final = "RealtimeDisabledForConfiguration: {}"
+WAIT_RETRY_DELAY: Final = 0.5
+"""Seconds until a failed subscription is retried while a join waits for it."""
 RETRY_DELAY: Final = 5.0
 """Seconds until a failed subscription is retried."""
 NO_DATA: Final = ("Error 400", "Error 401")
@@ -97,6 +103,36 @@ class Changes:
             else:
                 self._subscribed(channel, answer)
                 return
+
+    def establish(self, channel: ServerChannel, timeout: int) -> Steps[str | None]:
+        """Subscribe the bindings of a channel whose join waits for it; return the reason of the refusal, if any.
+
+        timeout: milliseconds.
+        """
+        deadline = self._outbox.now.mono + timeout / 1000
+        error = next((error for binding in channel.bindings if (error := self._error(channel, binding))), None)
+        while error is None:
+            if self._stepper.external:
+                self._rooms.database_channels[channel.id] = channel
+            answer: str | None = TIMEOUTS
+            try:
+                answer = yield from run_query(SubscribeQuery(channel.id, channel.requester, channel.bindings))
+            except QueryFailed:
+                if (left := deadline - self._outbox.now.mono) > 0:
+                    yield Sleep(min(WAIT_RETRY_DELAY, left))
+                    continue
+                return WAIT_TIMEOUT.format(timeout)
+            finally:
+                if answer is not None:
+                    self._rooms.unsubscribe(channel)
+            if answer is None:
+                return None
+            error = answer
+        return NOT_ENABLED.format(error)
+
+    def established(self, channel: ServerChannel) -> None:
+        """Send the result of `establish`, after the reply to the join."""
+        self._subscribed(channel, None)
 
     def _subscribed(self, channel: ServerChannel, error: str | None) -> None:
         """Send the result of a subscription."""

@@ -82,7 +82,7 @@ class Hub:
         )
         self._rights = Authorization(options.policy, self._outbox.report)
         self._stepper.register_local(PermissionsQuery, self._rights.decide)
-        self._broadcasts = Broadcasts(self._outbox, self.rooms, self._rights, self._stepper, limits)
+        self._broadcasts = Broadcasts(self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids)
         self._presence = PresenceHandler(
             self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids.presence_ref
         )

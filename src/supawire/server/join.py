@@ -112,7 +112,12 @@ class JoinHandler:
         channel.bindings = self._changes.bind(config)
         channel.reads_broadcast, channel.reads_presence = reads
         channel.receives_presence_diffs = not config.private or (config.presence and channel.reads_presence)
-        self._accept(channel, push, missed)
+        waits = config.wait is not None and bool(channel.bindings)
+        if waits and config.wait is not None:
+            reason = yield from self._changes.establish(channel, config.wait)
+            if reason is not None:
+                raise JoinRejectedError(reason)
+        self._accept(channel, push, missed, established=waits)
 
     # --- checks ---
 
@@ -162,14 +167,17 @@ class JoinHandler:
 
     # --- answers ---
 
-    def _accept(self, channel: ServerChannel, push: Push, missed: ReplayMessages) -> None:
+    def _accept(self, channel: ServerChannel, push: Push, missed: ReplayMessages, *, established: bool) -> None:
         """Send the ok reply, then the frames that follow it. See docs/protocol.md, After a join."""
         echo = [binding.echo for binding in channel.bindings]
         payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
         self._outbox.reply(channel.peer, channel.wire_topic, JOIN, push.ref, push.join_ref, encode(payload))
         self._rooms.add(channel)
         self._broadcasts.replay(channel, missed)
-        self._changes.subscribe(channel)
+        if established:
+            self._changes.established(channel)
+        else:
+            self._changes.subscribe(channel)
         self._readiness.announce(channel)
         self._presence.send_state(channel)
         if channel.open:

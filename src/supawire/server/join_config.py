@@ -13,6 +13,9 @@ from supawire.server.wire import is_list, is_object
 NO_SUCH_CLAUSE: Final = "UnknownErrorOnChannel: no function clause matching in Access.get/3"
 REPLAY_PUBLIC: Final = "UnableToReplayMessages: Replay is not allowed for public channels"
 REPLAY_PARAMS: Final = "UnableToReplayMessages: Replay params are not valid"
+DEFAULT_WAIT: Final = 15_000
+MAX_WAIT: Final = 20_000
+"""Milliseconds for which a join waits until its changes are live: by default, and at most."""
 MAX_REPLAY: Final = 25
 """Maximum number of replayed messages, and the default."""
 
@@ -32,6 +35,8 @@ class JoinConfig:
     replay: Replay | None = None
     changes: tuple[Json, ...] = ()
     """The elements of `postgres_changes`, as sent."""
+    wait: int | None = None
+    """Milliseconds for which the join waits until its changes are live, None if it does not wait."""
     legacy: bool = False
     token: str | None = None
     problem: str | None = None
@@ -66,6 +71,7 @@ def parse_join(topic: str, payload: Json) -> JoinConfig:
         replication_ready=broadcast.get("replication_ready") not in (None, False),
         replay=replay,
         changes=_changes(config.get("postgres_changes")),
+        wait=_wait(_object(config.get("postgres_changes_options"))),
         token=token,
         problem=problem,
     )
@@ -88,6 +94,13 @@ def _key(value: object) -> str:
 def _changes(value: object) -> tuple[Json, ...]:
     items = [item for item in value if item is not None] if is_list(value) else []
     return tuple(items) if all(map(is_object, items)) else ()
+
+
+def _wait(options: Json) -> int | None:
+    timeout = options.get("timeout")
+    if type(timeout) is not int or timeout <= 0:
+        timeout = DEFAULT_WAIT
+    return min(timeout, MAX_WAIT) if _flag(options.get("wait")) else None
 
 
 def _replay(broadcast: Json, *, private: bool) -> tuple[Replay | None, str | None]:

@@ -9,6 +9,7 @@ Without a database the hub answers them itself, from the policy function, the me
 | `PermissionsQuery` | the extensions that are allowed, a frozenset |
 | `MessagesQuery` | the stored messages, oldest first, a tuple of `StoredMessage` |
 | `SubscribeQuery` | None: subscribed. A text: the reason why not |
+| `StoreQuery` | the id of the message that was stored, a text |
 
 The answer to each of them may be a `QueryError` instead.
 
@@ -27,7 +28,7 @@ from supawire.server.tokens import Claims
 RETENTION: Final = 72 * 3600.0
 """Seconds for which a stored message can be replayed."""
 
-Extension: TypeAlias = Literal["broadcast", "presence"]
+Extension: TypeAlias = Literal["broadcast", "presence", "persistence"]
 Action: TypeAlias = Literal["read", "write"]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -102,7 +103,10 @@ class Requester:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A stored message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time."""
+    """A stored message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time.
+
+    expires_at: wall time after which it is not replayed; None: it is kept as long as any message.
+    """
 
     id: str
     topic: str
@@ -111,6 +115,7 @@ class StoredMessage:
     json: bool
     private: bool
     sent_at: float
+    expires_at: float | None = None
 
     def metadata(self, *, replayed: bool = False) -> bytes:
         """Return the `meta` of the message's frames."""
@@ -147,6 +152,17 @@ class MessagesQuery(Query[tuple[StoredMessage, ...]]):
 
     topic: str
     replay: Replay
+
+
+@dataclass(frozen=True, slots=True)
+class StoreQuery(Query[str]):
+    """Store the broadcast of a client, which was delivered already, and return its id. `ttl`: seconds to keep it."""
+
+    topic: str
+    event: str
+    payload: bytes
+    json: bool
+    ttl: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,8 +197,7 @@ class Rooms:
             return
         channel.open = False
         channel.subscribed = False
-        if self.database_channels.pop(channel.id, None) is not None:
-            self._outbox.effects.append(Unsubscribe(channel.id))
+        self.unsubscribe(channel)
         if channel.expiry_timer is not None:
             channel.expiry_timer.cancel()
         if channel.peer.channels.get(channel.topic) is channel:
@@ -209,6 +208,11 @@ class Rooms:
         self.send_presence_diff(room, room.presence.untrack(channel.id))
         if not room.members:
             del self._rooms[room.key]
+
+    def unsubscribe(self, channel: ServerChannel) -> None:
+        """Remove the bindings of a channel from the database, if they are subscribed there."""
+        if self.database_channels.pop(channel.id, None) is not None:
+            self._outbox.effects.append(Unsubscribe(channel.id))
 
     def close(self, channel: ServerChannel) -> None:
         """End a channel with `phx_close` and its join_ref."""

@@ -48,6 +48,8 @@ class Push(NamedTuple):
     user_event: bytes = b""
     json: bool = True
     """For kind 3: whether the payload is JSON."""
+    metadata: Any = None
+    """For kind 3: the decoded metadata, None without any."""
 
     def value(self) -> Any:
         """Return the decoded payload. Raises one of `DECODE_ERRORS`."""
@@ -105,9 +107,8 @@ def _read_binary(data: bytes) -> Push:
     refs = encode(join_ref or None), encode(ref or None)
     if parts.layout is binary.PUSH_UP:
         return Push(*refs, topic, event, parts.payload, kind=0)
-    if metadata := parts.fields[4]:
-        decode(metadata)  # checked, but not used
-    return Push(*refs, topic, frames.BROADCAST, parts.payload, 3, parts.fields[3], parts.json)
+    metadata = decode(parts.fields[4]) if parts.fields[4] else None
+    return Push(*refs, topic, frames.BROADCAST, parts.payload, 3, parts.fields[3], parts.json, metadata)
 
 
 def text(v2: bool, topic: bytes, event: str, payload: bytes, ref: bytes = NULL, join_ref: bytes = NULL) -> Encoded:

@@ -194,11 +194,11 @@ class Channel:
     def subscribe(self, *misplaced: Never, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 
-        Returns when joined; with `wait="ready"` when the server has also confirmed that changes or database broadcasts
-        are live. Temporary refusals are retried.
+        Returns when joined; with `wait="ready"`, or the channel's option `wait`, when the server has also confirmed
+        that changes or database broadcasts are live. Temporary refusals are retried.
 
-        Args: timeout: seconds; if omitted, twice the client's `timeout`, not counting time behind pacing and behind the
-            joins of other channels; None: no limit.
+        Args: timeout: seconds; if omitted, twice the client's `timeout`, or longer with the channel's option `wait`,
+            not counting time behind pacing and behind the joins of other channels; None: no limit.
         Raises: JoinDeniedError and other `JoinError`: refused permanently. OperationTimeout: before the join it
             withdraws the request to join, as a cancellation does. RateLimitedError: too many channels are subscribed.
             ClosedError.
@@ -229,7 +229,15 @@ class Channel:
 
     # --- sending
 
-    def broadcast(self, event: str, payload: Any, *, ack: bool | None = None, timeout: Timeout = DEFAULT) -> Sent:
+    def broadcast(
+        self,
+        event: str,
+        payload: Any,
+        *,
+        ack: bool | None = None,
+        persist: bool | int = False,
+        timeout: Timeout = DEFAULT,
+    ) -> Sent:
         """Send one message to all listeners of this channel.
 
         Returns when the message was written to the network; with ack, when the server has confirmed it. While the
@@ -238,14 +246,17 @@ class Channel:
 
         Args:
             event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not with protocol 1.0.0).
-            ack: if omitted, the channel's option. timeout: seconds for pacing and the ack together; if
-                omitted, the client's for each, not counting time behind unanswered joins; None: no limit.
+            ack: if omitted, the channel's option. persist: store the message, so that it can be replayed and read by
+                `history`: True for 72 hours, or for how many seconds. `Sent.id` is its id. Only with private=True and
+                ack=True; when the server does not store it, PushError is raised.
+            timeout: seconds for pacing and the ack together; if omitted, the client's for each, not counting time
+                behind unanswered joins; None: no limit.
         Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing delayed it
             beyond the timeout. ConnectionLostError: `maybe_sent` is True when it may have arrived. PushError: refused.
             OperationTimeout.
         Wire: docs/protocol.md, Broadcast, Acknowledgement.
         """
-        sent = self._portal.call(self._async.broadcast, event, payload, ack=ack, timeout=timeout)
+        sent = self._portal.call(self._async.broadcast, event, payload, ack=ack, persist=persist, timeout=timeout)
         return QueuedSent(sent.via, sent.acked, None, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
 
     # --- presence

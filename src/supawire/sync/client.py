@@ -157,6 +157,7 @@ class Client:
         replay_limit: int | None = None,
         replay_gaps: bool = True,
         replication_ready: bool = False,
+        wait: bool | float = False,
         token: str | Secret | None = None,
         **misnamed: Never,
     ) -> Channel:
@@ -178,6 +179,7 @@ class Client:
             replay_limit=replay_limit,
             replay_gaps=replay_gaps,
             replication_ready=replication_ready,
+            wait=wait,
             token=token,
         )
 

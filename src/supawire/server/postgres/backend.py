@@ -20,7 +20,15 @@ from supawire.server.postgres.migrations import migrate
 from supawire.server.postgres.policies import QUERY_TIMEOUT, Policies
 from supawire.server.postgres.preflight import check_url, prepare, run_checks, without_password
 from supawire.server.postgres.project import Project
-from supawire.server.queries import Answer, MessagesQuery, PermissionsQuery, Query, QueryError, SubscribeQuery
+from supawire.server.queries import (
+    Answer,
+    MessagesQuery,
+    PermissionsQuery,
+    Query,
+    QueryError,
+    StoreQuery,
+    SubscribeQuery,
+)
 
 logger: Final = logging.getLogger("supawire.server")
 
@@ -235,6 +243,8 @@ class PostgresBackend:
                 return await self._policies.permissions(query)
             case MessagesQuery():
                 return await self._messages.replay(query)
+            case StoreQuery():
+                return await self._messages.store(query)
             case _:
                 raise TypeError(f"the database cannot answer a {type(query).__name__}")
 

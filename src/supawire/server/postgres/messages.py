@@ -16,7 +16,7 @@ from supawire.server.postgres.catalog import wait_until_visible
 from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.pgoutput import UNCHANGED, CommittedChange
 from supawire.server.postgres.replication import RowConsumer
-from supawire.server.queries import RETENTION, MessagesQuery, StoredMessage
+from supawire.server.queries import RETENTION, MessagesQuery, StoredMessage, StoreQuery
 
 logger: Final = logging.getLogger("supawire.server")
 
@@ -77,8 +77,15 @@ _REPLAY: Final = """
       and inserted_at >= greatest(
         to_timestamp(%s / 1000.0::float8) at time zone 'utc', now() at time zone 'utc' - make_interval(secs => %s))
       and coalesce(payload::text, binary_payload::text) is not null
+      and coalesce((to_jsonb(messages) ->> 'expires_at')::timestamp > now() at time zone 'utc', true)
     order by inserted_at desc, ctid desc
     limit %s
+"""
+_STORE: Final = """
+    insert into realtime.messages
+      (topic, extension, event, payload, binary_payload, private, skip_broadcast, expires_at)
+    values (%s, 'broadcast', %s, %s, %s, true, true, now() at time zone 'utc' + make_interval(secs => %s))
+    returning id::text
 """
 
 
@@ -122,6 +129,12 @@ class MessageTable:
             for number, event, text, raw, sent_at in reversed(rows)
         )
 
+    async def store(self, query: StoreQuery) -> str:
+        """Store a broadcast that was delivered already, and return its id."""
+        text, raw = (query.payload.decode(), None) if query.json else (None, query.payload)
+        ((number,),) = await self._database.query(_STORE, [query.topic, query.event, text, raw, query.ttl])
+        return str(number)
+
     def _take(self, rows: Sequence[CommittedChange]) -> None:
         """Deliver those of the committed rows that are messages, in order."""
         found = [(row.begin.xid, message) for row in rows if is_message(row) and (message := message_of(row))]
@@ -150,6 +163,8 @@ def message_of(row: CommittedChange) -> StoredMessage | None:
     }
     missing = [name for name in ("id", "topic", "event", "private") if name not in values]
     raw, text = values.get("binary_payload"), values.get("payload")
+    if values.get("skip_broadcast") == "t":
+        return None  # delivered when it was sent
     if missing or (raw is None and text is None):
         logger.warning("a message from the database is not delivered: it has no %s", (missing or ["payload"])[0])
         return None

@@ -49,8 +49,15 @@ create table if not exists realtime.messages (
   private boolean not null default false,
   inserted_at timestamp not null default (now() at time zone 'utc'),
   updated_at timestamp not null default (now() at time zone 'utc'),
+  skip_broadcast boolean not null default false,
+  expires_at timestamp,
   primary key (id, inserted_at)
 ) partition by range (inserted_at);
+
+-- For broadcasts that clients asked to store; a schema that was made before has neither column.
+alter table realtime.messages
+  add column if not exists skip_broadcast boolean not null default false,
+  add column if not exists expires_at timestamp;
 
 create index if not exists messages_replay on realtime.messages (topic, inserted_at desc)
   where private and extension = 'broadcast';
