@@ -40,8 +40,8 @@ _UNCHECKED: Final[Any] = {
     "verify_jti": False,
 }
 # Typed here, because PyJWT's signatures name types of `cryptography`, which is not installed.
-_decode: Final[Callable[..., dict[str, Any]]] = jwt.decode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-_encode: Final[Callable[..., str]] = jwt.encode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_decode: Final[Callable[..., dict[str, Any]]] = jwt.decode
+_encode: Final[Callable[..., str]] = jwt.encode
 
 
 class TokenError(Enum):
