@@ -309,7 +309,7 @@ def test_every_row_has_a_hint_and_an_anchor():
     """The hint is a sentence, and the anchor exists on the page of errors."""
     for row in ROWS:
         assert row.hint.endswith(".")
-        assert row.docs == f"errors.md#{row.slug}"
+        assert row.docs == f"https://supawire.readthedocs.io/en/latest/errors.html#{row.slug}"
 
 
 BUILTINS: dict[type[_server_errors.RealtimeError], type[Exception]] = {
@@ -335,7 +335,7 @@ def test_errors_can_be_copied_and_pickled(kind: type[_server_errors.RealtimeErro
     assert getattr(_server_errors, kind.__name__) is kind
     assert kind.__module__ == "supawire.errors"
     assert issubclass(kind, BUILTINS.get(kind, _server_errors.RealtimeError))
-    error = kind("it broke", code="Code", topic="lab", retryable=True, hint="Mend it.", docs="errors.md#x")
+    error = kind("it broke", code="Code", topic="lab", retryable=True, hint="Mend it.", docs="https://example.com/#x")
     for twin in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
         assert type(twin) is kind
         assert vars(twin) == vars(error)
@@ -352,6 +352,17 @@ def test_attributes_of_single_classes_can_be_copied():
     ]
     for error in made:
         assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
+@pytest.mark.parametrize("kind", tree.TREE, ids=lambda kind: kind.__name__)
+def test_an_error_without_a_section_of_its_own_names_that_of_its_class(kind: type[_server_errors.RealtimeError]):
+    """`docs` is the section of the class, for a subclass of a user that of its base."""
+
+    class Subclass(kind):
+        pass
+
+    for error in (kind(), Subclass()):
+        assert error.docs == f"https://supawire.readthedocs.io/en/latest/errors.html#{kind.__name__.lower()}"
 
 
 def test_a_message_without_a_hint_is_shown_alone():

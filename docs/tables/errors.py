@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import Final
 
 from docs.tables import rows, table
 from supawire import _server_errors as codes
+from supawire import errors
 from supawire._server_errors import Action, Known
 from supawire.errors import TREE, RealtimeError
 
@@ -26,6 +28,69 @@ _SOURCES = (
 )
 
 
+_ADVICE: Final[dict[type[RealtimeError], str]] = {
+    errors.RealtimeError: "To handle all errors of the library in one place, catch this one.",
+    errors.InvalidArgumentError: "Correct the call: the message has the argument, its value, and what is allowed.",
+    errors.StateError: (
+        "The message has the current state, and what to call first. Common cases: [troubleshooting](troubleshooting.md)."
+    ),
+    errors.ClosedError: (
+        "Open a new client, or create the channel again with `client.channel`. If you did not close it yourself, "
+        "`client.wait_closed()` raises the reason, and `channel.error` has that of a channel."
+    ),
+    errors.AuthError: (
+        "Check what your `token` function returns or raises (`__cause__`): "
+        "[where tokens come from](private-channels.md#where-tokens-come-from)."
+    ),
+    errors.ConnectError: "`status` and the message have the cause: [causes by status](troubleshooting.md#connecterror).",
+    errors.ReconnectExhaustedError: (
+        "Open a new client. To try longer, raise the limits of `backoff` or leave them out: "
+        "[delays between attempts](connections.md#delays-between-attempts-backoff)."
+    ),
+    errors.ConnectionLostError: (
+        "The client reconnects by itself. Repeat the call if `maybe_sent` is False, or if doing it twice does no harm."
+    ),
+    errors.OperationTimeout: (
+        "`__cause__` has the last failure, if there was one. Repeat the call if doing it twice does no harm, or pass a "
+        "longer `timeout`."
+    ),
+    errors.RateLimitedError: (
+        "Call less often, or pass a longer `timeout`. If your project allows more, raise the "
+        "[limits](options.md#limits)."
+    ),
+    errors.PayloadTooLargeError: (
+        "Send less, for example the id of a row instead of the row: [limits of payloads](broadcast.md#payloads)."
+    ),
+    errors.ProtocolError: "See its two subclasses.",
+    errors.LocalProtocolError: "Please report it, with the [log](observing.md#logs) at level DEBUG.",
+    errors.RemoteProtocolError: (
+        "Check that the URL leads to a Realtime server, and that no proxy changes what it sends."
+    ),
+    errors.HttpError: (
+        "`maybe_sent` says whether the message may have been accepted: [failures and retries](http.md#failures-and-retries)."
+    ),
+    errors.SlowConsumerError: (
+        "Read faster, enlarge `buffer`, or choose what is dropped with `overflow`: "
+        "[more events than you can take](listening.md#more-events-than-you-can-take)."
+    ),
+    errors.RowError: "`row` has the row as a dict: [rows that do not fit](models.md#rows-that-do-not-fit).",
+    errors.HandlerError: (
+        "Correct the handler. Other handlers are not affected: [when a handler raises](listening.md#when-a-handler-raises)."
+    ),
+    errors.ServerError: "`code` is the server's code; its [answers](#answers-of-the-server) are listed below.",
+    errors.JoinError: (
+        "If `retryable` is True, the client joins again by itself. Otherwise correct what the message names, and call "
+        "`subscribe` again."
+    ),
+    errors.JoinDeniedError: (
+        "`code` and the message have the reason, most often a missing policy or a wrong token: "
+        "[private channels](private-channels.md)."
+    ),
+    errors.PushError: "Check the policies for writing, and for presence the payload: [presence](presence.md).",
+}
+"""What a user can do about each class."""
+
+
 def _known() -> Iterator[tuple[str, Known, bool]]:
     """Yield where each row occurs, the row, and whether it applies when no other row matches."""
     for where, listed, others in _SOURCES:
@@ -43,18 +108,34 @@ def _follows(row: Known) -> str:
     return _FOLLOWS[row.action] + (", once" if row.once else "")
 
 
-def _first_sentence(kind: type[RealtimeError]) -> str:
-    return inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ").replace("|", "/")
+def _first_paragraph(kind: type[RealtimeError]) -> str:
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+
+
+@table("error-tree")
+def error_tree() -> str:
+    """Return the tree of error classes as a list of links to their sections."""
+    return "".join(_branch(RealtimeError, 0))
+
+
+def _branch(kind: type[RealtimeError], depth: int) -> Iterator[str]:
+    yield f"{'  ' * depth}* [`{kind.__name__}`](#{kind.__name__.lower()})\n"
+    for child in TREE:
+        if child.__bases__[0] is kind:
+            yield from _branch(child, depth + 1)
 
 
 @table("error-classes")
 def error_classes() -> str:
-    """Return the table of error classes with their base classes and the first sentence of their docstrings."""
-    lines: list[list[str]] = []
-    for kind in TREE:
-        parents = [parent.__name__ for parent in kind.__bases__ if parent is not Exception]
-        lines.append([f"`{kind.__name__}`", ", ".join(f"`{name}`" for name in parents), _first_sentence(kind)])
-    return rows(["error", "is a", "when"], lines)
+    """Return a section for each error class: when it is raised, what to do, its base classes."""
+    return "\n".join(
+        f"### {kind.__name__}\n\n{_first_paragraph(kind)}\n\n{_ADVICE[kind]}\n\n{_bases(kind)}\n" for kind in TREE
+    )
+
+
+def _bases(kind: type[RealtimeError]) -> str:
+    parents = [f"`{parent.__name__}`" for parent in kind.__bases__]
+    return f"A subclass of {' and '.join(parents)}."
 
 
 @table("server-errors")

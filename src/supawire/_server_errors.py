@@ -49,6 +49,7 @@ from supawire.errors import (
     SlowConsumerError,
     StateError,
     again,
+    docs_of,
 )
 
 
@@ -83,7 +84,7 @@ class Known(Struct, frozen=True):
 
     @property
     def docs(self) -> str:
-        return f"errors.md#{self.slug}"
+        return docs_of(self.slug)
 
 
 def _key_refused(slug: str) -> str:

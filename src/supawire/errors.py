@@ -6,6 +6,9 @@ from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
 from supawire._display import hide_tokens, printable
 
+DOCS_URL: Final = "https://supawire.readthedocs.io/en/latest/"
+"""The address of the hosted pages; valid from the first release on."""
+
 _MAX_MESSAGE: Final = 2000
 """Maximum characters of a message."""
 
@@ -17,6 +20,11 @@ def again(error: E) -> E:
     mine = copy(error)
     mine.__cause__, mine.__suppress_context__ = error.__cause__, error.__suppress_context__
     return mine
+
+
+def docs_of(anchor: str) -> str:
+    """Return the address of a section of the page of errors."""
+    return f"{DOCS_URL}errors.html#{anchor}"
 
 
 class Details(TypedDict, total=False):
@@ -33,8 +41,8 @@ class RealtimeError(Exception):
     """Base class of all exceptions that this library raises deliberately.
 
     Attributes: message: what happened. code: the server's error code, if it sent one. topic: the channel's sub-topic.
-    retryable: whether the same call may succeed later without a change. hint: what you can do. docs: the section of the
-    page of errors that explains it.
+    retryable: whether the same call may succeed later without a change. hint: what you can do. docs: the address of the
+    section of the page of errors that explains it.
     `str()` shows message and hint. An error never contains a token, a key or a control character, even if the server's
     text does. A long message is cut.
     """
@@ -57,7 +65,12 @@ class RealtimeError(Exception):
         self.topic: str | None = topic
         self.retryable: bool = self.default_retryable if retryable is None else retryable
         self.hint: str | None = hint
-        self.docs: str | None = docs
+        self.docs: str = docs or docs_of(self._documented_class().__name__.lower())
+
+    @classmethod
+    def _documented_class(cls) -> type["RealtimeError"]:
+        """Return this class, or for a subclass from elsewhere its nearest base in this module."""
+        return next(base for base in cls.__mro__ if base.__module__ == __name__ and issubclass(base, RealtimeError))
 
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}. {self.hint}" if self.hint else self.message

@@ -21,6 +21,7 @@ from supawire.errors import (
     PayloadTooLargeError,
     RateLimitedError,
     RealtimeError,
+    docs_of,
 )
 from supawire.options import Backoff
 from supawire.server.limits import ServerLimits
@@ -124,7 +125,7 @@ async def test_a_sender_without_permission_gets_an_error(server: LocalServer):
         with pytest.raises(HttpError) as caught:
             await client.publish("door", "knock", {}, private=True)
         assert (caught.value.status, caught.value.topic, caught.value.maybe_sent) == (403, "door", False)
-        assert caught.value.hint is not None and caught.value.docs == "errors.md#unauthorized"
+        assert caught.value.hint is not None and caught.value.docs == docs_of("unauthorized")
         assert (await client.publish("door", "knock", {}, private=True, id=ID)).acked is False
 
 

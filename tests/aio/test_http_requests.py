@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from supawire import AsyncClient, ConnectionState, connect_async
-from supawire.errors import AuthError, OperationTimeout
+from supawire.errors import AuthError, OperationTimeout, docs_of
 from supawire.testing import FakeHttp
 from tests.aio.http_scenarios import BY_ITSELF, ID, IN_A_BATCH, now, refused, run_scenario, scenario
 from tests.aio.peer import KEY, URL, serving
@@ -190,7 +190,7 @@ async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: 
     """A 404 to both forms raises an error that the address is wrong, and is not remembered."""
     http.answer(404, times=2)
     error = await refused(client.publish("room", "typing", {}))
-    assert (error.status, error.docs) == (404, "errors.md#http-route")
+    assert (error.status, error.docs) == (404, docs_of("http-route"))
     assert await client.publish("room", "typing", {}) == BY_ITSELF
     http.answer(404)
     error = await refused(client.publish("room", "ink", b"raw"))
@@ -257,7 +257,7 @@ def test_a_token_that_stays_the_same_is_not_tried_twice():
     async def steps(client: AsyncClient, http: FakeHttp) -> None:
         http.answer(401, {"message": "Unauthorized"}, times=2)
         error = await refused(client.publish("room", "typing", {}))
-        assert (error.status, error.docs) == (401, "errors.md#http-unauthorized")
+        assert (error.status, error.docs) == (401, docs_of("http-unauthorized"))
         assert (provider.calls, len(http.requests)) == (2, 1)
 
     run_scenario(steps, token=provider, on_error=[].append)

@@ -17,7 +17,7 @@ from docs.tables.commands import leaves
 from supawire import _server_errors as codes
 from supawire._server_errors import Known
 from supawire.cli import COMMANDS, build
-from supawire.errors import TREE
+from supawire.errors import DOCS_URL, TREE, RealtimeError
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 from supawire.testing import plugin
 
@@ -159,8 +159,18 @@ def test_every_error_is_in_the_page_of_errors():
 @pytest.mark.parametrize("row", [*KNOWN], ids=lambda row: f"{row.slug}-{row.code}-{row.starts}")
 def test_the_page_that_an_error_names_has_its_section(row: Known):
     """The section that `docs` of an error names exists."""
-    page, _, anchor = row.docs.partition("#")
-    assert f"### {anchor}\n" in (ROOT / "docs" / page).read_text(encoding="utf-8")
+    address, _, anchor = row.docs.partition("#")
+    assert address == f"{DOCS_URL}errors.html"
+    assert f"\n### {anchor}\n" in (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_the_page_has_the_section_of_each_error_class(kind: type[RealtimeError]):
+    """An error that is not an answer of the server names the section of its class, which exists."""
+    address, _, anchor = kind("x").docs.partition("#")
+    assert address == f"{DOCS_URL}errors.html"
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [heading for heading in headings if heading.lower() == anchor] == [kind.__name__]
 
 
 def test_every_command_and_its_options_are_in_the_page_of_commands():

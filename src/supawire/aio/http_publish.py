@@ -35,6 +35,7 @@ from supawire.errors import (
     PayloadTooLargeError,
     RateLimitedError,
     RealtimeError,
+    docs_of,
 )
 from supawire.events import Instant, Sent
 from supawire.options import Backoff, ClientOptions, Endpoint, Secret, check_bool, check_event, check_json, check_topic
@@ -447,7 +448,7 @@ def _too_old(status: int, body: str | None = None) -> HttpError:
         status=status,
         body=body,
         hint="It is older than Realtime 2.97, or the URL is not the project's. Send JSON, or bytes on a channel.",
-        docs="errors.md#http-route",
+        docs=docs_of("http-route"),
     )
 
 

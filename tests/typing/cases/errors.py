@@ -10,7 +10,7 @@ def every_error(error: RealtimeError) -> None:
     assert_type(error.topic, str | None)
     assert_type(error.retryable, bool)
     assert_type(error.hint, str | None)
-    assert_type(error.docs, str | None)
+    assert_type(error.docs, str)
 
 
 def some_errors_have_more_fields(
