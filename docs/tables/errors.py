@@ -77,6 +77,10 @@ _ADVICE: Final[dict[type[RealtimeError], str]] = {
     errors.HandlerError: (
         "Correct the handler. Other handlers are not affected: [when a handler raises](listening.md#when-a-handler-raises)."
     ),
+    errors.SetupError: "Run the SQL in `sql`, or `supawire worker init`: [preparing the database](worker.md#preparing-the-database).",
+    errors.JobLostError: (
+        "Stop what the handler does: another worker may have the job. See [what is guaranteed](worker.md#what-is-guaranteed)."
+    ),
     errors.ServerError: "`code` is the server's code; its [answers](#answers-of-the-server) are listed below.",
     errors.JoinError: (
         "If `retryable` is True, the client joins again by itself. Otherwise correct what the message names, and call "

@@ -223,6 +223,21 @@ class HandlerError(RealtimeError):
     """A handler raised; `__cause__` is its exception."""
 
 
+class SetupError(RealtimeError):
+    """A worker cannot start, because the database is not prepared for it. `sql`: statements that mend it, or None."""
+
+    def __init__(self, message: str = "", *, sql: str | None = None, **details: Unpack[Details]) -> None:
+        super().__init__(message, **details)
+        self.sql: str | None = sql
+
+    def __str__(self) -> str:
+        return super().__str__() + (f"\n{self.sql}" if self.sql else "")
+
+
+class JobLostError(RealtimeError):
+    """The result of this attempt of a job no longer counts: its lease or its time has ended, or it was given back."""
+
+
 class ServerError(RealtimeError):
     """The server refused a request or ended a channel."""
 
@@ -258,6 +273,8 @@ TREE: Final = (
     SlowConsumerError,
     RowError,
     HandlerError,
+    SetupError,
+    JobLostError,
     ServerError,
     JoinError,
     JoinDeniedError,

@@ -1,0 +1,544 @@
+"""Runs the jobs of one source: claims them, calls the handler, extends leases, and writes results back.
+
+`scheduling` decides; this module waits, calls the source and the handler, and counts. Three tasks run beside the
+handlers: one claims, one extends leases, one writes completions, as many in one statement as have come together.
+"""
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
+
+from supawire._display import printable
+from supawire._values.models import Model
+from supawire.aio.callbacks import RANDOM, describe_callable, is_async
+from supawire.core.pacing import Uniform, delay
+from supawire.errors import OperationTimeout, RealtimeError
+from supawire.options import Backoff
+from supawire.worker.job import MAX_REASON, Job, JobEnded, Transactions
+from supawire.worker.scheduling import ClaimSchedule, Leases, RetryPolicy
+from supawire.worker.source import Claimed, Settled, Source
+
+T = TypeVar("T")
+
+MAX_COMPLETIONS: Final = 200
+"""Completions written by one statement."""
+CALL_TIMEOUT: Final = 30.0
+"""Seconds for one call of the source; afterwards it counts as failed, and is made again."""
+WRITE_BACKOFF: Final = Backoff(initial=0.2, maximum=5.0)
+"""Delays between attempts to write a result while the source fails."""
+CANCEL_TIMEOUT: Final = 5.0
+"""Seconds that handlers get to end after they were cancelled by a shutdown."""
+
+
+class JobSettings(Struct, frozen=True):
+    """The checked options of one job. Times in seconds; timeout: None for no limit."""
+
+    concurrency: int
+    poll: float
+    lease: float
+    policy: RetryPolicy
+    timeout: float | None
+    model: Model | None
+
+
+class JobStats(Struct, frozen=True):
+    """Counters of one job since the worker was started.
+
+    claimed, done, retried, failed, lost, released: attempts by how they began and ended. running: those that run now.
+    claims, extensions, completions: statements sent. wakeups: claims by what caused them: "start", "change", "gap",
+    "reconnect", "poll", "more" (the one before was full), "again" (a result may have made other jobs available),
+    "retry" (the one before failed). busy_seconds: time in handlers, of all attempts together. error: why the source
+    cannot be reached now, or None.
+    """
+
+    source: str
+    claimed: int
+    done: int
+    retried: int
+    failed: int
+    lost: int
+    released: int
+    running: int
+    claims: int
+    extensions: int
+    completions: int
+    wakeups: dict[str, int]
+    busy_seconds: float
+    error: str | None
+
+
+class Alarm:
+    """An event that is also set at a deadline."""
+
+    def __init__(self) -> None:
+        self._event: Final = asyncio.Event()
+
+    def set(self) -> None:
+        """Let `wait` return."""
+        self._event.set()
+
+    async def wait(self, deadline: float | None) -> None:
+        """Wait until the event is set or this time of the loop's clock has come; then clear the event."""
+        timer = None
+        if deadline is not None and not self._event.is_set():
+            timer = asyncio.get_running_loop().call_at(deadline, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._event.clear()
+
+
+class _Attempt:
+    """An attempt that runs.
+
+    cancelled_for: why its task was cancelled by this module. withdrawn: it was, and its result is not written.
+    """
+
+    __slots__ = ("cancelled_for", "job", "task", "timer", "withdrawn")
+
+    def __init__(self, job: Job[Any]) -> None:
+        self.job: Final = job
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.cancelled_for: str | None = None
+        self.withdrawn = False
+
+
+class Runner:
+    """Runs the jobs of one source in the current event loop."""
+
+    def __init__(
+        self,
+        source: Source,
+        handler: Callable[[Job[Any]], Any],
+        settings: JobSettings,
+        *,
+        logger: logging.Logger,
+        transactions: Transactions | None = None,
+        random: Uniform = RANDOM,
+    ) -> None:
+        self.source: Final = source
+        self._handler: Final = handler
+        self._is_async: Final = is_async(handler)
+        self._settings: Final = settings
+        self._logger: Final = logger
+        self._transactions: Final = transactions
+        self._random: Final = random
+        self._loop: Final = asyncio.get_running_loop()
+        self._schedule: Final = ClaimSchedule(settings.concurrency, settings.poll, random)
+        self._leases: Final = Leases(settings.lease)
+        self._attempts: Final[dict[Any, _Attempt]] = {}
+        self._claims: Final[dict[Any, Claimed]] = {}
+        """All claims that are held: those of `_attempts`, and those whose completion is not written yet."""
+        self._finished: Final[deque[Job[Any]]] = deque()
+        self._writing = 0
+        self._threads = 0
+        """Threads of handlers whose attempt is over, but which still run."""
+        self._claim_alarm: Final = Alarm()
+        self._lease_alarm: Final = Alarm()
+        self._write_alarm: Final = Alarm()
+        self._idle_alarm: Final = Alarm()
+        self._counts: Final = Counter[str]()
+        self._busy = 0.0
+        self._error: str | None = None
+
+    # --- for the worker
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises only what is a mistake in this library or in a source."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._claim_loop(), name=f"supawire-claim-{self.source.name}")
+            tasks.create_task(self._lease_loop(), name=f"supawire-lease-{self.source.name}")
+            tasks.create_task(self._write_loop(), name=f"supawire-write-{self.source.name}")
+
+    def wake(self, cause: str) -> None:
+        """Claim as soon as possible."""
+        self._schedule.wake(cause)
+        self._claim_alarm.set()
+
+    def drain(self) -> None:
+        """Claim nothing any more; jobs that run are finished."""
+        self._schedule.drain()
+        self._claim_alarm.set()
+        self._idle_alarm.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no job runs and all results are written; only after `drain`."""
+        while self._claims or self._schedule.claiming:
+            await self._idle_alarm.wait(None)
+
+    async def wait_until_empty(self) -> None:
+        """Wait until no job runs, and the last claim has found none."""
+        while self._claims or self._schedule.claiming or self._schedule.wanted:
+            await self._idle_alarm.wait(None)
+
+    async def give_back(self) -> None:
+        """Cancel the jobs that still run, and give them back to the source."""
+        running = list(self._attempts.values())
+        for attempt in running:
+            self._cancel(attempt, "the worker was shut down")
+        tasks = [attempt.task for attempt in running if attempt.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT)
+        await self._release([attempt.job.claim for attempt in running if attempt.job.claim.token in self._claims])
+
+    @property
+    def error(self) -> str | None:
+        """Why the source cannot be reached now; None when it can."""
+        return self._error
+
+    def stats(self) -> JobStats:
+        """Return the counters."""
+        count = self._counts
+        return JobStats(
+            source=self.source.name,
+            claimed=count["claimed"],
+            done=count["done"],
+            retried=count["retried"],
+            failed=count["failed"],
+            lost=count["lost"],
+            released=count["released"],
+            running=len(self._attempts),
+            claims=self._schedule.causes.total(),
+            extensions=count["extensions"],
+            completions=count["completions"],
+            wakeups=dict(self._schedule.causes),
+            busy_seconds=self._busy,
+            error=self._error,
+        )
+
+    # --- claiming
+
+    @property
+    def _used(self) -> int:
+        """The slots in use. Completions that wait beyond one per slot count too, or they could grow without limit."""
+        waiting = len(self._finished) + self._writing
+        return len(self._attempts) + self._threads + max(0, waiting - self._settings.concurrency)
+
+    async def _claim_loop(self) -> None:
+        while True:
+            began_at = self._loop.time()
+            limit = self._schedule.begin(began_at, self._used)
+            if not limit:
+                await self._claim_alarm.wait(self._schedule.deadline(self._used))
+                continue
+            try:
+                batch = await self._call(self.source.claim(limit, self._settings.lease))
+            except RealtimeError as error:
+                wait = self._schedule.failed(self._loop.time())
+                self._report_failure(f"jobs cannot be claimed; next attempt in {wait:.1f} s", error)
+            else:
+                self._report_success()
+                self._schedule.end(self._loop.time(), asked=limit, got=len(batch.jobs), next_due=batch.next_due)
+                await self._take(batch.jobs, began_at)
+            self._idle_alarm.set()
+
+    async def _take(self, claims: Sequence[Claimed], began_at: float) -> None:
+        self._counts["claimed"] += len(claims)
+        if not claims:
+            return
+        for claim in claims:
+            self._claims[claim.token] = claim
+        self._leases.hold([claim.token for claim in claims], began_at)
+        self._lease_alarm.set()
+        if self._schedule.draining:  # the shutdown began while the statement ran
+            await self._release(claims)
+            return
+        for claim in claims:
+            job = Job[Any](claim, self.source, self._settings.model, self._transactions)
+            attempt = self._attempts[claim.token] = _Attempt(job)
+            attempt.task = self._loop.create_task(self._execute(attempt), name=f"supawire-job-{claim.key}")
+
+    async def _release(self, claims: Sequence[Claimed]) -> None:
+        if not claims:
+            return
+        try:
+            await self._call(self.source.release(claims))
+            self._counts["released"] += len(claims)
+        except RealtimeError as error:
+            self._report_failure("jobs cannot be given back; others get them when their leases end", error)
+        for claim in claims:
+            self._drop(claim.token)
+
+    def _drop(self, token: Any) -> None:
+        self._claims.pop(token, None)
+        self._leases.drop(token)
+        self._claim_alarm.set()
+        self._idle_alarm.set()
+
+    # --- one attempt
+
+    async def _execute(self, attempt: _Attempt) -> None:
+        job = attempt.job
+        token = job.claim.token
+        began_at = self._loop.time()
+        try:
+            if self._settings.policy.is_exhausted(job.attempt):
+                reason = f"attempt {job.attempt - 1} ended without a result, and no other is allowed"
+                await self._end(job, None, reason)
+                return
+            error = await self._attempt(attempt)
+            self._busy += self._loop.time() - began_at
+            if job.committed:
+                self._count_done(job, error)
+            elif not attempt.withdrawn:
+                await self._settle(job, error)
+        finally:
+            self._attempts.pop(token, None)
+            self._claim_alarm.set()
+            self._idle_alarm.set()
+
+    async def _attempt(self, attempt: _Attempt) -> BaseException | None:
+        """Call the handler. Return what it raised, or None when it succeeded."""
+        if self._settings.timeout is not None:
+            attempt.timer = self._loop.call_later(self._settings.timeout, self._check_timeout, attempt)
+        try:
+            if self._is_async:
+                await self._handler(attempt.job)
+            else:
+                await self._in_thread(attempt.job)
+        except asyncio.CancelledError as error:
+            if attempt.cancelled_for is None:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise  # the event loop ends
+                return error
+            return OperationTimeout(attempt.cancelled_for)
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises is the outcome of the attempt
+            return error
+        finally:
+            if attempt.timer is not None:
+                attempt.timer.cancel()
+        return None
+
+    async def _in_thread(self, job: Job[Any]) -> None:
+        """Call a plain handler on a thread of its own, which does not keep the process alive."""
+        done: asyncio.Future[BaseException | None] = self._loop.create_future()
+        context = contextvars.copy_context()
+
+        def settle(error: BaseException | None) -> None:
+            if done.done():  # the attempt ended before its thread
+                self._threads -= 1
+                self._claim_alarm.set()
+            else:
+                done.set_result(error)
+
+        def work() -> None:
+            error = None
+            try:
+                context.run(self._handler, job)
+            except BaseException as raised:  # noqa: BLE001  raised where the outcome is awaited
+                error = raised
+            try:
+                self._loop.call_soon_threadsafe(settle, error)
+            except RuntimeError:
+                return  # the loop was closed meanwhile
+
+        threading.Thread(target=work, name=f"supawire-job-{job.source}", daemon=True).start()
+        try:
+            error = await done
+        except asyncio.CancelledError:
+            self._threads += 1
+            job.mark_lost("its time is over")
+            raise
+        if error is not None:
+            raise error
+
+    def _check_timeout(self, attempt: _Attempt) -> None:
+        timeout = self._settings.timeout
+        assert timeout is not None
+        if attempt.job.take_alive():
+            attempt.timer = self._loop.call_later(timeout, self._check_timeout, attempt)
+        elif attempt.task is not None:
+            attempt.cancelled_for = f"the attempt took longer than {timeout:g} s"
+            attempt.task.cancel()
+
+    def _cancel(self, attempt: _Attempt, why: str) -> None:
+        attempt.job.mark_lost(why)
+        attempt.cancelled_for = why
+        attempt.withdrawn = True
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    async def _settle(self, job: Job[Any], error: BaseException | None) -> None:
+        if job.decision is None and error is None:
+            self._finished.append(job)
+            self._write_alarm.set()
+            return
+        reason = describe_error(error)
+        if isinstance(job.decision, str):
+            await self._end(job, None, job.decision)
+        elif isinstance(job.decision, float | int) and job.decision >= 0:
+            await self._end(job, float(job.decision), "job.retry() was called")
+        else:
+            wait = self._settings.policy.delay_after(job.attempt, job.claim.age, self._random)
+            if not isinstance(error, JobEnded):
+                level = logging.WARNING if wait is None else logging.INFO
+                self._logger.log(level, "%s: attempt %d of job %r failed: %s", job.source, job.attempt, job.key, reason)
+            await self._end(job, wait, reason)
+
+    async def _end(self, job: Job[Any], wait: float | None, reason: str) -> None:
+        """Write that the job is tried again after `wait` seconds, or has failed (None)."""
+        claim = job.claim
+
+        async def write() -> bool:
+            if wait is None:
+                return await self.source.fail(claim, reason)
+            return await self.source.retry(claim, wait, reason)
+
+        held = await self._until_written(write, lambda: claim.token in self._claims)
+        if not held:
+            self._lose(claim.token, "its lease ended before the result was written")
+            return
+        self._counts["failed" if wait is None else "retried"] += 1
+        self._drop(claim.token)
+        self.wake("again")
+
+    async def _until_written(self, write: Callable[[], Awaitable[T]], wanted: Callable[[], bool]) -> T | None:
+        """Call `write` until it succeeds; return None when its claim is lost before."""
+        failures = 0
+        while wanted():
+            try:
+                return await self._call(write())
+            except RealtimeError as error:
+                self._report_failure("a result cannot be written yet", error)
+                await asyncio.sleep(delay(WRITE_BACKOFF, failures, self._random))
+                failures += 1
+        return None
+
+    # --- completions
+
+    async def _write_loop(self) -> None:
+        failures = 0
+        while True:
+            if not self._finished:
+                await self._write_alarm.wait(None)
+                continue
+            jobs = [self._finished.popleft() for _ in range(min(MAX_COMPLETIONS, len(self._finished)))]
+            jobs = [job for job in jobs if job.claim.token in self._claims]
+            self._writing = len(jobs)
+            try:
+                await self._complete(jobs)
+                failures = 0
+            except RealtimeError as error:
+                self._finished.extendleft(reversed(jobs))
+                self._report_failure("completions cannot be written yet", error)
+                await asyncio.sleep(delay(WRITE_BACKOFF, failures, self._random))
+                failures += 1
+            finally:
+                self._writing = 0
+            self._claim_alarm.set()
+
+    async def _complete(self, jobs: Sequence[Job[Any]]) -> None:
+        """Write completions. Raises: RealtimeError that is worth another attempt."""
+        if not jobs:
+            return
+        try:
+            self._counts["completions"] += 1
+            settled = await self._call(self.source.complete([job.finished for job in jobs]))
+        except RealtimeError as error:
+            if error.retryable:
+                raise
+            if len(jobs) > 1:  # find the one that is refused
+                for job in jobs:
+                    await self._complete([job])
+                return
+            self._logger.warning("%s: the result of job %r is refused: %s", jobs[0].source, jobs[0].key, error)
+            wait = self._settings.policy.delay_after(jobs[0].attempt, jobs[0].claim.age, self._random)
+            await self._end(jobs[0], wait, f"its result was refused: {error.message}")
+            return
+        for job, outcome in zip(jobs, settled, strict=True):
+            self._note(job, outcome)
+
+    def _note(self, job: Job[Any], outcome: Settled) -> None:
+        if outcome == "lost":
+            self._lose(job.claim.token, "another worker has it, or it was withdrawn")
+            return
+        self._count_done(job, None)
+        if outcome == "again":
+            self.wake("again")
+
+    def _count_done(self, job: Job[Any], error: BaseException | None) -> None:
+        if error is not None:
+            self._logger.warning("%s: job %r raised after it was completed: %r", job.source, job.key, error)
+        self._counts["done"] += 1
+        self._drop(job.claim.token)
+
+    # --- leases
+
+    async def _lease_loop(self) -> None:
+        while True:
+            await self._lease_alarm.wait(self._leases.deadline())
+            now = self._loop.time()
+            for token in self._leases.expired(now):
+                self._lose(token, "its lease could not be extended in time")
+            due = self._leases.due(now)
+            if not due:
+                continue
+            try:
+                self._counts["extensions"] += 1
+                held = await self._call(
+                    self.source.extend([self._claims[token] for token in due], self._settings.lease),
+                    self._settings.lease / 3,
+                )
+            except RealtimeError as error:
+                self._leases.failed(self._loop.time())
+                self._report_failure("leases cannot be extended", error)
+            else:
+                for token in self._leases.extended(due, held, now):
+                    self._lose(token, "another worker has it, or it was withdrawn")
+
+    def _lose(self, token: Any, why: str) -> None:
+        claim = self._claims.get(token)
+        if claim is None:
+            return
+        self._counts["lost"] += 1
+        self._logger.warning("%s: job %r is lost: %s; its result does not count", self.source.name, claim.key, why)
+        attempt = self._attempts.get(token)
+        self._drop(token)
+        if attempt is not None and attempt.task is not asyncio.current_task():
+            self._cancel(attempt, why)
+
+    # --- calls of the source
+
+    async def _call(self, work: Awaitable[T], timeout: float = CALL_TIMEOUT) -> T:
+        """Await a call of the source. Raises: RealtimeError, also when it takes too long."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await work
+        except TimeoutError as error:
+            if isinstance(error, RealtimeError):
+                raise
+            raise OperationTimeout(f"{self.source.name} did not answer within {timeout:g} s") from error
+
+    def _report_failure(self, what: str, error: RealtimeError) -> None:
+        """Log the first failure of a period as a warning, later ones for debugging."""
+        level = logging.WARNING if self._error is None else logging.DEBUG
+        self._error = str(error)
+        self._logger.log(level, "%s: %s: %s", self.source.name, what, error)
+
+    def _report_success(self) -> None:
+        if self._error is not None:
+            self._logger.info("%s: jobs can be claimed again", self.source.name)
+            self._error = None
+
+
+def describe_error(error: BaseException | None) -> str:
+    """Return the class and text of what a handler raised, as it is stored with the job."""
+    if error is None:
+        return ""
+    text = str(error)
+    return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__, MAX_REASON)
+
+
+def describe_handler(handler: Callable[..., Any]) -> str:
+    """Return the name of a handler for messages."""
+    return describe_callable(handler)
