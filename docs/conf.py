@@ -16,13 +16,21 @@ project = "supawire"
 author = "the supawire authors"
 version = release = installed_version("supawire")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docs.docstrings"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "docs.docstrings",
+    "docs.markdown",
+    "docs.links",
+]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["tables/**", "_generated/**"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 
+smartquotes = False  # many quotes are those of Python
 default_role = "code"
 autodoc_default_options = {
     "members": True,
@@ -41,3 +49,4 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_title = f"supawire {release}"
 html_show_copyright = False
+html_copy_source = False  # each page is there as Markdown
