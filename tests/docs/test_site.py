@@ -108,7 +108,7 @@ def test_each_page_is_there_as_markdown(site: Path):
     assert "<!--" not in calls and '"[not a link](x.md)"' in calls
     api = (site / "api.html.md").read_text(encoding="utf-8")
     assert api.startswith("# API\n\nMade from code.\n\n## OperationTimeout\n\n")
-    assert "## serve\n\n```python\nasync serve(options: HubOptions, *, " in api
+    assert "## serve\n\n```python\nasync supawire.server.serve(options: HubOptions, *, " in api
     assert "**Raises**:" in api
     assert '<link rel="alternate" type="text/markdown" href="api.html.md" />' in (site / "api.html").read_text()
 
