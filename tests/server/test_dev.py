@@ -1,4 +1,4 @@
-"""`POST /dev/emit`: changes from another process."""
+"""`POST /dev/emit` and `POST /dev/token`: changes and tokens for another process."""
 
 import json
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from supawire.server.effects import RestAnswer, RestRequest, Send
-from tests.server.world import Client, World
+from supawire.server.tokens import Claims, check
+from tests.server.world import SECRET, Client, World
 
 INSERT = {"type": "INSERT", "table": "users", "record": {"id": 1, "name": "alice"}}
 WANTED = {"postgres_changes": [{"event": "*", "schema": "public", "table": "users"}]}
@@ -153,3 +154,36 @@ def test_the_route_is_off_by_default():
     assert emit(world).status == 404
     assert emit(World(dev=True), method="GET").status == 404
     assert client.got == []
+
+
+def token(world: World, body: Any, *, role: str = "service_role") -> RestAnswer:
+    return world.rest("/dev/token", body, headers={"authorization": f"Bearer {world.token(role)}"})
+
+
+def test_a_token_is_signed_for_the_service_key(world: World):
+    """It has the role, the claims and the lifetime of the request, and the server accepts it."""
+    answer = token(world, {"role": "authenticated", "expires_in": 60, "claims": {"sub": "u1"}})
+    assert answer.status == 200
+    claims = check(json.loads(answer.body)["token"], SECRET, world.now)
+    assert isinstance(claims, Claims)
+    assert claims.values == {"role": "authenticated", "sub": "u1", "exp": int(world.now.wall + 60)}
+
+
+@pytest.mark.parametrize("body", [{"expires_in": 1e300}, {"expires_in": "1"}, {"unknown": 1}, {"claims": []}, "no"])
+def test_a_wrong_request_for_a_token_is_described(world: World, body: Any):
+    """Status 422, with a message."""
+    answer = token(world, body)
+    assert answer.status == 422 and message(answer)
+
+
+def test_a_token_needs_the_service_key(world: World):
+    """Status 403 for another role, and 404 without the development routes."""
+    assert token(world, {}, role="anon").status == 403
+    assert token(World(), {}).status == 404
+
+
+def test_with_a_database_rows_change_by_sql():
+    """`/dev/emit` answers 409 with the reason, and `/dev/token` works."""
+    world = World(dev=True, database=True)
+    assert emit(world).status == 409
+    assert token(world, {}).status == 200

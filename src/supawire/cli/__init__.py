@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from supawire.errors import InvalidArgumentError, RealtimeError
 
@@ -52,8 +52,14 @@ class Command(NamedTuple):
 COMMANDS: Final = (
     Command("serve", "supawire.cli.serve:serve", "Run the local server, for development and tests.", "Local server"),
     Command("demo", "supawire.cli.demo:demo", "Show every feature in 13 seconds, and test a server.", "Local server"),
-    Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
+    Command("trigger", "supawire.cli.trigger:trigger", "Change a row on the local server.", "Local server"),
+    Command("token", "supawire.cli.token:app", "Make a token for the local server, or explain one.", "Local server"),
+    Command("listen", "supawire.cli.listen:listen", "Show the events of a channel, and pass them on.", "Channels"),
+    Command("send", "supawire.cli.messages:send", "Send one message over the socket.", "Channels"),
+    Command("publish", "supawire.cli.messages:publish", "Send one message by HTTP.", "Channels"),
+    Command("presence", "supawire.cli.presence:presence", "Show who is present in a channel.", "Channels"),
     Command("context", "supawire.cli.contexts:app", "Keep URL and key of a server under a name.", "Settings"),
+    Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
 )
 
 
@@ -99,33 +105,44 @@ def build() -> "App":
 
 def run(words: Sequence[str]) -> int:
     """Run a command line. Return the exit code, see `EXIT_CODES`."""
-    from cyclopts import CycloptsError
-
-    from supawire.cli.output import print_error, tolerate_narrow_encodings
+    from supawire.cli.output import tolerate_narrow_encodings
 
     tolerate_narrow_encodings()
     app = build()
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
-    except CycloptsError as error:
-        print_error(f"{' '.join(str(error).split())} (see supawire --help)")
-        return WRONG_USAGE
-    except InvalidArgumentError as error:
-        print_error(str(error))
-        return WRONG_USAGE
-    except BrokenPipeError:
-        _discard_output()
-        return SUCCESS
-    except RealtimeError as error:
-        print_error(str(error))
-        return FAILURE
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return INTERRUPTED
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  what is not expected is raised again
+        return _failed(error)
     return code if isinstance(code, int) else SUCCESS
 
 
-def _discard_output() -> None:
-    """Let what is left in the buffer of stdout go nowhere: its reader has closed the pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _failed(error: BaseException) -> int:
+    """Print in one line why a command ended, and return the exit code. Raises the error if it is a bug."""
+    from cyclopts import CycloptsError
+
+    from supawire.cli.output import print_error
+
+    while isinstance(error, BaseExceptionGroup):  # of a task group
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    match error:
+        case CycloptsError():
+            print_error(f"{' '.join(str(error).split())} (see supawire --help)")
+            return WRONG_USAGE
+        case InvalidArgumentError():
+            print_error(str(error))
+            return WRONG_USAGE
+        case BrokenPipeError():  # the reader of our output has ended; what is left in the buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return SUCCESS
+        case RealtimeError():
+            print_error(str(error))
+            return FAILURE
+        case OSError():
+            print_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            return FAILURE
+        case KeyboardInterrupt():
+            print_error("interrupted")
+            return INTERRUPTED
+        case _:
+            raise error

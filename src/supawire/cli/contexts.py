@@ -15,7 +15,7 @@ from platformdirs import user_config_path
 from rich.table import Table
 
 from supawire.cli.key_kinds import kind_of_key
-from supawire.cli.output import Output, shown
+from supawire.cli.output import JsonFlag, Output, shown
 from supawire.errors import InvalidArgumentError
 from supawire.options import ClientOptions, Secret, check_token
 
@@ -141,9 +141,7 @@ def add(
 
 
 @app.command(name="list")
-def list_contexts(
-    *, json: Annotated[bool, Parameter(negative=(), show_default=False, help="Print one JSON object a line.")] = False
-) -> int:
+def list_contexts(*, json: JsonFlag = False) -> int:
     """List the contexts: name, URL and kind of key. Keys are not shown."""
     output = Output(json=json)
     contexts = sorted(load().items())

@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Mapping
 from os import environ
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
+from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
@@ -94,3 +95,12 @@ def _with_raw_integers(value: Any) -> Any:
 def shown(value: Any, most: int = MAX_LINE) -> str:
     """Return a value for people: text as it is and anything else as JSON, on one line without control characters."""
     return printable(value if isinstance(value, str) else to_json(value), most)
+
+
+JsonFlag: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        negative=(), show_default=False, help="Print one JSON object a line.", group=Group("Output", sort_key=15)
+    ),
+]
+"""The option `--json` of a command."""

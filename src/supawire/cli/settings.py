@@ -52,7 +52,7 @@ class ServeSettings:
             limits=ServerLimits.self_hosted() if self.strict else ServerLimits(),
             timings=Timings.strict() if self.strict else Timings(),
             tenants=TENANTS | names,
-            dev=self.local and self.backend is None,
+            dev=self.local,
             database=self.backend is not None,
             inspector=self.inspected,
         )

@@ -1,8 +1,9 @@
-"""`POST /dev/emit`: a route by which another process can do what `LocalServer.emit` does.
+"""Routes by which another process can do what a `LocalServer` does: `POST /dev/emit` and `POST /dev/token`.
 
-It delivers a row change to subscribers, without storing a row or running SQL. The real server has no such route. It is
-served only with `HubOptions(dev=True)`, which `supawire serve` sets on a loopback address. The request needs the
-service key and a Host header that names this machine, so that web pages cannot use it.
+`emit` delivers a row change to subscribers, without storing a row or running SQL; it is for a server without a
+database. `token` returns a signed token. The real server has no such routes. They are served only with
+`HubOptions(dev=True)`, which `supawire serve` sets on a loopback address. The request needs the service key and a Host
+header that names this machine, so that web pages cannot use it.
 """
 
 from decimal import Decimal
@@ -20,11 +21,14 @@ from supawire.server.handshake import JSON
 from supawire.server.hub_options import HubOptions
 from supawire.server.outbox import Outbox
 from supawire.server.rest import token_of
-from supawire.server.tokens import Claims, check
+from supawire.server.tokens import Claims, check, sign
 from supawire.server.wire import DECODE_ERRORS, encode
 
 PATH: Final = "/dev/emit"
+TOKEN_PATH: Final = "/dev/token"  # noqa: S105  the path of a route
 ROLE: Final = "service_role"
+MAX_LIFETIME: Final = 100 * 366 * 86_400.0
+"""Maximum seconds until a token expires, or since it has expired."""
 MAX_DIGITS: Final = 1000
 """Maximum digits of a number: `1e999999999` is short but would expand to a huge integer."""
 
@@ -44,16 +48,23 @@ class _EmitRequest(Struct, forbid_unknown_fields=True):
     errors: str | list[str] | None = None
 
 
+class _TokenRequest(Struct, forbid_unknown_fields=True):
+    role: str = "authenticated"
+    expires_in: float = 3600.0
+    claims: dict[str, Any] = {}
+
+
 def _number(text: str) -> Decimal | float:
     value = Decimal(text)
     return value if abs(value.adjusted()) < MAX_DIGITS else float(text)
 
 
 _body: Final = msgspec.json.Decoder(_EmitRequest, float_hook=_number)
+_token_body: Final = msgspec.json.Decoder(_TokenRequest)
 
 
 class Dev:
-    """The handler of the route."""
+    """The handler of the routes."""
 
     def __init__(self, options: HubOptions, outbox: Outbox, changes: Changes) -> None:
         self._options = options
@@ -61,17 +72,29 @@ class Dev:
         self._changes = changes
 
     def answer(self, request: RestRequest) -> RestAnswer | None:
-        """Answer a request for this route; return None for another route or when the route is disabled."""
-        if not self._options.dev or request.path != PATH or request.method != "POST":
+        """Answer a request for one of these routes; return None for another route or when they are disabled."""
+        if not self._options.dev or request.path not in (PATH, TOKEN_PATH) or request.method != "POST":
             return None
         if (refusal := self._refusal(request)) is not None:
             return refusal
         try:
-            change = _change(request.body)
+            return self._token(request.body) if request.path == TOKEN_PATH else self._emit(request.body)
         except (*DECODE_ERRORS, InvalidArgumentError) as error:
             return _message(422, str(error))
-        self._changes.emit(change)
+
+    def _emit(self, body: bytes) -> RestAnswer:
+        if self._options.database:
+            return _message(409, "this server has a database: change its rows by SQL")
+        self._changes.emit(_change(body))
         return RestAnswer(202)
+
+    def _token(self, body: bytes) -> RestAnswer:
+        wanted = _token_body.decode(body)
+        if not abs(wanted.expires_in) <= MAX_LIFETIME:
+            raise InvalidArgumentError(f"expires_in must be at most {MAX_LIFETIME:.0f} s, not {wanted.expires_in}")
+        expires_at = int(self._outbox.now.wall + wanted.expires_in)
+        token = sign({"role": wanted.role, "exp": expires_at, **wanted.claims}, self._options.secret)
+        return RestAnswer(200, encode({"token": token}), JSON)
 
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
         if not is_here(request.host):

@@ -64,7 +64,7 @@ class HubOptions:
     """Whether authorization, stored messages and subscriptions come from a database; see `queries.py`."""
     tenants: frozenset[str] = TENANTS
     dev: bool = False
-    """Whether to serve `POST /dev/emit`, so that other processes on this machine can emit changes; see `dev.py`."""
+    """Whether to serve the routes by which other processes here emit changes and get tokens; see `dev.py`."""
     inspector: bool = False
     """Whether to serve the inspector page; see `server/inspector`."""
 
