@@ -1,0 +1,47 @@
+"""Broken set-ups are named with the right remedy, and healthy ones give no false alarm."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("psycopg")
+pytest.importorskip("trustme")
+
+from supawire.doctor import Outcome, diagnose_async
+
+from .setups import SECRET, SET_UPS, SetUp
+from .world import World, world
+
+TIME_LIMIT = 5.0
+
+
+@pytest.fixture(scope="module", name="shared")
+def _shared() -> Iterator[World]:
+    """What the set-ups share."""
+    with world() as started:
+        yield started
+
+
+@pytest.mark.parametrize("setup", SET_UPS, ids=lambda setup: setup.name)
+async def test_a_set_up_is_diagnosed(setup: SetUp, shared: World):
+    """Exactly the expected problems are found, with the right remedy, in time, and no secret is in the report."""
+    async with setup.start(shared) as arguments:
+        report = await diagnose_async(**arguments)
+    assert {finding.name for finding in report.findings} == setup.expected, str(report)
+    assert report.seconds < TIME_LIMIT
+    assert report.healthy is not any(finding.outcome is Outcome.FAIL for finding in report.findings)
+    texts = [text for finding in report.findings for text in (finding.problem, finding.remedy, finding.sql or "")]
+    assert not any("\n" in text or re.search(r"\{\w+\}", text) for text in texts)
+    assert any(setup.remedy in text for text in texts) or not setup.expected
+    text = f"{report}{report.to_dict()}{report!r}"
+    secrets = [arguments["key"], arguments.get("token") or SECRET, SECRET]
+    assert not any(secret in text for secret in secrets)
+
+
+def test_there_are_enough_set_ups():
+    """At least forty are broken and ten healthy, and no name is used twice."""
+    names = [setup.name for setup in SET_UPS]
+    assert len(names) == len(set(names))
+    assert sum(bool(setup.expected) for setup in SET_UPS) >= 40
+    assert sum(not setup.expected for setup in SET_UPS) >= 10
