@@ -113,7 +113,7 @@ def test_every_public_name_is_in_the_reference(module: str):
     assert sorted(listed + in_text) == sorted(names)
 
 
-@pytest.mark.parametrize("module", ["server", "testing", "transport"])
+@pytest.mark.parametrize("module", ["doctor", "server", "testing", "transport"])
 def test_every_name_of_a_part_is_in_a_page(module: str):
     """Each public name of a subpackage for users is in a page."""
     assert sorted(set(import_module(f"supawire.{module}").__all__) - names_in_pages()) == []

@@ -58,9 +58,10 @@ class Target:
     token: Secret | None = None
 
 
-def choose(places: Iterable[Place], *, need_key: str = "--key") -> Target:
+def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = True) -> Target:
     """Return the first URL, the first key for it, and the first token for it. Later places are not read if not needed.
 
+    checked: refuse a URL, a key and a token that cannot be used, else leave that to the caller.
     Raises: InvalidArgumentError: URL or key is missing or not valid.
     """
     url: str | None = None
@@ -82,6 +83,8 @@ def choose(places: Iterable[Place], *, need_key: str = "--key") -> Target:
     if not key:
         why = f" ({'; '.join(others)})" if others else ""
         raise InvalidArgumentError(f"no key is given for {url}{why}", hint=f"Use {need_key}.")
+    if not checked:
+        return Target(url, Secret(key), Secret(token) if token else None)
     _address("--url", url)
     ClientOptions().endpoint(url, key)
     return Target(url, check_token("key", key), None if not token else check_token("token", token))
@@ -136,12 +139,15 @@ class Connect:
     ] = None
     timeout: Annotated[float, Parameter(group=GROUP, help="Seconds to wait for the first connection.")] = 10.0
 
-    def target(self, *, service: bool = False) -> Target:
-        """Return the server to use. `service`: prefer a service key. Raises: InvalidArgumentError."""
+    def target(self, *, service: bool = False, checked: bool = True) -> Target:
+        """Return the server to use. `service`: prefer a service key. `checked`: see `choose`.
+
+        Raises: InvalidArgumentError.
+        """
         check_number("--timeout", self.timeout, above=0, unit="seconds")
         if self.context is not None and self.env_file is not None:
             raise InvalidArgumentError("--context and --env-file both name a server; give one of them")
-        return choose(self._places(service=service))
+        return choose(self._places(service=service), checked=checked)
 
     def _places(self, *, service: bool) -> Iterator[Place]:
         yield Place("the command line", self.url, self.key, self.token)

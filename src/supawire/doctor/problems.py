@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from supawire.doctor.report import Finding, Outcome
+from supawire.errors import DOCS_URL
 
 FAIL, WARN = Outcome.FAIL, Outcome.WARN
 
@@ -22,7 +23,7 @@ class Check(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True):
-    """One row: the step that finds it, its weight, and the texts."""
+    """One row: the step that finds it, its weight, and the texts. docs: the section in the hosted pages."""
 
     step: str
     name: str
@@ -40,7 +41,7 @@ class Problem(Struct, frozen=True):
             self.says.format(**values),
             self.remedy.format(**values),
             None if self.sql is None else self.sql.format(**values),
-            self.docs,
+            None if self.docs is None else DOCS_URL + self.docs,
         )
 
 
@@ -320,7 +321,7 @@ PROBLEMS: Final = (
         FAIL,
         "The key expired at {at}.",
         "Copy the project's current key.",
-        docs="errors.md#token-expired",
+        docs="errors.html#token-expired",
     ),
     Problem(
         "key",
@@ -328,7 +329,7 @@ PROBLEMS: Final = (
         FAIL,
         "The key has no {missing} claim, so it is not an API key.",
         "Pass the anon or publishable key; a JWT of your own needs both a role and an exp claim.",
-        docs="errors.md#token-claims",
+        docs="errors.html#token-claims",
     ),
     Problem(
         "token",
@@ -336,7 +337,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token is not a JWT.",
         "Pass the access token of a signed-in user (not the refresh token), or leave the token out to use the key.",
-        docs="errors.md#token-malformed",
+        docs="errors.html#token-malformed",
     ),
     Problem(
         "token",
@@ -344,7 +345,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token is an sb_ key, which the server does not accept as a token; the client does not send it.",
         "Pass it as the key, and leave the token out or pass that of a signed-in user.",
-        docs="errors.md#token-malformed",
+        docs="errors.html#token-malformed",
     ),
     Problem(
         "token",
@@ -352,7 +353,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token is incomplete: its end is missing.",
         "Pass the whole access token.",
-        docs="errors.md#token-malformed",
+        docs="errors.html#token-malformed",
     ),
     Problem(
         "token",
@@ -360,7 +361,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token cannot be used: {reason}.",
         "Pass the whole access token, without blanks, quotation marks and the prefix Bearer.",
-        docs="errors.md#token-malformed",
+        docs="errors.html#token-malformed",
     ),
     Problem(
         "token",
@@ -368,7 +369,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token has no {missing} claim.",
         "Sign the token with both a role and an exp claim.",
-        docs="errors.md#token-claims",
+        docs="errors.html#token-claims",
     ),
     Problem(
         "token",
@@ -376,7 +377,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token expired at {at}, {ago} ago.",
         "Pass a callable as token=, which the client calls for a fresh token; here pass a token that is valid.",
-        docs="errors.md#token-expired",
+        docs="errors.html#token-expired",
     ),
     Problem(
         "token",
@@ -384,7 +385,7 @@ PROBLEMS: Final = (
         FAIL,
         "The token was issued by the project {other}, and the URL belongs to the project {project}.",
         "Sign in at the project of the URL.",
-        docs="errors.md#token-signature",
+        docs="errors.html#token-signature",
     ),
     Problem(
         "token",
@@ -406,7 +407,7 @@ PROBLEMS: Final = (
         WARN,
         "The token expires in {seconds:.0f} s.",
         "Pass a callable as token=, which the client calls for a fresh token in time.",
-        docs="errors.md#token-expired",
+        docs="errors.html#token-expired",
     ),
     Problem(
         "clock",
@@ -421,7 +422,7 @@ PROBLEMS: Final = (
         FAIL,
         "The clock of this machine is {seconds:.0f} s {direction} the server's, for which the {what} has expired.",
         "Synchronize the clocks (NTP).",
-        docs="errors.md#token-expired",
+        docs="errors.html#token-expired",
     ),
     # --- channels
     Problem(
@@ -430,7 +431,7 @@ PROBLEMS: Final = (
         WARN,
         "The project allows private channels only, so public channels, presence and broadcasts were not tried.",
         "Open channels with private=True; --topic checks one.",
-        docs="errors.md#private-only",
+        docs="errors.html#private-only",
     ),
     Problem(
         "public-join",
@@ -603,7 +604,7 @@ PROBLEMS: Final = (
         "Join a channel: the server creates missing partitions when it connects; otherwise create it.",
         "create table realtime.\"messages_{name}\" partition of realtime.messages for values from ('{day}') to "
         "('{next}');",
-        "errors.md#missing-partition",
+        "errors.html#missing-partition",
     ),
     Problem(
         "table",
@@ -611,7 +612,7 @@ PROBLEMS: Final = (
         FAIL,
         "There is no table {table}.",
         "Check schema and table{near}.",
-        docs="errors.md#changes-table",
+        docs="errors.html#changes-table",
     ),
     Problem(
         "table",
@@ -651,7 +652,7 @@ PROBLEMS: Final = (
         "There is no publication supabase_realtime.",
         "Create it with the tables to listen to.",
         "create publication supabase_realtime{for_table};",
-        "errors.md#changes-table",
+        "errors.html#changes-table",
     ),
     Problem(
         "publication",
@@ -660,7 +661,7 @@ PROBLEMS: Final = (
         "The table {table} is not in the publication supabase_realtime.",
         "Add it; the server notices within 60 s.",
         _PUBLISH,
-        "errors.md#changes-table",
+        "errors.html#changes-table",
     ),
     Problem(
         "publication",
@@ -692,7 +693,7 @@ PROBLEMS: Final = (
         "Deletes never match a filter on {columns}: the server has only the key of a deleted row.",
         "Let the log contain whole old rows, or filter deletes by the key.",
         "alter table {table} replica identity full;",
-        "troubleshooting.md",
+        "troubleshooting.html",
     ),
     Problem(
         "identity",
@@ -740,7 +741,7 @@ PROBLEMS: Final = (
         "The role {role} may not read {columns} of {table}, which the filter uses: the server refuses the filter.",
         "Grant it, or use another filter.",
         "grant select ({columns}) on {table} to {quoted};",
-        "errors.md#changes-filter",
+        "errors.html#changes-filter",
     ),
     Problem(
         "filter",
@@ -748,7 +749,7 @@ PROBLEMS: Final = (
         FAIL,
         "The filter is not valid: {reason}.",
         "Write column=operator.value, as in status=eq.open; an in list has at most 100 values.",
-        docs="errors.md#changes-filter",
+        docs="errors.html#changes-filter",
     ),
     Problem(
         "filter",
@@ -756,7 +757,7 @@ PROBLEMS: Final = (
         FAIL,
         "The table {table} has no column {column}, which the filter uses.",
         "Use one of its columns: {columns}.",
-        docs="errors.md#changes-filter",
+        docs="errors.html#changes-filter",
     ),
     Problem(
         "filter",
@@ -764,7 +765,7 @@ PROBLEMS: Final = (
         FAIL,
         "The value in the filter on {column} does not fit its type {type}: {reason}.",
         "Write a value of the type.",
-        docs="errors.md#changes-filter",
+        docs="errors.html#changes-filter",
     ),
     Problem(
         "rows",
@@ -772,8 +773,8 @@ PROBLEMS: Final = (
         FAIL,
         "{table} has row level security and no SELECT policy for the role {role}, so it gets no inserts and updates.",
         f"{_SIGN_IN} The SQL editor shows the rows, because it bypasses policies.",
-        'create policy "{role} may read" on {table} for select to {quoted} using (true);',
-        "troubleshooting.md",
+        'create policy "{role} may read" on {table} for select to {quoted} using (<condition for its rows>);',
+        "troubleshooting.html",
     ),
     Problem(
         "rows",
@@ -805,7 +806,7 @@ PROBLEMS: Final = (
         _SIGN_IN,
         'create policy "{role} may read" on realtime.messages for select to {quoted} using (realtime.topic() = '
         "{literal});",
-        "errors.md#unauthorized",
+        "errors.html#unauthorized",
     ),
     Problem(
         "policies",
@@ -831,7 +832,7 @@ PROBLEMS: Final = (
         FAIL,
         "The policy {policy} on realtime.messages fails for this topic and these claims: {reason}.",
         "Correct the policy; the server treats the error as a refusal.",
-        docs="errors.md#unauthorized",
+        docs="errors.html#unauthorized",
     ),
     Problem(
         "policies",
@@ -840,7 +841,7 @@ PROBLEMS: Final = (
         "The role {role} lacks privileges on realtime.messages ({missing}), so private channels do not work.",
         "Grant them.",
         "grant usage on schema realtime to {quoted}; grant select, insert on realtime.messages to {quoted};",
-        "errors.md#unauthorized",
+        "errors.html#unauthorized",
     ),
     Problem(
         "policies",

@@ -22,7 +22,7 @@ class Finding:
 
     `name`: its name in the tables of the documentation, such as `table-unpublished`. `problem`: one line that says what
     is wrong. `remedy`: one line that says what to do. `sql`: statements to run for it, None when there are none.
-    `docs`: the section of the documentation about it, such as `errors.md#unauthorized`.
+    `docs`: the address of the section of the documentation about it.
     """
 
     name: str
