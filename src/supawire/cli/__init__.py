@@ -58,7 +58,7 @@ COMMANDS: Final = (
     Command("send", "supawire.cli.messages:send", "Send one message over the socket.", "Channels"),
     Command("publish", "supawire.cli.messages:publish", "Send one message by HTTP.", "Channels"),
     Command("presence", "supawire.cli.presence:presence", "Show who is present in a channel.", "Channels"),
-    Command("doctor", "supawire.cli.doctor:doctor", "Find out what is wrong, and what to do.", "Tests"),
+    Command("doctor", "supawire.cli.doctor:doctor", "Find out what is wrong, and what to do.", "Diagnosis"),
     Command("context", "supawire.cli.contexts:app", "Keep URL and key of a server under a name.", "Settings"),
     Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
 )
