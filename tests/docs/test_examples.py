@@ -39,6 +39,7 @@ def needs_postgres(page: Path) -> bool:
 PAGES = [
     pytest.param(page, marks=[NO_POSTGRES] if needs_postgres(page) else [])
     for page in pages()
+    if not page.name.startswith("tutorial-")  # followed by test_tutorial.py
     if "```python" in page.read_text(encoding="utf-8")
 ]
 
