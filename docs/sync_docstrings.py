@@ -21,6 +21,7 @@ CLASSES: Final[tuple[tuple[type, type], ...]] = (
     (supawire.Stream, supawire.AsyncStream),
     (supawire.QueuedSent, supawire.AsyncQueuedSent),
     (supawire.Mirror, supawire.AsyncMirror),
+    (supawire.Outbox, supawire.AsyncOutbox),
 )
 
 FUNCTIONS: Final = (

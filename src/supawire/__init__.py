@@ -24,6 +24,8 @@ from supawire.errors import (
     JoinError,
     LocalProtocolError,
     OperationTimeout,
+    OutboxError,
+    OutboxFullError,
     PayloadTooLargeError,
     ProtocolError,
     PushError,
@@ -71,12 +73,17 @@ if TYPE_CHECKING:
     from supawire.aio.handlers import Subscription
     from supawire.aio.http_publish import Message, Published
     from supawire.aio.mirror import AsyncMirror
+    from supawire.aio.outbox import AsyncOutbox, OutboxStats
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
+    from supawire.outbox_stores.base import DeadMessage, OutboxStore
+    from supawire.outbox_stores.postgres import PostgresOutbox
+    from supawire.outbox_stores.sqlite import SqliteOutbox
     from supawire.server.local import LocalServer as LocalServer  # not in __all__: it requires an extra
     from supawire.sync.channel import Channel, QueuedSent
     from supawire.sync.client import Client, connect, from_supabase
     from supawire.sync.mirror import Mirror
+    from supawire.sync.outbox import Outbox
     from supawire.sync.stream import Stream
 
     __version__: str
@@ -85,6 +92,7 @@ __all__ = [
     "AsyncChannel",
     "AsyncClient",
     "AsyncMirror",
+    "AsyncOutbox",
     "AsyncQueuedSent",
     "AsyncStream",
     "AuthError",
@@ -101,6 +109,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "ConnectionState",
+    "DeadMessage",
     "Delete",
     "Event",
     "FilterColumn",
@@ -120,7 +129,13 @@ __all__ = [
     "MirrorEvent",
     "MirrorState",
     "OperationTimeout",
+    "Outbox",
+    "OutboxError",
+    "OutboxFullError",
+    "OutboxStats",
+    "OutboxStore",
     "PayloadTooLargeError",
+    "PostgresOutbox",
     "Presence",
     "PresenceEvent",
     "PresenceJoin",
@@ -146,6 +161,7 @@ __all__ = [
     "ServerError",
     "SetupError",
     "SlowConsumerError",
+    "SqliteOutbox",
     "StateError",
     "Stats",
     "Status",
@@ -171,16 +187,23 @@ _HOMES: Final = {
     "AsyncChannel": "aio.channel",
     "AsyncClient": "aio.client",
     "AsyncMirror": "aio.mirror",
+    "AsyncOutbox": "aio.outbox",
     "AsyncQueuedSent": "aio.channel",
     "AsyncStream": "aio.stream",
     "Channel": "sync.channel",
     "Client": "sync.client",
+    "DeadMessage": "outbox_stores.base",
     "LocalServer": "server",
     "Message": "aio.http_publish",
     "Mirror": "sync.mirror",
     "ClientOpener": "aio.connect",
+    "Outbox": "sync.outbox",
+    "OutboxStats": "aio.outbox",
+    "OutboxStore": "outbox_stores.base",
+    "PostgresOutbox": "outbox_stores.postgres",
     "Published": "aio.http_publish",
     "QueuedSent": "sync.channel",
+    "SqliteOutbox": "outbox_stores.sqlite",
     "Stream": "sync.stream",
     "Subscription": "aio.handlers",
     "connect": "sync.client",

@@ -224,7 +224,7 @@ class HandlerError(RealtimeError):
 
 
 class SetupError(RealtimeError):
-    """A worker cannot start, because the database is not prepared for it. `sql`: statements that mend it, or None."""
+    """The database is not prepared for a worker or an outbox. `sql`: statements that mend it, or None."""
 
     def __init__(self, message: str = "", *, sql: str | None = None, **details: Unpack[Details]) -> None:
         super().__init__(message, **details)
@@ -236,6 +236,16 @@ class SetupError(RealtimeError):
 
 class JobLostError(RealtimeError):
     """The result of this attempt of a job no longer counts: its lease or its time has ended, or it was given back."""
+
+
+class OutboxError(RealtimeError):
+    """The store of an outbox cannot be read or written."""
+
+    default_retryable: bool = True
+
+
+class OutboxFullError(OutboxError):
+    """An outbox has as many messages or bytes as it may hold; nothing was added."""
 
 
 class ServerError(RealtimeError):
@@ -275,6 +285,8 @@ TREE: Final = (
     HandlerError,
     SetupError,
     JobLostError,
+    OutboxError,
+    OutboxFullError,
     ServerError,
     JoinError,
     JoinDeniedError,

@@ -15,12 +15,14 @@ from supawire import (
     AsyncChannel,
     AsyncClient,
     AsyncMirror,
+    AsyncOutbox,
     AsyncQueuedSent,
     AsyncStream,
     Channel,
     Client,
     LocalServer,
     Mirror,
+    Outbox,
     QueuedSent,
     Stream,
     Subscription,
@@ -28,11 +30,11 @@ from supawire import (
     connect_async,
 )
 
-ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror)
+ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox)
 END: Final = "the iteration is over"
 WRAPPED: Final = (
-    AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror,
-    Client, Channel, Stream, QueuedSent, Subscription, Mirror,
+    AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror, AsyncOutbox,
+    Client, Channel, Stream, QueuedSent, Subscription, Mirror, Outbox,
 )  # fmt: skip
 
 
@@ -49,7 +51,7 @@ class AwaitableProxy:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             given = [argument.inner if isinstance(argument, AwaitableProxy) else argument for argument in args]
-            if isinstance(self.inner, AsyncClient | AsyncChannel | AsyncStream | AsyncQueuedSent | AsyncMirror):
+            if isinstance(self.inner, (*ASYNC, AsyncQueuedSent)):
                 result = value(*given, **kwargs)
                 result = await result if inspect.isawaitable(result) else result
             else:

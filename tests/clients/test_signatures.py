@@ -14,12 +14,14 @@ from supawire import (
     AsyncChannel,
     AsyncClient,
     AsyncMirror,
+    AsyncOutbox,
     AsyncQueuedSent,
     AsyncStream,
     Channel,
     Client,
     ClientOptions,
     Mirror,
+    Outbox,
     QueuedSent,
     Stream,
     connect,
@@ -32,7 +34,7 @@ from supawire.aio.supabase import Passed
 
 TWINS = [
     (Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent),
-    (Mirror, AsyncMirror),
+    (Mirror, AsyncMirror), (Outbox, AsyncOutbox),
 ]  # fmt: skip
 
 IN_BLOCKING = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
@@ -48,6 +50,7 @@ WAITS = {
     "AsyncStream": {"get", "__anext__", "__aenter__", "__aexit__"},
     "AsyncQueuedSent": {"wait"},
     "AsyncMirror": {"ready", "close", "__aenter__", "__aexit__"},
+    "AsyncOutbox": {"add", "flush", "stats", "dead", "retry", "discard", "close", "__aenter__", "__aexit__"},
 }  # fmt: skip
 """The coroutine functions of the async client; everything else is a plain call in both clients."""
 
@@ -93,7 +96,9 @@ def test_the_sync_client_has_the_docstrings_of_the_async_client(own: Any, twin: 
 
 
 @pytest.mark.parametrize(
-    "kind", [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror], ids=lambda kind: kind.__name__
+    "kind",
+    [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror, AsyncOutbox],
+    ids=lambda kind: kind.__name__,
 )
 def test_calls_that_wait_are_coroutines(kind: type):
     """In the async client exactly the calls that wait for something are coroutines."""

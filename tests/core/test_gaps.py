@@ -516,13 +516,27 @@ def test_messages_without_an_id_are_not_copies(each: Harness) -> None:
 
 
 def test_the_number_of_remembered_ids_is_bounded() -> None:
-    """The last thousand ids are remembered to detect copies, and no more (R44)."""
+    """At most ten thousand ids are remembered to detect copies; an id of a copy counts as new again (R44)."""
     memory = Gaps("room", ChannelOptions(private=True), ServerClock())
-    for number in range(5000):
-        assert memory.add_stored(f"{number}", replayed=False)
-    assert not memory.add_stored("4999", replayed=True)
-    assert not memory.add_stored("4000", replayed=True)
-    assert memory.add_stored("3999", replayed=True), "the oldest ids are dropped"
+    for number in range(15_000):
+        assert memory.add_stored(f"{number}", 0.0, replayed=False)
+        assert not memory.add_stored("0", 0.0, replayed=False)
+    assert not memory.add_stored("14999", 0.0, replayed=True)
+    assert not memory.add_stored("5001", 0.0, replayed=True)
+    assert memory.add_stored("5000", 0.0, replayed=True), "the oldest ids are dropped"
+
+
+def test_old_ids_are_dropped() -> None:
+    """After ten minutes an id is dropped, except for the last thousand (R44)."""
+    memory = Gaps("room", ChannelOptions(), ServerClock())
+    for number in range(2000):
+        memory.add_stored(f"{number}", 0.0, replayed=False)
+    memory.add_stored("later", 599.0, replayed=False)
+    assert not memory.add_stored("0", 599.0, replayed=False)
+    memory.add_stored("late", 601.0, replayed=False)
+    assert not memory.add_stored("1999", 601.0, replayed=False)
+    assert not memory.add_stored("1100", 601.0, replayed=False)
+    assert memory.add_stored("900", 601.0, replayed=False)
 
 
 def test_a_gap_keeps_its_earliest_start() -> None:

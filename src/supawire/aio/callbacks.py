@@ -18,13 +18,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar, Token
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from supawire.core.effects import AskDelay, FetchToken
 from supawire.core.listeners import ModelAdapter
 from supawire.core.pacing import Uniform, delay
 from supawire.errors import AuthError, InvalidArgumentError, RealtimeError
 from supawire.options import Backoff, ClientOptions, Secret, TokenProvider, check_number, check_token
+
+T = TypeVar("T")
 
 _EXITS: Final = (SystemExit, KeyboardInterrupt)
 
@@ -225,7 +227,9 @@ def _raised(provider: TokenProvider, error: BaseException) -> AuthError:
 
 
 async def _call_provider(provider: TokenProvider) -> Secret | None:
-    token: Any = await cast("Awaitable[Any]", provider()) if is_async(provider) else await _in_thread(provider)
+    token: Any = (
+        await cast("Awaitable[Any]", provider()) if is_async(provider) else await run_in_thread(provider, "token")
+    )
     if inspect.isawaitable(token):
         token = await token
     try:
@@ -234,7 +238,7 @@ async def _call_provider(provider: TokenProvider) -> Secret | None:
         raise _NoToken from error
 
 
-async def _in_thread(function: Callable[[], Any]) -> Any:
+async def run_in_thread(function: Callable[[], T], name: str) -> T:
     """Call the function on a daemon thread, so that one that never returns does not keep the process alive."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
@@ -244,7 +248,8 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
             answered.set_result((answer, error))
 
     def work() -> None:
-        answer, error = None, None
+        answer: Any = None
+        error: BaseException | None = None
         try:
             answer = function()
         except BaseException as raised:  # noqa: BLE001  raised where it is awaited
@@ -254,7 +259,7 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
         except RuntimeError:
             return  # the loop was closed meanwhile
 
-    threading.Thread(target=work, name="supawire-token", daemon=True).start()
+    threading.Thread(target=work, name=f"supawire-{name}", daemon=True).start()
     answer, error = await answered
     if error is not None:
         raise error if isinstance(error, Exception) else RuntimeError(f"it raised {type(error).__name__}") from error

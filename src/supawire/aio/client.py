@@ -16,6 +16,7 @@ from supawire.aio.channel import AsyncChannel
 from supawire.aio.driver import Driver
 from supawire.aio.http_publish import Message, Published, read_message, read_messages
 from supawire.aio.mirror import AsyncMirror, MirrorOptions, read_mirror_options
+from supawire.aio.outbox import AsyncOutbox, read_outbox_settings
 from supawire.aio.stream import AsyncStream
 from supawire.errors import again
 from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
@@ -32,6 +33,7 @@ from supawire.options import (
     check_token,
     check_topic,
 )
+from supawire.outbox_stores.base import OutboxStore
 
 M = TypeVar("M")
 
@@ -269,6 +271,37 @@ class AsyncClient:
         return self._driver, checked, fetch, fetch_row
 
     # --- by HTTP
+
+    def outbox(
+        self,
+        store: OutboxStore,
+        *,
+        via: Literal["http", "socket"] = "http",
+        backoff: Backoff = Backoff(initial=0.5),
+        max_attempts: int = 10,
+        max_age: float | None = None,
+        poll: float = 1.0,
+    ) -> AsyncOutbox:
+        """Return an outbox: it sends the messages of a store, each until the server has accepted it, over restarts.
+
+        It starts at once. Messages are sent in order per topic, with an id by which receivers drop a second copy. If
+        several outboxes have the same store, in any process, one of them sends and another takes over when it ends.
+
+        Args:
+            store: `SqliteOutbox`, `PostgresOutbox`, or an object with the methods of `OutboxStore`.
+            via: "http": several messages in one request. "socket": a topic whose channel is joined with `ack=True` gets
+                its messages there, one at a time, and each is confirmed; the others go by HTTP.
+            backoff: delays after failures. max_attempts: how often one message may fail without a clear answer, while
+                others are accepted, until it is dead. max_age: seconds after which a message is dead; None: never.
+            poll: seconds between two looks at an empty store, for messages that other processes add.
+
+        Raises: InvalidArgumentError. ClosedError.
+        Wire: docs/protocol.md, HTTP batch.
+        """
+        self._driver.begin_call()
+        longest = self._driver.options.max_retry_after
+        settings = read_outbox_settings(store, via, backoff, max_attempts, max_age, poll, longest)
+        return AsyncOutbox(self._driver, store, settings)
 
     async def publish(
         self,

@@ -21,7 +21,8 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Coroutine, Iterable, Set
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -165,6 +166,8 @@ class Driver:
         """Why the client ended, unless it was `close()`."""
         self.draining: bool = False
         """Whether new calls are refused, see `drain`."""
+        self.drains: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What sends stored messages before the channels are left, one for each outbox."""
         self.finalizer: weakref.finalize[..., Any] | None = None
         """Closes the client if the user's object is garbage-collected while it is open."""
         self.detached = False
@@ -357,12 +360,16 @@ class Driver:
         late: OperationTimeout | None = None
         try:
             async with asyncio.timeout(timeout):
+                for send_stored in tuple(self.drains):
+                    with suppress(RealtimeError):  # what an outbox cannot send stays in its store
+                        await send_stored()
                 while sends := self.waiting_for(SENDS):  # each result goes to the caller of that send
                     await asyncio.wait(sends)
                 await self._leave(topics)
         except TimeoutError:
             sends = len(self.waiting_for(SENDS))
-            what = f"{sends} sends were" if sends else "the leave of a channel was"
+            last = "sending stored messages, or the leave of a channel," if self.drains else "the leave of a channel"
+            what = f"{sends} sends were" if sends else f"{last} was"
             late = OperationTimeout(f"{what} not finished in time; the client is closed")
         except asyncio.CancelledError:
             self.abort(None)

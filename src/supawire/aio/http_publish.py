@@ -177,10 +177,17 @@ class HttpSender:
         self._pooled: PooledHttp | None = None
 
     async def post(
-        self, messages: Sequence[HttpMessage], form: Form, token: Secret | None, deadline: float | None
+        self,
+        messages: Sequence[HttpMessage],
+        form: Form,
+        token: Secret | None,
+        deadline: float | None,
+        *,
+        once: bool = False,
     ) -> HttpError | None:
         """Send until the request is accepted; return None, or the error if the server does not have this route.
 
+        Args: once: repeat it only with a newer token.
         Raises every other error.
         """
         attempt, refreshed = 0, False
@@ -194,7 +201,7 @@ class HttpSender:
             if verdict is HttpOutcome.REFRESH and token is None and not refreshed:
                 refreshed = True
                 await self._refresh(used, error, deadline)
-            elif error.retryable and http_broadcast.may_repeat(verdict, messages):
+            elif error.retryable and not once and http_broadcast.may_repeat(verdict, messages):
                 await self._wait(error, attempt, deadline)
                 attempt += 1
             else:
@@ -349,6 +356,11 @@ class Publisher:
         deadline = self._deadline(timeout)
         return cast("Published", await self._outcome(lambda: self._many(messages, deadline)))
 
+    async def publish_once(self, messages: Sequence[HttpMessage], timeout: float | None) -> None:
+        """Send messages with ids in one request, without repeating it. Raises the error of the request."""
+        deadline = self._deadline(timeout)
+        await self._outcome(lambda: self._batch(messages, None, deadline, once=True))
+
     def perform(self, order: PublishByHttp) -> None:
         """Send a broadcast of a channel that is not joined, after its earlier ones."""
         deadline = self._deadline(order.timeout)
@@ -402,8 +414,10 @@ class Publisher:
             self._old_server = self._session.generation
         return sent
 
-    async def _batch(self, messages: Sequence[HttpMessage], token: Secret | None, deadline: float | None) -> Sent:
-        error = await self.sender.post(messages, http_broadcast.batch_form(messages), token, deadline)
+    async def _batch(
+        self, messages: Sequence[HttpMessage], token: Secret | None, deadline: float | None, *, once: bool = False
+    ) -> Sent:
+        error = await self.sender.post(messages, http_broadcast.batch_form(messages), token, deadline, once=once)
         if error is not None:
             raise error
         return Sent("http", id=messages[0].id if len(messages) == 1 else None)

@@ -37,7 +37,14 @@ follow them, however slow the connection is.
 REJOIN_REASON: Final = "rejoin"
 """Reason of a gap caused by the client itself, which joins again to request what the active join lacks."""
 
-_MAX_REMEMBERED_IDS: Final = 1000
+KEPT_IDS: Final = 1000
+"""Number of ids of received messages that are kept however old they are."""
+
+MAX_KEPT_IDS: Final = 10_000
+"""Maximum number of ids that are kept, 2 MB."""
+
+ID_LIFETIME: Final = 600.0
+"""Seconds that an id beyond the first 1,000 is kept: longer than an outbox waits until it repeats a message."""
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -92,8 +99,8 @@ class Gaps:
         self._since: float | None = None
         """The server's time at the start of the gap, None if unknown."""
         self._lost_kinds = _NOTHING
-        self._seen_ids: OrderedDict[str, None] | None = None
-        """The ids of received stored messages; None on most channels, which receive none."""
+        self._seen_ids: OrderedDict[str, float] | None = None
+        """The ids of received messages and when each was last received; None on most channels, which receive none."""
         self._requested_limit: int | None = None
         self._active_limit: int | None = None
         """Maximum number of messages that the active join replays."""
@@ -150,19 +157,22 @@ class Gaps:
         """Reset everything after a leave by the user: nothing is missing, and the next join counts as the first."""
         self._began, self._lost_kinds, self._is_first_join = None, _NOTHING, True
 
-    def add_stored(self, identity: str | None, *, replayed: bool) -> bool:
-        """Record a stored message and return whether it is new."""
+    def add_stored(self, identity: str | None, now: float, *, replayed: bool) -> bool:
+        """Record a message that has an id or was replayed, and return whether it is new. `now`: monotonic time."""
         self._received += replayed
         if identity is not None and self._seen_ids is not None and identity in self._seen_ids:
+            self._seen_ids[identity] = now
+            self._seen_ids.move_to_end(identity)
             return False
         self._new_replayed += replayed
         if identity is None:
             return True
         if self._seen_ids is None:
             self._seen_ids = OrderedDict()
-        self._seen_ids[identity] = None
-        if len(self._seen_ids) > _MAX_REMEMBERED_IDS:
-            self._seen_ids.popitem(last=False)
+        seen = self._seen_ids
+        seen[identity] = now
+        while len(seen) > KEPT_IDS and (len(seen) > MAX_KEPT_IDS or next(iter(seen.values())) < now - ID_LIFETIME):
+            seen.popitem(last=False)
         return True
 
     @property

@@ -134,19 +134,19 @@ def batches(messages: Sequence[HttpMessage], max_messages: int | None) -> Iterat
     """Split the messages into requests, in order: bytes are sent alone, a batch has at most `max_messages`."""
     start, size = 0, 0
     for index, one in enumerate(messages):
-        weight = _weight(one)
-        full = size + weight > BATCH_BYTES or (max_messages is not None and index - start >= max_messages)
+        added = weight(one.payload, one.topic, one.event)
+        full = size + added > BATCH_BYTES or (max_messages is not None and index - start >= max_messages)
         if index > start and (full or not one.json or not messages[index - 1].json):
             yield messages[start:index]
             start, size = index, 0
-        size += weight
+        size += added
     if start < len(messages):
         yield messages[start:]
 
 
-def _weight(one: HttpMessage) -> int:
+def weight(payload: bytes, topic: str, event: str) -> int:
     """Return the maximum size of a message in a batch: JSON escapes a control character in a name as six bytes."""
-    return len(one.payload) + 6 * (len(one.topic.encode()) + len(one.event.encode())) + 120
+    return len(payload) + 6 * (len(topic.encode()) + len(event.encode())) + 120
 
 
 def route_missing(message: HttpMessage) -> bool:

@@ -3,7 +3,7 @@
 A queued broadcast has a ticket and a deadline: it is either sent once, after the join, or its caller gets an error.
 """
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from supawire.core import frames, http_broadcast
 from supawire.core.context import Context
@@ -24,9 +24,9 @@ from supawire.options import Secret
 class OutgoingBroadcast(Struct, frozen=True, gc=False):
     """One outgoing broadcast. `payload`: JSON text, or raw bytes if not `json`.
 
-    persist: the server stores it; True, or for how many seconds.
-    timeout: seconds until it is sent and, with ack, answered. ignore_queue_time: the timeout applies to each of the two
-    separately, and the reply's does not count time behind unanswered joins.
+    persist: the server stores it; True, or for how many seconds. id: sent as text with this id, which receivers get as
+    `Broadcast.id`; only for JSON. timeout: seconds until it is sent and, with ack, answered. ignore_queue_time: the
+    timeout applies to each of the two separately, and the reply's does not count time behind unanswered joins.
     """
 
     event: str
@@ -36,6 +36,7 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
     timeout: float | None = None
     ignore_queue_time: bool = False
     persist: bool | int = False
+    id: str | None = None
 
     @property
     def metadata(self) -> bytes:
@@ -170,9 +171,14 @@ class ChannelOutbox:
     ) -> None:
         context = self._context
         ref = context.next_ref()
-        data, binary = context.codec.encode_broadcast(
-            join_ref, ref, self._topic, message.event, message.payload, json=message.json, metadata=message.metadata
-        )
+        if message.id is None:
+            data, binary = context.codec.encode_broadcast(
+                join_ref, ref, self._topic, message.event, message.payload, json=message.json, metadata=message.metadata
+            )
+        else:  # the server passes on the keys of the text form, but not the metadata of the binary one
+            meta = {"id": message.id}
+            body = {"type": "broadcast", "event": message.event, "payload": Raw(message.payload), "meta": meta}
+            data, binary = context.codec.encode(join_ref, ref, self._topic, frames.BROADCAST, body), False
         context.transmit(data, binary=binary)
         context.messages.spend(now.mono)
         if ticket is not None:

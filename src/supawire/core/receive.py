@@ -231,7 +231,7 @@ class Receiver:
         self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, data: bytes
     ) -> Delivery | None:
         """Return the delivery of a stored message, or None if this message was delivered before."""
-        if not member.gaps.add_stored(meta.id, replayed=meta.replayed) or not listeners:
+        if not member.gaps.add_stored(meta.id, self._received_at, replayed=meta.replayed) or not listeners:
             return None
         kept = data if member.index.has_models else b""
         return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
@@ -308,9 +308,13 @@ class Receiver:
         self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes
     ) -> Delivery | None:
         meta = meta or Meta()
-        if not member.gaps.add_stored(meta.id, replayed=meta.replayed) or not listeners:
+        if not member.gaps.add_stored(meta.id, self._received_at, replayed=meta.replayed) or not listeners:
             return None
         return listeners, _late(member.name, event, UNSET, meta.id, meta.replayed, data, text)
+
+    @property
+    def _received_at(self) -> float:
+        return 0.0 if self.last_received_at is None else self.last_received_at.mono
 
     # --- control frames
 

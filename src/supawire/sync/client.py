@@ -33,9 +33,11 @@ from supawire.options import (
     check_kind,
     check_timeout,
 )
+from supawire.outbox_stores.base import OutboxStore
 from supawire.sync._async import ThreadedAsyncChannel, ThreadedAsyncClient
 from supawire.sync.channel import Channel
 from supawire.sync.mirror import Mirror
+from supawire.sync.outbox import Outbox
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 
@@ -302,6 +304,37 @@ class Client:
         return Mirror(self._portal, made)
 
     # --- by HTTP
+
+    def outbox(
+        self,
+        store: OutboxStore,
+        *,
+        via: Literal["http", "socket"] = "http",
+        backoff: Backoff = Backoff(initial=0.5),
+        max_attempts: int = 10,
+        max_age: float | None = None,
+        poll: float = 1.0,
+    ) -> Outbox:
+        """Return an outbox: it sends the messages of a store, each until the server has accepted it, over restarts.
+
+        It starts at once. Messages are sent in order per topic, with an id by which receivers drop a second copy. If
+        several outboxes have the same store, in any process, one of them sends and another takes over when it ends.
+
+        Args:
+            store: `SqliteOutbox`, `PostgresOutbox`, or an object with the methods of `OutboxStore`.
+            via: "http": several messages in one request. "socket": a topic whose channel is joined with `ack=True` gets
+                its messages there, one at a time, and each is confirmed; the others go by HTTP.
+            backoff: delays after failures. max_attempts: how often one message may fail without a clear answer, while
+                others are accepted, until it is dead. max_age: seconds after which a message is dead; None: never.
+            poll: seconds between two looks at an empty store, for messages that other processes add.
+
+        Raises: InvalidArgumentError. ClosedError.
+        Wire: docs/protocol.md, HTTP batch.
+        """
+        made = self._portal.run(
+            self._async.outbox, store, via=via, backoff=backoff, max_attempts=max_attempts, max_age=max_age, poll=poll
+        )
+        return Outbox(self._portal, made)
 
     def publish(
         self,
