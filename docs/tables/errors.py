@@ -77,6 +77,12 @@ _ADVICE: Final[dict[type[RealtimeError], str]] = {
     errors.HandlerError: (
         "Correct the handler. Other handlers are not affected: [when a handler raises](listening.md#when-a-handler-raises)."
     ),
+    errors.OutboxError: (
+        "If `retryable` is True, call `add` again; an `id` of your own makes this safe: [stores](outbox.md#stores)."
+    ),
+    errors.OutboxFullError: (
+        "Wait until messages are sent, or remove dead ones: [limits of a store](outbox.md#stores)."
+    ),
     errors.SetupError: "Run the SQL in `sql`, or `supawire worker init`: [preparing the database](worker.md#preparing-the-database).",
     errors.JobLostError: (
         "Stop what the handler does: another worker may have the job. See [what is guaranteed](worker.md#what-is-guaranteed)."

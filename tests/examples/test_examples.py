@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from itertools import takewhile
+from pathlib import Path
 from socketserver import ThreadingTCPServer
 from urllib.request import Request, urlopen
 
@@ -135,6 +136,19 @@ async def test_one_message_is_sent():
         assert (message.event, message.payload) == ("hello", {"n": 1})
         async with running(server, "publish.py", "room:lobby", "hello", "[1]") as program:
             assert (await ended(program))[0] == 2
+
+
+async def test_stored_messages_are_sent_at_the_next_start(tmp_path: Path):
+    """outbox.py stores a message without a server, and sends it at its next start together with another one."""
+    async with LocalServer() as server, connect_async(server.url, server.anon_key) as client:
+        messages = client.channel("orders").listen(broadcast())
+        await client.channel("orders").subscribe()
+        file = str(tmp_path / "outbox.db")
+        async with running(server, "outbox.py", "--file", file, "--offline") as program:
+            assert await ended(program) == (0, "stored: 1\n", "")
+        async with running(server, "outbox.py", "--file", file) as program:
+            assert await ended(program) == (0, "stored: 2\nsent: 2\n", "")
+        assert [(await anext(messages)).event for _ in range(2)] == ["paid", "paid"]
 
 
 async def test_a_script_with_the_sync_client_uses_every_feature():

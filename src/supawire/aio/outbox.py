@@ -21,7 +21,15 @@ from supawire.core.delivery import Delivery, DeliverySettings, Load, OutboxMessa
 from supawire.core.frames import PREFIX
 from supawire.core.http_broadcast import HttpMessage, check_size
 from supawire.core.outbox import OutgoingBroadcast
-from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, OutboxError, RealtimeError, again
+from supawire.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    OperationTimeout,
+    OutboxError,
+    RealtimeError,
+    SetupError,
+    again,
+)
 from supawire.events import ChannelState
 from supawire.options import (
     DEFAULT,
@@ -252,14 +260,14 @@ class AsyncOutbox:
             while not self._stopping:
                 try:
                     await self._step()
-                except OutboxError as error:
+                except (OutboxError, SetupError) as error:
                     self._is_sender = False
                     self._machine.store_failed(self._driver.now())
                     self._report(error)
         finally:
             if self._is_sender:
                 self._is_sender = False
-                with suppress(OutboxError):
+                with suppress(OutboxError, SetupError):
                     await self._call(self._store.release)
 
     async def _step(self) -> None:
@@ -291,7 +299,7 @@ class AsyncOutbox:
             case Wait(until):
                 await self._sleep(until - now.mono)
 
-    def _report(self, error: OutboxError) -> None:
+    def _report(self, error: RealtimeError) -> None:
         self._error = error
         self._driver.reports.error(error, "outbox")
 

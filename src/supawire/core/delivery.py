@@ -8,9 +8,9 @@ A failure concerns either the server or one message, and a response does not alw
 * After each failure the number of messages in a request is halved, down to one; after a success it is doubled. So a
   message that the server refuses is soon sent alone. Refused alone, with an answer that will not change, it is *dead*.
 * A failure without a clear answer (500, or none) of a message that was sent alone blocks its topic for a delay of its
-  own, longer than that of all messages, so that the other topics are tried first. It counts only if a message of another topic was accepted since the last one
-  that counted: while the server is away, nothing counts. After `max_attempts` the message is dead.
-* A topic that has failed is tried alone, and not before another message was accepted, if there is one.
+  own, longer than that of all messages. Then the topic is tried alone, and after messages of other topics if there are
+  any. A failure counts only if another message was accepted since the last one that counted: while the server is away,
+  nothing counts. After `max_attempts` the message is dead.
 * When messages of several topics have failed and then one is accepted, the server was away. All topics are tried again
   at once.
 * Everything else (429, no connection, a refused token) delays all messages, as long as it lasts.

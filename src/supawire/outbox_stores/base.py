@@ -155,6 +155,6 @@ def full(messages: int, max_messages: int, held: int, max_bytes: int, dead: int 
     """Return the error for a store that is full."""
     of_them = "" if not dead else f", {dead} of them dead"
     return OutboxFullError(
-        f"the outbox has {messages} of {max_messages} messages and {held} of {max_bytes} bytes{of_them}; none was added",
+        f"the outbox has {messages} of {max_messages} messages and {held} of {max_bytes} bytes{of_them}",
         hint="Wait until messages are sent, remove dead ones with discard(), or raise max_messages and max_bytes.",
     )

@@ -71,28 +71,16 @@ select messages, bytes, (select count(*) from added) + (select count(*) from {ta
 `select from {table}` sees the table as it was before the statement.
 """
 
+_LOAD: Final = """\
+with first as (select * from {table} where dead_at is null and topic <> all(%s) order by seq limit %s),
+    summed as (select *, sum(size) over (order by seq) - size as before, count(*) over () as found from first)
+select seq, id::text, topic, event, payload, private, extract(epoch from added_at)::float8, found
+from summed where before < %s order by seq
+"""
+"""Returns the first messages, until they have too many bytes, each with the number of all that were found."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _guarded(
-    function: "Callable[Concatenate[PostgresOutbox, P], T]",
-) -> "Callable[Concatenate[PostgresOutbox, P], T]":
-    """Hold the lock of the store during a call on its own connection, and raise its errors as ours."""
-
-    @wraps(function)
-    def call(self: "PostgresOutbox", *args: P.args, **kwargs: P.kwargs) -> T:
-        import psycopg
-
-        self.check_process()
-        with self.lock:
-            try:
-                return function(self, *args, **kwargs)
-            except psycopg.Error as error:
-                self.close()
-                raise self.error_of(error) from error
-
-    return call
 
 
 class PostgresOutbox:
@@ -132,7 +120,7 @@ class PostgresOutbox:
         self.max_payload_bytes: int | None = (
             None if max_payload_bytes is None else check_count("max_payload_bytes", max_payload_bytes)
         )
-        self.lock: threading.RLock = threading.RLock()
+        self._lock: threading.RLock = threading.RLock()
         self._pid = os.getpid()
         self._inherited: list[psycopg.Connection[Any] | None] = []
         self._connection: psycopg.Connection[Any] | None = None
@@ -141,6 +129,28 @@ class PostgresOutbox:
 
     def __repr__(self) -> str:
         return f"<PostgresOutbox {self.table!r}>"
+
+    # --- internal: calls
+
+    @staticmethod
+    def _guarded(
+        function: "Callable[Concatenate[PostgresOutbox, P], T]",
+    ) -> "Callable[Concatenate[PostgresOutbox, P], T]":
+        """Hold the lock of the store during a call on its own connection, and raise its errors as ours."""
+
+        @wraps(function)
+        def call(self: "PostgresOutbox", *args: P.args, **kwargs: P.kwargs) -> T:
+            import psycopg
+
+            self._check_process()
+            with self._lock:
+                try:
+                    return function(self, *args, **kwargs)
+                except psycopg.Error as error:
+                    self.close()
+                    raise self._error_of(error) from error
+
+        return call
 
     # --- used by programs
 
@@ -223,7 +233,7 @@ class PostgresOutbox:
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
-        with self.lock:
+        with self._lock:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
@@ -240,7 +250,8 @@ class PostgresOutbox:
     @_guarded
     def acquire(self) -> bool:
         """Become the only sender. Return False if another process or client is."""
-        if self._is_sender and self._connection is not None and not self._connection.closed:
+        self._db()  # a new connection does not hold the lock
+        if self._is_sender:
             return False
         self._is_sender = self._run("select pg_try_advisory_lock(%s)", self._lock_key).fetchone()[0]
         return self._is_sender
@@ -248,24 +259,19 @@ class PostgresOutbox:
     @_guarded
     def release(self) -> None:
         """Stop being the sender."""
-        self.close()
+        if self._is_sender:
+            self._is_sender = False
+            self._run("select pg_advisory_unlock(%s)", self._lock_key)
 
     @_guarded
     def load(self, without: frozenset[str]) -> tuple[Sequence[OutboxMessage], bool]:
         """Return the first pending messages, without those of some topics; and whether these are all."""
-        found = self._run(
-            "select seq, id::text, topic, event, payload, private, extract(epoch from added_at)::float8, number from"
-            " (select *, sum(size) over (order by seq) - size as before, row_number() over (order by seq) as number"
-            " from (select * from {table} where dead_at is null and topic <> all(%s) order by seq limit %s) as first"
-            ") as counted where before < %s or number = 1 order by seq",
-            list(without), LOADED_MESSAGES + 1, LOADED_BYTES,
-        ).fetchall()  # fmt: skip
+        found = self._run(_LOAD, list(without), LOADED_MESSAGES + 1, LOADED_BYTES).fetchall()
         messages = [
             OutboxMessage(seq, key, topic, event, payload.encode(), private, added_at)
             for seq, key, topic, event, payload, private, added_at, _ in found[:LOADED_MESSAGES]
         ]
-        is_cut = len(found) > LOADED_MESSAGES or sum(len(one.payload) for one in messages) >= LOADED_BYTES
-        return messages, not is_cut
+        return messages, not found or found[0][-1] == len(messages)
 
     @_guarded
     def settle(self, sent: Sequence[str], dead: Iterable[tuple[str, str]]) -> None:
@@ -299,11 +305,11 @@ class PostgresOutbox:
 
     # --- internal
 
-    def check_process(self) -> None:
+    def _check_process(self) -> None:
         """Start anew in a forked child; the inherited connection belongs to its parent and is not closed."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self.lock = threading.RLock()
+            self._lock = threading.RLock()
             self._inherited.append(self._connection)
             self._connection, self._is_sender = None, False
 
@@ -347,7 +353,7 @@ class PostgresOutbox:
             sql=self.sql,
         )
 
-    def error_of(self, error: "psycopg.Error") -> OutboxError | SetupError:
+    def _error_of(self, error: "psycopg.Error") -> OutboxError | SetupError:
         """Return the error for one of psycopg."""
         if error.sqlstate == UNDEFINED_TABLE:
             return self._missing()

@@ -62,24 +62,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _guarded(
-    function: "Callable[Concatenate[SqliteOutbox, P], T]",
-) -> "Callable[Concatenate[SqliteOutbox, P], T]":
-    """Hold the lock of the store during a call, and raise errors of SQLite as `OutboxError`."""
-
-    @wraps(function)
-    def call(self: "SqliteOutbox", *args: P.args, **kwargs: P.kwargs) -> T:
-        self.check_process()
-        with self.lock:
-            try:
-                return function(self, *args, **kwargs)
-            except sqlite3.Error as error:
-                self.roll_back()
-                raise OutboxError(f"the outbox {self.path} cannot be used: {error}", hint=_hint(error)) from error
-
-    return call
-
-
 def _hint(error: sqlite3.Error) -> str | None:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return f"Another process has written to it for {BUSY_TIMEOUT:g} s."
@@ -114,7 +96,7 @@ class SqliteOutbox:
         self.max_payload_bytes: int | None = (
             None if max_payload_bytes is None else check_count("max_payload_bytes", max_payload_bytes)
         )
-        self.lock: threading.RLock = threading.RLock()
+        self._lock: threading.RLock = threading.RLock()
         self._pid = os.getpid()
         self._inherited: list[sqlite3.Connection | None] = []
         self._connection: sqlite3.Connection | None = None
@@ -123,6 +105,26 @@ class SqliteOutbox:
 
     def __repr__(self) -> str:
         return f"<SqliteOutbox {str(self.path)!r}>"
+
+    # --- internal: calls
+
+    @staticmethod
+    def _guarded(
+        function: "Callable[Concatenate[SqliteOutbox, P], T]",
+    ) -> "Callable[Concatenate[SqliteOutbox, P], T]":
+        """Hold the lock of the store during a call, and raise errors of SQLite as `OutboxError`."""
+
+        @wraps(function)
+        def call(self: "SqliteOutbox", *args: P.args, **kwargs: P.kwargs) -> T:
+            self._check_process()
+            with self._lock:
+                try:
+                    return function(self, *args, **kwargs)
+                except sqlite3.Error as error:
+                    self._roll_back()
+                    raise OutboxError(f"the outbox {self.path} cannot be used: {error}", hint=_hint(error)) from error
+
+        return call
 
     # --- used by programs
 
@@ -204,6 +206,7 @@ class SqliteOutbox:
         _create(lock)
         connection = _connect(lock, 0)
         try:
+            connection.execute("pragma journal_mode = memory")  # nothing is ever written
             connection.execute("begin exclusive")
         except sqlite3.OperationalError:
             connection.close()
@@ -271,17 +274,17 @@ class SqliteOutbox:
 
     # --- internal
 
-    def roll_back(self) -> None:
+    def _roll_back(self) -> None:
         """End the transaction of a call that has failed."""
         if self._connection is not None and self._connection.in_transaction:
             with suppress(sqlite3.Error):
                 self._connection.execute("rollback")
 
-    def check_process(self) -> None:
+    def _check_process(self) -> None:
         """Start anew in a forked child: SQLite forbids the use, and the closing, of inherited connections."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self.lock = threading.RLock()
+            self._lock = threading.RLock()
             self._inherited += [self._connection, self._sender]
             self._connection = self._sender = None
 
