@@ -36,8 +36,8 @@ class Running:
         self._server = server
         self._topic = words[1]
         self._codes: list[int] = []
-        options = ["--url", server.url, "--key", key or server.anon_key]
-        self._thread = threading.Thread(target=lambda: self._codes.append(run([*words, *options])), daemon=True)
+        self.words = [*words, "--url", server.url, "--key", key or server.anon_key]
+        self._thread = threading.Thread(target=lambda: self._codes.append(run(self.words)), daemon=True)
         self._joins = joins
 
     def __enter__(self) -> Self:

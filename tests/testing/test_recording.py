@@ -18,7 +18,8 @@ from supawire import (
     connect_async,
     presence,
 )
-from supawire.testing.recording import RecordingTransport, read
+from supawire.testing.recorded_frames import read
+from supawire.testing.recording import RecordingTransport
 from supawire.transport.websocket import WebSocketTransport
 from tests.clients.client_api import until
 

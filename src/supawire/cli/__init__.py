@@ -4,6 +4,7 @@ Packages of the extra are imported in functions, so that `main` can name a missi
 imported when the command runs.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ COMMANDS: Final = (
     Command("publish", "supawire.cli.messages:publish", "Send one message by HTTP.", "Channels"),
     Command("presence", "supawire.cli.presence:presence", "Show who is present in a channel.", "Channels"),
     Command("doctor", "supawire.cli.doctor:doctor", "Find out what is wrong, and what to do.", "Diagnosis"),
+    Command("bench", "supawire.cli.bench:bench", "Measure a server.", "Diagnosis"),
+    Command("record", "supawire.cli.record:record", "Write what a channel receives to a file.", "Recordings"),
+    Command("replay", "supawire.cli.replay:replay", "Serve a recording to a client, or print it.", "Recordings"),
     Command("context", "supawire.cli.contexts:app", "Keep URL and key of a server under a name.", "Settings"),
     Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
 )
@@ -109,6 +113,7 @@ def run(words: Sequence[str]) -> int:
     from supawire.cli.output import tolerate_narrow_encodings
 
     tolerate_narrow_encodings()
+    logging.getLogger("supawire").addHandler(logging.NullHandler())  # commands print states and errors themselves
     app = build()
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")

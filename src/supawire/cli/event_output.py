@@ -7,6 +7,8 @@ from supawire.cli.output import shown
 from supawire.errors import RealtimeError, RowError
 from supawire.events import (
     Broadcast,
+    ChannelState,
+    ConnectionState,
     Delete,
     Event,
     Gap,
@@ -25,6 +27,13 @@ Fields = dict[str, Any]
 Parts = list[str | tuple[str, str]]
 
 _PRESENCE: Final = {PresenceJoin: "join", PresenceLeave: "leave", PresenceUpdate: "update", PresenceSync: "sync"}
+_PASSING: Final = (
+    ChannelState.WAITING,
+    ChannelState.JOINING,
+    ChannelState.LEAVING,
+    ChannelState.CLOSED,
+    ConnectionState.CONNECTING,
+)
 _STYLES: Final = {"INSERT": "green", "UPDATE": "yellow", "DELETE": "red"}
 
 
@@ -63,6 +72,16 @@ def event_fields(event: Event, received_at: datetime | None = None) -> Fields:
                 "previous": str(event.previous),
             }
             return fields | {"ready": event.ready, "cause": _cause(event.cause)} | at
+
+
+def is_data(event: Event) -> bool:
+    """Return whether this counts as an event for `--count`: not a state, a message of the server, a gap or a sync."""
+    return not isinstance(event, Status | System | Gap | PresenceSync)
+
+
+def is_passing(event: Event) -> bool:
+    """Return whether this is a state that is not shown, because the next one follows at once."""
+    return isinstance(event, Status) and event.state in _PASSING
 
 
 def _change(event: Insert[Any] | Update[Any] | Delete) -> Fields:

@@ -11,10 +11,10 @@ from rich.text import Text
 from supawire.cli import FAILURE, SUCCESS
 from supawire.cli.arguments import Duration
 from supawire.cli.connection import Connect, Target, open_client
-from supawire.cli.event_output import event_fields, event_line
+from supawire.cli.event_output import event_fields, event_line, is_data, is_passing
 from supawire.cli.output import JsonFlag, Output, make_console, print_error
 from supawire.errors import InvalidArgumentError, SlowConsumerError
-from supawire.events import ChannelState, ConnectionState, Event, Gap, PresenceSync, Status, System
+from supawire.events import Event, Status, System
 from supawire.options import check_count, check_topic
 from supawire.selectors import ChangeEvent, Selector, broadcast, changes, gaps, presence, status, system
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from supawire.cli.deliveries import Deliveries, Outcome
 
 MAX_IN_FLIGHT: Final = 100
-
-_PASSING: Final = (ChannelState.WAITING, ChannelState.JOINING, ConnectionState.CONNECTING)
-"""States that are not shown, because the next one follows soon."""
 
 _EVENTS: Final = Group("Events", sort_key=1)
 _END: Final = Group("When to end", sort_key=2)
@@ -100,7 +97,7 @@ def listen(
     Events are printed on stdout, changes of the connection's and channel's state on stderr. A gap is a time in which
     events may have been missed.
     """
-    selected = _selectors(event, table, schema, filter, presence=presence)
+    selected = select_events(event, table, schema, filter, presence=presence)
     check_topic(topic)
     if count is not None:
         check_count("--count", count)
@@ -116,9 +113,10 @@ def listen(
     )
 
 
-def _selectors(
+def select_events(
     event: str, table: str | None, schema: str | None, filter: str | None, *, presence: bool
 ) -> list[Selector[Any]]:
+    """Return what to listen to: broadcasts or row changes, messages of the server, gaps and states."""
     if table is None and (schema is not None or filter is not None):
         raise InvalidArgumentError("--schema and --filter are for row changes; give --table as well")
     kind = cast("ChangeEvent", event)  # checked there
@@ -211,7 +209,7 @@ class _Listening:
             self._output.line(*event_line(event))
         if deliveries is not None:
             await deliveries.put(fields)
-        if self._remaining is not None and not isinstance(event, Gap | PresenceSync):
+        if self._remaining is not None and is_data(event):
             self._remaining -= 1
 
     async def _watch_connection(self, client: "AsyncClient") -> None:
@@ -220,7 +218,7 @@ class _Listening:
                 self._note(event)
 
     def _note(self, event: Status | System) -> None:
-        if isinstance(event, Status) and event.state in _PASSING:
+        if is_passing(event):
             return
         self._notes.print(Text.assemble(*event_line(event)), soft_wrap=True)
 

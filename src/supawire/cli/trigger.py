@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 from datetime import UTC, datetime
+from decimal import Decimal
 from random import Random
 from typing import Annotated, Any, Final
 
@@ -88,12 +89,15 @@ def trigger(
     return 0
 
 
+_decode: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
 def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise InvalidArgumentError(f"--set must be COLUMN=VALUE, not {shown(text, 100)!r}")
     try:
-        return name, msgspec.json.decode(value)
+        return name, _decode(value)
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         return name, value
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         update,
     )
     from supawire.testing.linked import LinkedClient, World
-    from supawire.testing.recording import RecordedFrame, RecordingTransport
+    from supawire.testing.recorded_frames import RecordedFrame, Recording
+    from supawire.testing.recording import RecordingTransport
     from supawire.testing.virtual import VirtualClock, VirtualServer, VirtualTimeLoop
     from supawire.transport.memory import FakeHttp, MemoryTransport
 
@@ -37,6 +38,7 @@ __all__ = [
     "LinkedClient",
     "MemoryTransport",
     "RecordedFrame",
+    "Recording",
     "RecordingTransport",
     "VirtualClock",
     "VirtualServer",
@@ -61,7 +63,8 @@ _HOMES: Final = {
     "FakeHttp": "transport.memory",
     "LinkedClient": "testing.linked",
     "MemoryTransport": "transport.memory",
-    "RecordedFrame": "testing.recording",
+    "RecordedFrame": "testing.recorded_frames",
+    "Recording": "testing.recorded_frames",
     "RecordingTransport": "testing.recording",
     "VirtualClock": "testing.virtual",
     "VirtualServer": "testing.virtual",

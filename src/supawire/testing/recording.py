@@ -17,99 +17,29 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeGuard, cast
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from os import PathLike
+from typing import Any, Final, cast
 
-import msgspec
 from msgspec import Raw
 
-from supawire.aio.reporting import redact_frame
-from supawire.core import binary, frames
+from supawire.core import frames
 from supawire.core.codec import CODECS, encode_json
-from supawire.core.frames import Frame
-from supawire.errors import ConnectError, RemoteProtocolError, StateError
+from supawire.errors import ConnectError, StateError
 from supawire.options import check_choice, check_count, check_event, check_json, check_topic
+from supawire.testing.recorded_frames import (
+    PLAYED,
+    Binding,
+    RecordedFrame,
+    Recording,
+    bindings_of,
+    change_for,
+    raw_payload,
+    read,
+)
 from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
 from supawire.transport.memory import MemoryConnection, MemoryFrame, MemoryPeer
-
-Direction = Literal["in", "out"]
-
-_LAYOUTS: Final = {"out": binary.UP, "in": binary.DOWN}
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedFrame:
-    """A frame that the client sent (`direction` "out") or received ("in").
-
-    connection: 1 for the first socket, 2 for the next. topic, event: those of the frame. payload: decoded JSON, or
-    bytes; for a broadcast the sender's payload, and `user_event` its event. data: the frame itself. Tokens are hidden
-    in all of it. A frame that cannot be decoded has neither topic nor event, and its bytes as payload.
-    """
-
-    direction: Direction
-    connection: int
-    topic: str | None
-    event: str | None
-    payload: Any
-    ref: str | None = None
-    join_ref: str | None = None
-    user_event: str | None = None
-    binary: bool = False
-    data: bytes = field(default=b"", repr=False)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The `config` of a join."""
-        config = self.payload.get("config") if is_object(self.payload) else None
-        return config if is_object(config) else {}
-
-
-def read(direction: Direction, connection: int, data: bytes, is_binary: bool) -> RecordedFrame:
-    """Decode a frame."""
-    shown = redact_frame(data, binary=is_binary, secret=False)
-    try:
-        frame, user_event = _read_binary(direction, data) if is_binary else _read_text(shown)
-    except (RemoteProtocolError, ValueError):
-        return RecordedFrame(direction, connection, None, None, shown, binary=is_binary, data=shown)
-    return RecordedFrame(
-        direction, connection, frame.topic, frame.event, frame.payload, frame.ref, frame.join_ref, user_event,
-        is_binary, shown,
-    )  # fmt: skip
-
-
-def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Return whether this is a JSON object."""
-    return isinstance(value, dict)
-
-
-def _read_text(data: bytes) -> tuple[Frame, str | None]:
-    codec = CODECS[frames.V2 if data.lstrip()[:1] == b"[" else frames.V1]
-    frame = codec.plain(data)
-    if frame.event == frames.BROADCAST and is_object(frame.payload) and "event" in frame.payload:
-        return frame._replace(payload=frame.payload.get("payload")), str(frame.payload["event"])
-    return frame, None
-
-
-def _read_binary(direction: str, data: bytes) -> tuple[Frame, str | None]:
-    found = binary.unpack(_LAYOUTS[direction], data)
-    parts = dict(zip(found.layout.fields, (part.decode() for part in found.fields), strict=True))
-    payload: Any = found.payload
-    if found.json or found.layout in (binary.PUSH_UP, binary.PUSH_DOWN, binary.REPLY, binary.BROADCAST):
-        payload = _json(found.payload)
-    event, user_event = parts.get("event", frames.REPLY), None
-    if found.layout in (binary.USER_PUSH, binary.USER_BROADCAST):
-        event, user_event = frames.BROADCAST, event
-    if found.layout is binary.REPLY:
-        payload = {"status": parts["status"], "response": payload}
-    return Frame(parts.get("join_ref"), parts.get("ref"), parts["topic"], event, payload), user_event
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return data  # a plain Phoenix push may be binary too
-
 
 ANSWERED: Final = (frames.JOIN, frames.LEAVE, frames.HEARTBEAT, frames.BROADCAST, frames.PRESENCE)
 """The events that are answered."""
@@ -213,6 +143,10 @@ class RecordingTransport:
         self._refusals: deque[ConnectError] = deque()
         self._open: list[RecordingConnection] = []
         self._answers = Answers()
+        self._played: dict[str, list[Binding]] = {}
+        """The bindings of the recording that is played, by topic."""
+        self._started_at: datetime | None = None
+        self._first_at: float | None = None
         self.attempts: int = 0
         """How many times the client has tried to connect."""
 
@@ -234,6 +168,10 @@ class RecordingTransport:
     def clear(self) -> None:
         """Remove the recorded frames."""
         self._frames.clear()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the recorded frames to a file, tokens hidden; `Recording.load` reads it. Raises: OSError."""
+        Recording(tuple(self.frames), self._started_at).save(path)
 
     def _chosen(self, direction: str, event: str | None, topic: str | None) -> list[RecordedFrame]:
         full = topic if topic in (None, frames.PHOENIX) else check_topic(topic)
@@ -288,6 +226,21 @@ class RecordingTransport:
         message = {"type": "broadcast", "event": check_event(event), "payload": payload}
         self.say(topic, frames.BROADCAST, message)
 
+    def play(self, recorded: Iterable[RecordedFrame]) -> int:
+        """Pass the events in recorded frames to the client, and return how many there were.
+
+        Broadcasts, row changes and presence go to the channels of their topics, if the client has joined them; row
+        changes to the listeners that match. Other frames belong to the recorded connection and are skipped.
+        Raises: StateError if there is no connection.
+        """
+        count = 0
+        for frame in recorded:
+            if (bindings := bindings_of(frame)) is not None:
+                self._played[str(frame.topic)] = bindings
+            elif frame.direction == "in" and frame.event in PLAYED:
+                count += self._newest().play(frame, self._played.get(str(frame.topic), []))
+        return count
+
     def drop(self) -> None:
         """Drop the connection without a close frame. Raises: StateError if there is none."""
         self._newest().drop()
@@ -313,7 +266,16 @@ class RecordingTransport:
 
     def record(self, frame: RecordedFrame) -> None:
         """Record a frame."""
+        if self._started_at is None:
+            self._started_at = datetime.now(UTC)
         self._frames.append(frame)
+
+    def elapsed(self) -> float:
+        """Return the seconds since the first frame, by the clock of the event loop."""
+        now = asyncio.get_running_loop().time()
+        if self._first_at is None:
+            self._first_at = now
+        return now - self._first_at
 
     def remove(self, connection: "RecordingConnection") -> None:
         """Called when a connection has ended."""
@@ -345,8 +307,10 @@ class RecordingConnection:
         self._answered_here: list[int] = []
         """Numbers, counted from 1, of the frames that were answered here and not passed on."""
         self._sink: Sink | None = None
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, bool]] = deque()
         self._reading = True
+        self._bindings: dict[str, list[Binding]] = {}
+        """The bindings of row changes that the client has joined with, by topic."""
 
     # --- connection interface
 
@@ -369,7 +333,7 @@ class RecordingConnection:
     def write(self, data: bytes, binary: bool, /) -> None:
         """Record a frame, and answer it or pass it on."""
         self._accepted += 1
-        frame = read("out", self._number, data, binary)
+        frame = read("out", self._number, data, binary, self._transport.elapsed())
         self._transport.record(frame)
         if (rule := self._answers.find(frame)) is not None:
             self._answered_here.append(self._accepted)
@@ -420,9 +384,26 @@ class RecordingConnection:
 
     def send(self, frames_: Iterable[Reply]) -> None:
         """Pass these frames to the client, in the next iteration of its event loop."""
-        every = [self._encode(*reply) for reply in frames_]
+        every = [(self._encode(*reply), False) for reply in frames_]
         if every:
             self._loop.call_soon_threadsafe(self._enqueue, every)
+
+    def play(self, frame: RecordedFrame, recorded: list[Binding]) -> bool:
+        """Pass a recorded event to the client; return False if none of its listeners can match."""
+        topic, event = str(frame.topic), str(frame.event)
+        if frame.binary:
+            if self._codec.version == frames.V2:
+                self._loop.call_soon_threadsafe(self._enqueue, [(frame.data, True)])
+            elif not isinstance(frame.payload, bytes):  # version 1.0.0 has no binary messages
+                message = {"type": "broadcast", "event": frame.user_event, "payload": frame.payload}
+                self.send([(topic, event, message, None, None)])
+            return True
+        payload: Any = raw_payload(frame)
+        if event == frames.POSTGRES_CHANGES:
+            payload = change_for(payload, recorded, self._bindings.get(topic, []))
+        if payload is not None:
+            self.send([(topic, event, payload, None, None)])
+        return payload is not None
 
     def drop(self) -> None:
         """Drop the connection."""
@@ -433,18 +414,22 @@ class RecordingConnection:
             return encode_json({"topic": topic, "event": event, "payload": payload, "ref": ref})
         return self._codec.encode(join_ref, ref, topic, event, payload)
 
-    def _enqueue(self, every: list[bytes]) -> None:
+    def _enqueue(self, every: list[tuple[bytes, bool]]) -> None:
         self._waiting.extend(every)
         self._deliver_waiting()
 
     def _deliver_waiting(self) -> None:
         while self._waiting and self._sink is not None and self._reading:
-            self.deliver(self._sink, self._waiting.popleft(), binary=False)
+            data, is_binary = self._waiting.popleft()
+            self.deliver(self._sink, data, binary=is_binary)
             self._sink.batch_done()
 
     def deliver(self, sink: Sink, data: bytes, *, binary: bool) -> None:
         """Record a frame and pass it to the client."""
-        self._transport.record(read("in", self._number, data, binary))
+        frame = read("in", self._number, data, binary, self._transport.elapsed())
+        if (bindings := bindings_of(frame)) is not None:
+            self._bindings[str(frame.topic)] = bindings
+        self._transport.record(frame)
         sink.frame(data, binary)
 
     def _written_in_all(self, inner: int) -> int:
