@@ -1,5 +1,6 @@
 """Settings of Sphinx: `sphinx-build -W --keep-going -b html docs site` builds the pages; a warning is an error."""
 
+import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from docs.tables.requirements import requirements
+from supawire.errors import DOCS_URL
 
 generated = Path(__file__).resolve().parent / "_generated"
 generated.mkdir(exist_ok=True)
@@ -28,7 +30,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["tables/**", "_generated/**"]
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist"]
 
 smartquotes = False  # many quotes are those of Python
 default_role = "code"
@@ -47,6 +49,7 @@ add_module_names = False
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", DOCS_URL)
 html_title = f"supawire {release}"
 html_show_copyright = False
 html_copy_source = False  # each page is there as Markdown

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FENCE: Final = re.compile(r"^(`{3,})(.*?)\n(.*?)^\1[ ]*$", re.MULTILINE | re.DOTALL)
 _INLINE_CODE: Final = re.compile(r"(`[^`\n]+`)")
 _LAYOUT: Final = re.compile(r"^(?::{3,}.*|\{\.[\w-]+\}|<!-- .*? -->)\n", re.MULTILINE)
+_ATTRIBUTES: Final = re.compile(r"^.*\{\.only-dark\}\n|(?<=\))\{\.only-light\}", re.MULTILINE)
 _PAGE_LINK: Final = re.compile(r"(\]\()(?![a-z]+:|#)([\w./-]+?)\.md(#[^)\s]*)?(?=\))")
 _IMAGE: Final = re.compile(r"(!\[[^\]]*\]\()(?![a-z]+:)(?:[\w./-]*/)?([\w-]+\.(?:svg|png))(?=\))")
 _ANY_LINK: Final = re.compile(r"(\]\()(?![a-z]+:)([^)\s]+)(?=\))")
@@ -64,7 +65,7 @@ def _resolved(source: str, folder: Path) -> str:
 
 def _prose(text: str) -> str:
     """Return text between blocks of code, without marks of the layout and with links to Markdown."""
-    parts = _INLINE_CODE.split(_IMAGE.sub(r"\1_images/\2", _LAYOUT.sub("", text)))
+    parts = _INLINE_CODE.split(_IMAGE.sub(r"\1_images/\2", _ATTRIBUTES.sub("", _LAYOUT.sub("", text))))
     parts[::2] = [
         _PAGE_LINK.sub(lambda link: f"{link[1]}{link[2]}.html.md{link[3] or ''}", part) for part in parts[::2]
     ]

@@ -16,7 +16,7 @@ from docs.tables import ROOT
 CONF = """
 project = "small"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.docstrings", "docs.markdown", "docs.links"]
-myst_enable_extensions = ["attrs_block", "colon_fence"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 default_role = "code"
 html_theme = "basic"
@@ -29,6 +29,9 @@ hide-toc: true
 # Small
 
 It is *small*. It has pages.
+
+![One](one.png){.only-light}
+![Other](other.png){.only-dark}
 
 {.cards}
 * [Calls](calls.md#more)
@@ -85,6 +88,8 @@ def build(folder: Path, **pages: str) -> tuple[Path, str]:
     for name, text in files.items():
         (docs / f"{name}.md").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(docs), str(out)]
+    for name in ("one", "other"):
+        (docs / f"{name}.png").write_bytes((ROOT / "docs" / "pictures" / "inspector-light.png").read_bytes())
     ran = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
     return out, ran.stderr
 
@@ -101,7 +106,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_page_is_there_as_markdown(site: Path):
     """The Markdown of a page has what it includes, no directives, and links to Markdown; code is unchanged."""
     assert (site / "index.html.md").read_text(encoding="utf-8") == (
-        "# Small\n\nIt is *small*. It has pages.\n\n* [Calls](calls.html.md#more)\n\n`[code](nowhere.md)`\n"
+        "# Small\n\nIt is *small*. It has pages.\n\n![One](_images/one.png)\n\n"
+        "* [Calls](calls.html.md#more)\n\n`[code](nowhere.md)`\n"
     )
     calls = (site / "calls.html.md").read_text(encoding="utf-8")
     assert "| --- | --- |\n\nIncluded: [the API](api.html.md).\n" in calls
@@ -136,6 +142,12 @@ def test_wrong_links_are_warnings(tmp_path: Path):
     assert "api.html: the link https://nowhere is not an address of a web page" in warnings
     assert f"README.md: the link {DOCS_URL}gone.html leads to no page" in warnings
     assert "#more" not in warnings
+
+
+@pytest.mark.parametrize("picture", [*(ROOT / "docs").rglob("*.png")], ids=lambda path: path.name)
+def test_pictures_are_small(picture: Path):
+    """A picture has less than 300 kB, since all of them are in the source distribution."""
+    assert picture.stat().st_size < 300_000
 
 
 @pytest.mark.parametrize("link", ["https://example.com/a#b", "mailto:a@example.com", "calls.html", "#", "calls.html#x"])
