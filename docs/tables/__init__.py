@@ -28,14 +28,20 @@ TABLES: Final[dict[str, Callable[[], str]]] = {}
 _PLACE: Final = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end of table -->)", re.DOTALL)
 
 
-def table(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
-    """Register the decorated function under the name that pages use."""
+NEEDED: Final[dict[str, str]] = {}
+"""Packages of extras that tables need, by the name of the table."""
+
+
+def table(name: str, *, needs: str | None = None) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """Register the decorated function under the name that pages use. needs: a package that only an extra installs."""
 
     def register(function: Callable[[], str]) -> Callable[[], str]:
         if name in TABLES:
             message = f"two tables are called {name!r}"
             raise ValueError(message)
         TABLES[name] = function
+        if needs is not None:
+            NEEDED[name] = needs
         return function
 
     return register

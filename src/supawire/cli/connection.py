@@ -58,6 +58,10 @@ class Target:
     token: Secret | None = None
 
 
+class NoServerError(InvalidArgumentError):
+    """No place names a server."""
+
+
 def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = True) -> Target:
     """Return the first URL, the first key for it, and the first token for it. Later places are not read if not needed.
 
@@ -76,7 +80,7 @@ def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = 
         if url and key:
             break
     if not url:
-        raise InvalidArgumentError(
+        raise NoServerError(
             "no server is given",
             hint="Use --url and --key, --context, SUPABASE_URL and SUPABASE_KEY in the environment or in .env.",
         )
