@@ -4,7 +4,8 @@
 
 There is one fake for each purpose. `VirtualServer` is a server without a network; with `VirtualTimeLoop`, hours pass at
 once. `RecordingTransport` records every frame, alone or around another transport. `MemoryTransport` gives the test the
-other end of each connection, and `FakeHttp` gives the HTTP responses that you set. `VirtualClock`, `World` and
+other end of each connection, and `FakeHttp` gives the HTTP responses that you set. `MemoryJobs` is a source of jobs for
+a worker. `VirtualClock`, `World` and
 `LinkedClient` drive the protocol without asyncio. The fixtures for pytest are in `plugin`.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         row_updated,
         update,
     )
+    from supawire.testing.jobs import MemoryJob, MemoryJobs
     from supawire.testing.linked import LinkedClient, World
     from supawire.testing.recorded_frames import RecordedFrame, Recording
     from supawire.testing.recording import RecordingTransport
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FakeHttp",
     "LinkedClient",
+    "MemoryJob",
+    "MemoryJobs",
     "MemoryTransport",
     "RecordedFrame",
     "Recording",
@@ -62,6 +66,8 @@ __all__ = [
 _HOMES: Final = {
     "FakeHttp": "transport.memory",
     "LinkedClient": "testing.linked",
+    "MemoryJob": "testing.jobs",
+    "MemoryJobs": "testing.jobs",
     "MemoryTransport": "transport.memory",
     "RecordedFrame": "testing.recorded_frames",
     "Recording": "testing.recorded_frames",

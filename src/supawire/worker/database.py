@@ -28,6 +28,9 @@ _OPTIONS: Final = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_int
 """Times after which a connection to a machine that no longer answers is given up; seconds and milliseconds."""
 _SESSION: Final = "select set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO, YMD', false)"
 """The text of a key that is a time must be the same in every session."""
+_ENGINE: Final = ", set_config('lock_timeout', '5s', false)"
+"""A statement of the engine must not wait as long as a user's transaction that locks one of its rows."""
+LOCK_NOT_AVAILABLE: Final = "55P03"
 TRANSACTION_POOLER_PORT: Final = "6543"
 """Port of Supabase's pooler that gives each transaction another session, so that statements cannot be prepared."""
 _TEMPORARY: Final = ("08", "40", "53", "57", "25006", "55P03", "0A000")
@@ -78,9 +81,13 @@ def check_database(url: object) -> Secret:
 
 
 class Database:
-    """Connections for one event loop, in autocommit mode. size: how many may be open."""
+    """Connections for one event loop, in autocommit mode.
 
-    def __init__(self, url: Secret, size: int = MAX_CONNECTIONS) -> None:
+    size: how many may be open. for_users: whether they are for transactions of handlers.
+    """
+
+    def __init__(self, url: Secret, size: int = MAX_CONNECTIONS, *, for_users: bool = False) -> None:
+        self._session: Final = _SESSION if for_users else _SESSION + _ENGINE
         self._url: Final = url
         self._options: Final = connection_options(url)
         self._idle: Final[list[AsyncConnection[TupleRow]]] = []
@@ -109,20 +116,28 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AsyncConnection[TupleRow]]:
-        """Provide a connection for the block; errors of psycopg in it are converted to DatabaseError.
+        """Provide a connection for the block; errors of psycopg in it are converted to DatabaseError."""
+        try:
+            async with self.raw_connection() as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise convert_error(error) from error
 
-        The connection is closed after an error of psycopg that may be due to it, after a cancellation, because the next
-        statement could get the result of this one, and when a transaction is left open.
+    @asynccontextmanager
+    async def raw_connection(self) -> AsyncGenerator[AsyncConnection[TupleRow]]:
+        """Provide a connection for the block.
+
+        It is closed after an error of psycopg that may be due to it, after a cancellation, because the next statement
+        could get the result of this one, and when a transaction is left open.
         """
         async with self._slots:
             connection = await self._take()
             try:
                 yield connection
             except psycopg.Error as error:
-                converted = convert_error(error)
-                if converted.retryable:
+                if convert_error(error).retryable:
                     await connection.close()
-                raise converted from error
+                raise
             except asyncio.CancelledError:
                 await connection.close()
                 raise
@@ -147,7 +162,7 @@ class Database:
         except psycopg.Error as error:
             raise convert_error(error) from error
         try:
-            await connection.execute(_SESSION)
+            await connection.execute(self._session)
         except BaseException as error:
             await connection.close()
             if isinstance(error, psycopg.Error):

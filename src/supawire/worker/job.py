@@ -56,6 +56,8 @@ class Job(Generic[R]):
         self._record: Any = None
         self._lost: str | None = None
         self.decision: float | str | None = None
+        self.committing = False
+        """Whether a transaction completes the job now, so that the side table may not say any more that it is held."""
         self.committed = False
 
     @property
@@ -109,10 +111,9 @@ class Job(Generic[R]):
         return self._lost is not None
 
     def retry(self, delay: float | None = None) -> NoReturn:
-        """End this attempt; the job is tried again after `delay` seconds, whatever number of attempts it had.
+        """End this attempt as one that failed; the next one follows after `delay` seconds, by default those of `retry=`.
 
-        Without `delay` it is an attempt that failed: the delay is that of `retry=`, and after the last attempt the job
-        fails. Raises an exception that ends the handler.
+        After the last attempt (`max_attempts`), the job fails. Raises an exception that ends the handler.
         """
         self.decision = -1.0 if delay is None else check_number("delay", delay, minimum=0, unit="seconds")
         raise JobEnded(f"the job is tried again{'' if delay is None else f' in {delay:g} s'}")
@@ -204,9 +205,12 @@ class JobTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._open is not None
-        await self._open.__aexit__(kind, error, trace)
-        if error is None:
-            self._job.committed = True
+        self._job.committing = error is None
+        try:
+            await self._open.__aexit__(kind, error, trace)
+            self._job.committed = error is None
+        finally:
+            self._job.committing = False
 
     def __enter__(self) -> "Connection[Any]":
         self._check()
@@ -219,9 +223,12 @@ class JobTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._open_blocking is not None
-        self._open_blocking.__exit__(kind, error, trace)
-        if error is None:
-            self._job.committed = True
+        self._job.committing = error is None
+        try:
+            self._open_blocking.__exit__(kind, error, trace)
+            self._job.committed = error is None
+        finally:
+            self._job.committing = False
 
     def _check(self) -> None:
         if self._job.committed:

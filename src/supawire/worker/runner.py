@@ -20,7 +20,7 @@ from supawire.aio.callbacks import RANDOM, describe_callable, is_async
 from supawire.core.pacing import Uniform, delay
 from supawire.errors import OperationTimeout, RealtimeError
 from supawire.options import Backoff
-from supawire.worker.job import MAX_REASON, Job, JobEnded, Transactions
+from supawire.worker.job import MAX_REASON, Job, Transactions
 from supawire.worker.scheduling import ClaimSchedule, Leases, RetryPolicy
 from supawire.worker.source import Claimed, Settled, Source
 
@@ -32,6 +32,10 @@ CALL_TIMEOUT: Final = 30.0
 """Seconds for one call of the source; afterwards it counts as failed, and is made again."""
 WRITE_BACKOFF: Final = Backoff(initial=0.2, maximum=5.0)
 """Delays between attempts to write a result while the source fails."""
+BUSY_DELAY: Final = 0.5
+"""Seconds until a completion is written again that waits for another transaction."""
+TIMER_RESOLUTION: Final = 0.002
+"""Seconds by which a timer of an event loop may be early."""
 CANCEL_TIMEOUT: Final = 5.0
 """Seconds that handlers get to end after they were cancelled by a shutdown."""
 
@@ -52,9 +56,9 @@ class JobStats(Struct, frozen=True):
 
     claimed, done, retried, failed, lost, released: attempts by how they began and ended. running: those that run now.
     claims, extensions, completions: statements sent. wakeups: claims by what caused them: "start", "change", "gap",
-    "reconnect", "poll", "more" (the one before was full), "again" (a result may have made other jobs available),
-    "retry" (the one before failed). busy_seconds: time in handlers, of all attempts together. error: why the source
-    cannot be reached now, or None.
+    "reconnect", "poll", "due" (an attempt or the end of a lease), "more" (the one before was full), "again" (a result
+    may have made other jobs available), "retry" (the one before failed). busy_seconds: time in handlers, of all
+    attempts together. error: why the source cannot be reached now, or None.
     """
 
     source: str
@@ -83,17 +87,23 @@ class Alarm:
         """Let `wait` return."""
         self._event.set()
 
-    async def wait(self, deadline: float | None) -> None:
-        """Wait until the event is set or this time of the loop's clock has come; then clear the event."""
+    async def wait(self, deadline: float | None) -> float:
+        """Wait until the event is set or this time of the loop's clock has come; then clear the event.
+
+        Return the time; if it is within the resolution of the clock, for which timers may be early, the deadline.
+        """
+        loop = asyncio.get_running_loop()
         timer = None
         if deadline is not None and not self._event.is_set():
-            timer = asyncio.get_running_loop().call_at(deadline, self._event.set)
+            timer = loop.call_at(deadline, self._event.set)
         try:
             await self._event.wait()
         finally:
             if timer is not None:
                 timer.cancel()
         self._event.clear()
+        now = loop.time()
+        return deadline if deadline is not None and 0 < deadline - now < TIMER_RESOLUTION else now
 
 
 class _Attempt:
@@ -124,6 +134,7 @@ class Runner:
         logger: logging.Logger,
         transactions: Transactions | None = None,
         random: Uniform = RANDOM,
+        is_announced: Callable[[], bool] = lambda: False,
     ) -> None:
         self.source: Final = source
         self._handler: Final = handler
@@ -132,6 +143,9 @@ class Runner:
         self._logger: Final = logger
         self._transactions: Final = transactions
         self._random: Final = random
+        self._is_announced: Final = is_announced
+        self._missed_announcement = False
+        self._failure: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self._loop: Final = asyncio.get_running_loop()
         self._schedule: Final = ClaimSchedule(settings.concurrency, settings.poll, random)
         self._leases: Final = Leases(settings.lease)
@@ -158,6 +172,7 @@ class Runner:
             tasks.create_task(self._claim_loop(), name=f"supawire-claim-{self.source.name}")
             tasks.create_task(self._lease_loop(), name=f"supawire-lease-{self.source.name}")
             tasks.create_task(self._write_loop(), name=f"supawire-write-{self.source.name}")
+            await self._failure  # of the task of an attempt, which nobody else awaits
 
     def wake(self, cause: str) -> None:
         """Claim as soon as possible."""
@@ -224,12 +239,13 @@ class Runner:
         return len(self._attempts) + self._threads + max(0, waiting - self._settings.concurrency)
 
     async def _claim_loop(self) -> None:
+        now = self._loop.time()
         while True:
-            began_at = self._loop.time()
-            limit = self._schedule.begin(began_at, self._used)
+            limit = self._schedule.begin(now, self._used)
             if not limit:
-                await self._claim_alarm.wait(self._schedule.deadline(self._used))
+                now = await self._claim_alarm.wait(self._schedule.deadline(self._used))
                 continue
+            began_at = self._loop.time()
             try:
                 batch = await self._call(self.source.claim(limit, self._settings.lease))
             except RealtimeError as error:
@@ -240,11 +256,13 @@ class Runner:
                 self._schedule.end(self._loop.time(), asked=limit, got=len(batch.jobs), next_due=batch.next_due)
                 await self._take(batch.jobs, began_at)
             self._idle_alarm.set()
+            now = self._loop.time()
 
     async def _take(self, claims: Sequence[Claimed], began_at: float) -> None:
         self._counts["claimed"] += len(claims)
         if not claims:
             return
+        self._check_announced(claims)
         for claim in claims:
             self._claims[claim.token] = claim
         self._leases.hold([claim.token for claim in claims], began_at)
@@ -256,6 +274,23 @@ class Runner:
             job = Job[Any](claim, self.source, self._settings.model, self._transactions)
             attempt = self._attempts[claim.token] = _Attempt(job)
             attempt.task = self._loop.create_task(self._execute(attempt), name=f"supawire-job-{claim.key}")
+            attempt.task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _check_announced(self, claims: Sequence[Claimed]) -> None:
+        """Warn once when the poll finds new jobs although they should have been announced."""
+        is_late = self._schedule.last_cause == "poll" and any(claim.attempt == 1 for claim in claims)
+        if is_late and self._is_announced() and not self._missed_announcement:
+            self._missed_announcement = True
+            self._logger.warning(
+                "%s: the poll found a job that Realtime had not announced; check that the role of its key may read the"
+                " rows (row level security), and that the publication has the table",
+                self.source.name,
+            )
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         if not claims:
@@ -376,14 +411,15 @@ class Runner:
         reason = describe_error(error)
         if isinstance(job.decision, str):
             await self._end(job, None, job.decision)
-        elif isinstance(job.decision, float | int) and job.decision >= 0:
-            await self._end(job, float(job.decision), "job.retry() was called")
+            return
+        wait = self._settings.policy.delay_after(job.attempt, job.claim.age, self._random)
+        if job.decision is not None:
+            reason = "job.retry() was called"
+            wait = job.decision if job.decision >= 0 and wait is not None else wait
         else:
-            wait = self._settings.policy.delay_after(job.attempt, job.claim.age, self._random)
-            if not isinstance(error, JobEnded):
-                level = logging.WARNING if wait is None else logging.INFO
-                self._logger.log(level, "%s: attempt %d of job %r failed: %s", job.source, job.attempt, job.key, reason)
-            await self._end(job, wait, reason)
+            level = logging.WARNING if wait is None else logging.INFO
+            self._logger.log(level, "%s: attempt %d of job %r failed: %s", job.source, job.attempt, job.key, reason)
+        await self._end(job, wait, reason)
 
     async def _end(self, job: Job[Any], wait: float | None, reason: str) -> None:
         """Write that the job is tried again after `wait` seconds, or has failed (None)."""
@@ -457,10 +493,15 @@ class Runner:
             return
         for job, outcome in zip(jobs, settled, strict=True):
             self._note(job, outcome)
+        if "busy" in settled:
+            await asyncio.sleep(BUSY_DELAY)
 
     def _note(self, job: Job[Any], outcome: Settled) -> None:
         if outcome == "lost":
             self._lose(job.claim.token, "another worker has it, or it was withdrawn")
+            return
+        if outcome == "busy":
+            self._finished.append(job)
             return
         self._count_done(job, None)
         if outcome == "again":
@@ -476,8 +517,7 @@ class Runner:
 
     async def _lease_loop(self) -> None:
         while True:
-            await self._lease_alarm.wait(self._leases.deadline())
-            now = self._loop.time()
+            now = await self._lease_alarm.wait(self._leases.deadline())
             for token in self._leases.expired(now):
                 self._lose(token, "its lease could not be extended in time")
             due = self._leases.due(now)
@@ -500,9 +540,11 @@ class Runner:
         claim = self._claims.get(token)
         if claim is None:
             return
+        attempt = self._attempts.get(token)
+        if attempt is not None and (attempt.job.committing or attempt.job.committed):
+            return  # it is not in hand any more because its transaction has completed it
         self._counts["lost"] += 1
         self._logger.warning("%s: job %r is lost: %s; its result does not count", self.source.name, claim.key, why)
-        attempt = self._attempts.get(token)
         self._drop(token)
         if attempt is not None and attempt.task is not asyncio.current_task():
             self._cancel(attempt, why)

@@ -38,10 +38,12 @@ class ClaimSchedule:
         self._random: Final = random
         self._cause: str | None = "start"
         self._next_at: float | None = None
+        self._next_cause = "poll"
         self._not_before = float("-inf")
         self._failures = 0
         self.claiming = False
         self.draining = False
+        self.last_cause = ""
         self.causes: Final = Counter[str]()
         """How many claims were made, by cause."""
 
@@ -68,10 +70,11 @@ class ClaimSchedule:
         if self.claiming or self.draining or free <= 0 or now < self._not_before:
             return 0
         if self._cause is None and self._next_at is not None and now >= self._next_at:
-            self._cause = "poll"
+            self._cause = self._next_cause
         if self._cause is None:
             return 0
         self.causes[self._cause] += 1
+        self.last_cause = self._cause
         self._cause = None
         self.claiming = True
         return free
@@ -81,9 +84,10 @@ class ClaimSchedule:
         self.claiming = False
         self._failures = 0
         wait = self._poll * (1 + self._random.uniform(0.0, POLL_JITTER))
+        due = float("inf")
         if next_due is not None:
-            wait = min(wait, max(next_due, MIN_DUE_DELAY) if next_due > 0 else OVERDUE_DELAY)
-        self._next_at = now + wait
+            due = max(next_due, MIN_DUE_DELAY) if next_due > 0 else OVERDUE_DELAY
+        self._next_at, self._next_cause = now + min(wait, due), "due" if due < wait else "poll"
         if got >= asked:
             self.wake("more")
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -144,7 +145,12 @@ class Serving:
                 await self._prepare(source)
                 transactions = self._transactions(source, definition, stack)
                 self._runners[definition.name] = Runner(
-                    source, definition.handler, definition.settings, logger=self._logger, transactions=transactions
+                    source,
+                    definition.handler,
+                    definition.settings,
+                    logger=self._logger,
+                    transactions=transactions,
+                    is_announced=partial(self._is_announced, definition.name),
                 )
             await self._work(until_idle, on_ready)
 
@@ -155,7 +161,7 @@ class Serving:
         if url is None or not isinstance(source, TransactionalSource):
             return None
         if is_async(definition.handler):
-            database = Database(url, definition.settings.concurrency)
+            database = Database(url, definition.settings.concurrency, for_users=True)
             stack.push_async_callback(database.close)
             return DatabaseTransactions(source, database, None)
         blocking = BlockingDatabase(url)
@@ -232,6 +238,9 @@ class Serving:
         )
         return asyncio.create_task(self._announcements.run(), name="supawire-announcements")
 
+    def _is_announced(self, name: str) -> bool:
+        return self._announcements is not None and self._announcements.is_live(name)
+
     def _wake(self, name: str, cause: str) -> None:
         self._runners[name].wake(cause)
 
@@ -263,7 +272,7 @@ class DatabaseTransactions:
         """Provide a connection; complete the job and commit at the end of the block."""
         if self._database is None:
             raise StateError("this handler is a plain function", hint="Write `with job.transaction() as connection:`.")
-        async with self._database.connection() as connection, connection.transaction():
+        async with self._database.raw_connection() as connection, connection.transaction():
             yield connection
             statement, parameters = self._source.completion(job.finished)
             row = await (await connection.execute(statement, parameters)).fetchone()

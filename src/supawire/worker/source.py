@@ -13,9 +13,13 @@ from msgspec import Struct
 
 from supawire.selectors import Selector
 
-Settled = Literal["done", "again", "lost"]
-"""What became of a completion. "again": done, and the job was asked for again while it ran. "lost": the claim had
-ended, and nothing was changed."""
+Settled = Literal["done", "again", "busy", "lost"]
+"""What became of a completion.
+
+"again": done, and other jobs may be available because of it, such as the same row, which was asked for again while it
+was worked on. "busy": it cannot be written now; the engine calls again. "lost": the claim had ended, and nothing was
+changed.
+"""
 
 
 class Claimed(Struct, frozen=True, eq=False):

@@ -12,7 +12,7 @@ from supawire.errors import InvalidArgumentError
 from supawire.filters import Where
 from supawire.options import check_text
 from supawire.selectors import changes
-from supawire.worker.database import Database, Row, identify
+from supawire.worker.database import LOCK_NOT_AVAILABLE, Database, DatabaseError, Row, identify
 from supawire.worker.migration import migration
 from supawire.worker.source import Batch, Claimed, Finished, Settled, Wakeup
 from supawire.worker.statements import Statements, TableShape, index_sql
@@ -153,15 +153,28 @@ class TableSource:
         self._completions += len(finished)
         plain = [one.claim for one in finished if not one.values]
         outcomes: dict[Any, Settled] = {}
+        single = [one for one in finished if one.values]
         if plain:
-            for number, ended, moved in await self._database.query(self._ready.complete, _tokens(plain)):
-                outcomes[number] = self._outcome(ended, moved)
-        for one in finished:
-            if one.values:
-                statement, parameters = self.completion(one)
-                _, ended, moved = (await self._database.query(statement, parameters))[0]
-                outcomes[one.claim.token[0]] = self._outcome(ended, moved)
+            try:
+                for number, ended, moved in await self._database.query(self._ready.complete, _tokens(plain)):
+                    outcomes[number] = self._outcome(ended, moved)
+            except DatabaseError as error:
+                if error.sqlstate != LOCK_NOT_AVAILABLE:
+                    raise
+                single = list(finished)
+        for one in single:
+            outcomes[one.claim.token[0]] = await self._complete(one)
         return [outcomes[one.claim.token[0]] for one in finished]
+
+    async def _complete(self, finished: Finished) -> Settled:
+        statement, parameters = self.completion(finished)
+        try:
+            _, ended, moved = (await self._database.query(statement, parameters))[0]
+        except DatabaseError as error:
+            if error.sqlstate == LOCK_NOT_AVAILABLE:
+                return "busy"
+            raise
+        return self._outcome(ended, moved)
 
     def completion(self, finished: Finished) -> tuple[Any, Any]:
         """Return the statement that completes a job, and its parameters; it returns `(id, held, row was changed)`."""
