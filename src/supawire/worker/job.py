@@ -111,7 +111,7 @@ class Job(Generic[R]):
         return self._lost is not None
 
     def retry(self, delay: float | None = None) -> NoReturn:
-        """End this attempt as one that failed; the next one follows after `delay` seconds, by default those of `retry=`.
+        """End this attempt as one that failed; the next follows after `delay` seconds, by default those of `retry=`.
 
         After the last attempt (`max_attempts`), the job fails. Raises an exception that ends the handler.
         """

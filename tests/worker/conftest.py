@@ -1,0 +1,45 @@
+"""A PostgreSQL for the tests of the worker that need one, and a table of orders with the side table of jobs.
+
+Without psycopg, only the tests of the engine run.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if find_spec("psycopg"):
+    from tests.postgres.conftest import _cluster, _used, database, sql
+
+    __all__ = ["_cluster", "_used", "database", "sql"]
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from supawire.worker import Worker
+
+collect_ignore = [] if find_spec("psycopg") else ["test_table.py", "test_checks.py", "test_worker.py", "test_faults.py"]
+
+ORDERS = """
+create table public.orders (id bigint generated always as identity primary key, status text not null default 'pending',
+  customer text, note text, total numeric(10, 2), data jsonb, at timestamptz);
+alter publication supabase_realtime add table public.orders;
+"""
+
+
+@pytest.fixture
+def orders(sql: "Connection[Any]", database: str) -> Iterator[Callable[..., "Worker"]]:
+    """A function that creates workers for the prepared database with the table `orders`."""
+    from supawire import col
+    from supawire.worker import Worker
+
+    def make(**options: Any) -> Worker:
+        return Worker(database=database, **options)
+
+    sql.execute(ORDERS.encode())
+    first = make()
+    first.job("orders", where=col("status") == "pending")(print)
+    asyncio.run(first.apply_migration())
+    yield make
