@@ -4,7 +4,7 @@ Without psycopg, only the tests of the engine run.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ alter publication supabase_realtime add table public.orders;
 
 
 @pytest.fixture
-def orders(sql: "Connection[Any]", database: str) -> Iterator[Callable[..., "Worker"]]:
+def orders(sql: "Connection[Any]", database: str) -> Callable[..., "Worker"]:
     """A function that creates workers for the prepared database with the table `orders`."""
     from supawire import col
     from supawire.worker import Worker
@@ -42,4 +42,4 @@ def orders(sql: "Connection[Any]", database: str) -> Iterator[Callable[..., "Wor
     first = make()
     first.job("orders", where=col("status") == "pending")(print)
     asyncio.run(first.apply_migration())
-    yield make
+    return make

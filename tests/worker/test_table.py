@@ -9,11 +9,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from supawire import Backoff, JobLostError, RowError, col
 from supawire.worker import NOW, REASON, Job, Worker
 from supawire.worker.database import Database, check_database
 from supawire.worker.table import TableOptions, TableSource
+
+from .waiting import until
 
 Make = Callable[..., Worker]
 Sql = psycopg.Connection[Any]
@@ -25,10 +28,9 @@ QUICK = Backoff(initial=0.01, maximum=0.01)
 def fill(sql: Sql, count: int, **values: Any) -> None:
     """Insert rows that wait."""
     names = ", ".join(values) or "note"
-    sql.execute(
-        f"insert into orders ({names}) select {', '.join(['%s'] * len(values)) or 'null'} from generate_series(1, {count})".encode(),
-        list(values.values()) or None,
-    )
+    marks = ", ".join(["%s"] * len(values)) or "null"
+    text = f"insert into orders ({names}) select {marks} from generate_series(1, {count})"
+    sql.execute(text.encode(), list(values.values()) or None)
 
 
 def statuses(sql: Sql) -> dict[str, int]:
@@ -70,7 +72,7 @@ class Order:
 
 async def test_a_job_gets_its_row_and_writes_its_result(orders: Make, sql: Sql):
     """A handler gets row and model object after the claim; what it writes is stored with the status `done`."""
-    fill(sql, 2, total=Decimal("1.50"), data=psycopg.types.json.Jsonb({"a": 1}))
+    fill(sql, 2, total=Decimal("1.50"), data=Jsonb({"a": 1}))
     app = orders()
     seen: list[Any] = []
 
@@ -353,8 +355,8 @@ async def test_rows_of_one_group_run_one_at_a_time_and_in_order(database: str, o
     for number in range(120):
         fill(sql, 1, customer=f"c{number % 5}")
     fill(sql, 10)  # rows without a customer are not ordered
-    running = Counter[str]()
-    order = defaultdict[str, list[int]](list)
+    running = Counter[str | None]()
+    order = defaultdict[str | None, list[int]](list)
 
     async def handler(job: Job) -> None:
         customer = job.row["customer"]
@@ -371,8 +373,7 @@ async def test_rows_of_one_group_run_one_at_a_time_and_in_order(database: str, o
     for app in apps:
         app.job("orders", where=PENDING, group="customer", retry=QUICK, concurrency=4)(handler)
     async with apps[0], apps[1], apps[2]:
-        while statuses(sql) != {"done": 130}:
-            await asyncio.sleep(0.02)
+        await until(lambda: statuses(sql) == {"done": 130})
     assert all(not app.stats().jobs for app in apps)
     for customer in range(5):
         keys = order[f"c{customer}"]

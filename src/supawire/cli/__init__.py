@@ -64,6 +64,7 @@ COMMANDS: Final = (
     Command("record", "supawire.cli.record:record", "Write what a channel receives to a file.", "Recordings"),
     Command("replay", "supawire.cli.replay:replay", "Serve a recording to a client, or print it.", "Recordings"),
     Command("mcp", "supawire.cli.mcp:mcp", "Offer tools to a coding agent (Model Context Protocol).", "Agents"),
+    Command("worker", "supawire.cli.worker:app", "Run jobs that must be done.", "Jobs"),
     Command("context", "supawire.cli.contexts:app", "Keep URL and key of a server under a name.", "Settings"),
     Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
 )

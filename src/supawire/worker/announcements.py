@@ -43,7 +43,7 @@ class Announcements:
     ) -> None:
         self._url: Final = url
         self._key: Final = key
-        self._options: Final[dict[str, Any]] = {"open_timeout": None, **options}
+        self._options: Final[dict[str, Any]] = {**options, "open_timeout": None}
         self._wakeups: Final = wakeups
         self._wake: Final = wake
         self._logger: Final = logger
@@ -72,7 +72,7 @@ class Announcements:
                     failures = 0
                     await self._listen(client)
             except RealtimeError as error:
-                if not (self._has_connected or error.retryable):
+                if not self._has_connected:  # anything but a permanent refusal is tried again by the client itself
                     raise
                 self._error = error
             self._live.clear()

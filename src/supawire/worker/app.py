@@ -368,6 +368,6 @@ def _annotated_model(handler: Callable[..., Any]) -> type[Any] | None:
     for name, hint in hints.items():
         if name != "return" and get_origin(hint) is Job:
             (model,) = get_args(hint)
-            is_class = isinstance(model, type) and not issubclass(model, dict)
+            is_class = isinstance(model, type) and model is not Any and not issubclass(model, dict)
             return cast("type[Any]", model) if is_class else None
     return None

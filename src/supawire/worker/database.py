@@ -5,6 +5,7 @@ completions and extensions of a worker rarely overlap.
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -34,8 +35,10 @@ LOCK_NOT_AVAILABLE: Final = "55P03"
 TRANSACTION_POOLER_PORT: Final = "6543"
 """Port of Supabase's pooler that gives each transaction another session, so that statements cannot be prepared."""
 _TEMPORARY: Final = ("08", "40", "53", "57", "25006", "55P03", "0A000")
-"""Beginnings of SQLSTATE codes after which the same statement may succeed. 0A000: a prepared statement is outdated,
-because a column was added to the table; the connection is closed."""
+"""Beginnings of SQLSTATE codes after which the same statement may succeed."""
+_BROKEN: Final = ("08", "57", "0A000")
+"""Those after which another connection is opened. 0A000: a prepared statement is outdated, because the table has got
+another column."""
 
 
 class DatabaseError(RealtimeError):
@@ -71,12 +74,17 @@ def check_database(url: object) -> Secret:
             f"database must be the URL of a PostgreSQL, such as {example}", hint="See docs/worker.md."
         )
     try:
-        conninfo_to_dict(secret.reveal())
+        parts = conninfo_to_dict(secret.reveal())
+        # with an unescaped mark, the rest of a password is a part of something else, which errors would show
+        port, rest = str(parts.get("port", "")), f"{parts.get('dbname')}{parts.get('host')}"
+        fits = "@" not in rest and re.fullmatch(r"[\d,]*", port) is not None
     except psycopg.ProgrammingError:  # its text may show a part of the password
+        fits = False
+    if not fits:
         raise InvalidArgumentError(
             f"database is not a valid URL of a PostgreSQL, such as {example}",
             hint="Characters such as @ : / # in the password must be percent-encoded.",
-        ) from None
+        )
     return secret
 
 
@@ -135,7 +143,7 @@ class Database:
             try:
                 yield connection
             except psycopg.Error as error:
-                if convert_error(error).retryable:
+                if (error.sqlstate or "08").startswith(_BROKEN):
                     await connection.close()
                 raise
             except asyncio.CancelledError:

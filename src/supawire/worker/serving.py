@@ -26,6 +26,8 @@ from supawire.worker.table import new_holder
 
 START_BACKOFF: Final = Backoff(initial=0.5, maximum=5.0)
 """Delays between attempts to reach the database at the start."""
+SECOND_SIGNAL: Final = 0.5
+"""Seconds after which a signal is a second one: a terminal and a supervisor may both pass on the same Ctrl-C."""
 START_TIMEOUT: Final = 20.0
 """Seconds in which the database must be reached at the start."""
 
@@ -343,13 +345,14 @@ def stop_on_signals(stop: Callable[[], None], task: "asyncio.Task[Any] | None") 
         yield
         return
     loop = asyncio.get_running_loop()
-    received = 0
+    first_at: float | None = None
 
     def handle(*_: object) -> None:
-        nonlocal received
-        received += 1
-        loop.call_soon_threadsafe(stop)
-        if received > 1 and task is not None:
+        nonlocal first_at
+        if first_at is None:
+            first_at = loop.time()
+            loop.call_soon_threadsafe(stop)
+        elif loop.time() >= first_at + SECOND_SIGNAL and task is not None:
             loop.call_soon_threadsafe(task.cancel)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
