@@ -8,6 +8,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL
 
 from supawire import Backoff, InvalidArgumentError, SetupError, StateError, col
 from supawire.worker import NOW, REASON, Job, Worker
@@ -238,7 +239,7 @@ def test_a_claim_is_an_index_scan(orders: Make, sql: Sql, options: dict[str, Any
             source = cast("TableSource", definition.make(app._settings.context(database)))
             statement = Statements((await source.describe()).shape).claim(8)
             async with database.connection() as connection:
-                explained = psycopg.sql.SQL("explain {}").format(statement)
+                explained = SQL("explain {}").format(statement)
                 rows = await (await connection.execute(explained, {"lease": 60, "holder": "test"})).fetchall()
                 return "\n".join(row[0] for row in rows)
 
