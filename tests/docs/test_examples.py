@@ -123,8 +123,11 @@ class Runner:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
-def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
+def test_the_examples_of_a_page_run(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
     """Every Python block of the page runs against a local server without an error, also none in `on_error`."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("page"))  # where pages write their files
     if loops.chosen() == "uvloop" and "import trio" in page.read_text(encoding="utf-8"):
         pytest.skip("not run: trio and uvloop both want the process's signals")
     background_errors: list[Exception] = []
