@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, cast
 from aiohttp import WSMessage, WSMsgType, web
 
 from supawire.core.frames import MAX_FRAME
+from supawire.errors import StateError
 from supawire.events import Instant
 from supawire.server.effects import (
     CloseSocket,
@@ -35,7 +36,8 @@ from supawire.server.effects import (
 from supawire.server.gateway import GATEWAY, Gateway
 from supawire.server.hub import Hub
 from supawire.server.hub_options import Bits, HubOptions
-from supawire.server.inspector.web import FrameWatcher, Inspector
+from supawire.server.inspector.commands import SqlResult
+from supawire.server.inspector.web import Inspector
 from supawire.server.queries import Answer, Query
 from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.websocket import MAX_UNSENT, Socket, TcpConnections, frame_of
@@ -104,6 +106,10 @@ class Backend(Protocol):
         """Remove the subscriptions of a channel that has ended, and return immediately."""
         ...
 
+    async def run_sql(self, text: str) -> SqlResult:
+        """Run SQL for the inspector. Raises: RealtimeError with the text of the database."""
+        ...
+
 
 class HubCall(Protocol):
     """A way to use the hub from the app's event loop; `App.call_hub` is the implementation."""
@@ -138,9 +144,8 @@ class App:
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._responses: dict[int, asyncio.Future[RestAnswer]] = {}
-        self.frame_watcher: FrameWatcher | None = None
-        """Gets every frame as well while it is set."""
         self._inspector = Inspector(self) if options.inspector else None
+        self._history = None if self._inspector is None else self._inspector.history
         self.port: int = 0
         self.backend: Backend | None = None
         """The backend that answers the hub's queries; set it before `start` with `HubOptions(database=True)`."""
@@ -212,6 +217,12 @@ class App:
         finally:
             self.pump()
 
+    async def run_sql(self, text: str) -> SqlResult:
+        """Run SQL in the database, for the inspector. Raises: RealtimeError."""
+        if self.backend is None:
+            raise StateError("this server has no database")
+        return await self.backend.run_sql(text)
+
     def answered(self, number: int, answer: Answer) -> None:
         """Pass the backend's answer to a query to the hub."""
         self._safely(lambda: self.hub.answered(number, answer, self.now()), "while handling an answer of the database")
@@ -281,8 +292,8 @@ class App:
                 self._respond(effect)
 
     def _send(self, effect: Send) -> None:
-        if self.frame_watcher is not None:
-            self.frame_watcher.frame_sent(effect, self.now())
+        if self._history is not None:
+            self._history.frame_sent(effect, self.now())
         socket = self._sockets.get(effect.conn)
         if socket is None:
             return
@@ -383,6 +394,11 @@ class App:
         if request.path.startswith(GATEWAY):
             forwarded = self._gateway.socket(forwarded, self.now())
         answer = self.hub.connect(conn, forwarded, self.now())
+        if self._history is not None:
+            if isinstance(answer, Refusal):
+                self._history.connection_refused(conn, answer, self.now())
+            else:
+                self._history.connection_opened(conn, answer.v2, self.now())
         self.pump()
         if isinstance(answer, Refusal):
             await asyncio.sleep(answer.delay)
@@ -402,6 +418,8 @@ class App:
             await self._read(conn, socket, request)
         finally:
             self._sockets.pop(conn, None)
+            if self._history is not None:
+                self._history.connection_closed(conn, socket.close_code, self.now())
             self.hub.disconnected(conn, self.now())
             self.pump()
         await socket.end()
@@ -435,13 +453,15 @@ class App:
         kind = message.type
         if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
             binary, now = kind is WSMsgType.BINARY, self.now()
-            if self.frame_watcher is not None:
-                self.frame_watcher.frame_received(conn, message.data, binary, now)
+            if self._history is not None:
+                self._history.frame_received(conn, message.data, binary, now)
             self.hub.receive(conn, message.data, binary, now)
             self.pump()
             return True
         if kind is WSMsgType.PING:
             await socket.ws.pong(message.data)
+        if kind is WSMsgType.CLOSE:
+            socket.close_code = socket.close_code or message.data
         if kind is WSMsgType.PING or kind is WSMsgType.PONG:
             self.hub.reset_idle_timeout(conn, self.now())
             return True

@@ -44,7 +44,7 @@ def frame_of(data: bytes, binary: bool) -> bytes:
 class Socket:
     """The writing side of one socket."""
 
-    __slots__ = ("_closing", "_ended", "_max_unsent", "_out", "_transport", "readable", "ws")
+    __slots__ = ("_closing", "_ended", "_max_unsent", "_out", "_transport", "close_code", "readable", "ws")
 
     def __init__(self, ws: web.WebSocketResponse, max_unsent: int = MAX_UNSENT) -> None:
         self.ws: Final = ws
@@ -55,6 +55,8 @@ class Socket:
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._closing = False
+        self.close_code: int | None = None
+        """The close code that one of the sides sent first."""
         self._ended: Final = asyncio.Event()
         """Set when reading has ended."""
 
@@ -97,6 +99,7 @@ class Socket:
         transport, already, self._closing = self._transport, self._closing, True
         if transport is None or already:
             return
+        self.close_code = self.close_code or code
         transport.write(_CLOSE + code.to_bytes(2, "big"))
         try:
             await asyncio.wait_for(self._ended.wait(), CLOSE_TIMEOUT)

@@ -99,11 +99,11 @@ class Page:
         """Type this text into the focused element."""
         await self.call("Input.insertText", text=text)
 
-    async def press(self, key: str, code: int) -> None:
-        """Press and release a key."""
+    async def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        """Press and release a key. `modifiers`: 2 is Ctrl."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         for kind in ("keyDown", "keyUp"):
-            fields = {"text": text} if kind == "keyDown" and text else {}
+            fields = {"modifiers": modifiers, **({"text": text} if kind == "keyDown" and text else {})}
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **fields)
 
     async def nodes(self) -> list[tuple[str, str]]:
@@ -150,6 +150,7 @@ async def chromium(program: str, folder: Path, *flags: str) -> AsyncGenerator[Pa
                 page = Page(ws)
                 for domain in ("Page", "Runtime", "Log", "Accessibility"):
                     await page.call(f"{domain}.enable")
+                await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
                 yield page
     finally:
         process.kill()

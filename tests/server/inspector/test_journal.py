@@ -5,7 +5,9 @@ from typing import Any
 
 from supawire.core import binary
 from supawire.events import Instant
+from supawire.server.effects import Refusal, Send
 from supawire.server.inspector import journal
+from supawire.server.inspector.history import History
 from supawire.server.inspector.journal import FrameLine, Journal
 from supawire.server.tokens import sign
 
@@ -14,9 +16,12 @@ TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, "a secret that is 
 
 
 def one(data: bytes, *, is_binary: bool = False, out: bool = False) -> FrameLine:
-    book = Journal()
-    (book.frame_sent if out else book.frame_received)(7, data, is_binary, NOW)
-    (line,) = book.take().frames
+    history = History()
+    if out:
+        history.frame_sent(Send(7, data, is_binary), NOW)
+    else:
+        history.frame_received(7, data, is_binary, NOW)
+    (line,) = Journal(history).take().frames
     return line
 
 
@@ -25,7 +30,7 @@ def test_both_versions_and_all_kinds_are_decoded() -> None:
     array = one(b'["1","2","realtime:room","broadcast",{"event":"typing","payload":{"n":1}}]')
     assert (array.topic, array.event, array.user_event, array.ref) == ("realtime:room", "broadcast", "typing", "2")
     first = one(b'{"topic":"realtime:room","event":"phx_reply","payload":{"status":"ok"},"ref":5}', out=True)
-    assert (first.event, first.ref, first.out, json.loads(first.payload)) == ("phx_reply", "5", True, {"status": "ok"})
+    assert (first.event, first.ref, first.kind, first.payload) == ("phx_reply", "5", "out", '{"status":"ok"}')
     push = binary.pack(binary.USER_PUSH, b"1", b"2", b"realtime:room", b"typing", b"", payload=b'{"n":1}', json=True)
     up = one(push, is_binary=True)
     assert (up.topic, up.event, up.user_event, up.ref, up.payload) == (
@@ -64,11 +69,12 @@ def test_no_token_is_shown() -> None:
 
 def test_a_frame_for_many_connections_is_one_line() -> None:
     """The line counts the recipients, also when protocol versions alternate."""
-    book = Journal()
+    history = History()
+    book = Journal(history)
     newer, older = b'[null,null,"realtime:room","x",{}]', b'{"topic":"realtime:room","event":"x","payload":{}}'
     for number in range(500):
-        book.frame_sent(2 * number, newer, False, NOW)
-        book.frame_sent(2 * number + 1, older, False, NOW)
+        history.frame_sent(Send(2 * number, newer, False), NOW)
+        history.frame_sent(Send(2 * number + 1, older, False), NOW)
     lines = book.take().frames
     assert [(line.receivers, len(line.connections)) for line in lines] == [(500, journal.MAX_CONNECTIONS)] * 2
     assert book.take().frames == []
@@ -76,14 +82,15 @@ def test_a_frame_for_many_connections_is_one_line() -> None:
 
 def test_pending_lines_are_bounded() -> None:
     """The number of lines dropped since the last fetch is reported."""
-    book = Journal()
-    for number in range(journal.MAX_PENDING + 25):
-        book.frame_received(1, b"%d" % number, False, NOW)
+    history = History()
+    book = Journal(history)
+    for number in range(journal.MAX_LINES + 25):
+        history.frame_received(1, b"%d" % number, False, NOW)
     news = book.take()
     assert (len(news.frames), news.missed, news.frames[-1].payload) == (
-        journal.MAX_PENDING,
+        journal.MAX_LINES,
         25,
-        str(journal.MAX_PENDING + 24),
+        str(journal.MAX_LINES + 24),
     )
     assert book.take().missed == 0
 
@@ -100,11 +107,11 @@ def test_a_change_counts_its_channels() -> None:
     table = '"schema":"public","table":"users"'
     data = f'{{{table},"type":"UPDATE","record":{{"id":1}},"old_record":{{"id":0}},"errors":null}}'.encode()
     hidden = f'{{{table},"type":"INSERT","record":{{}},"errors":["Error 401: Unauthorized"]}}'.encode()
-    book = Journal()
+    history = History()
     for _ in range(3):
-        book.changed(bytes(bytearray(data)), 1, NOW)
-    book.changed(hidden, 0, NOW)
-    one, two = book.take().changes
+        history.changed(bytes(bytearray(data)), 1, NOW)
+    history.changed(hidden, 0, NOW)
+    one, two = Journal(history).take().changes
     assert (one.table, one.type, one.receivers, one.record) == ("public.users", "UPDATE", 3, '{"id":1}')
     assert (two.errors, two.receivers, two.old_record) == ("Error 401: Unauthorized", 0, "")
 
@@ -112,7 +119,81 @@ def test_a_change_counts_its_channels() -> None:
 def test_a_change_that_is_nested_too_deeply_is_shown_as_text() -> None:
     """A change that cannot be encoded as JSON is shown as text, and other lines are not affected."""
     deep = b'{"schema":"public","table":"t","type":"INSERT","record":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    book = Journal()
-    book.changed(deep, 1, NOW)
-    (line,) = book.take().changes
+    history = History()
+    history.changed(deep, 1, NOW)
+    (line,) = Journal(history).take().changes
     assert (line.type, line.receivers, line.record[:11]) == ("unreadable", 1, '{"schema":"')
+
+
+def test_a_page_begins_with_what_happened_before() -> None:
+    """A page that is opened later gets the latest lines, without counting older ones as left out."""
+    history = History()
+    for number in range(journal.MAX_LINES + 100):
+        history.frame_received(1, b"%d" % number, False, NOW)
+    book = Journal(history)
+    news = book.take()
+    assert (len(news.frames), news.frames[0].payload, news.missed) == (journal.MAX_LINES, "100", 0)
+    history.frame_received(1, b"later", False, NOW)
+    assert [line.payload for line in book.take().frames] == ["later"]
+
+
+def test_lines_that_are_no_longer_kept_are_counted() -> None:
+    """A page that was behind by more than the history keeps is told how many lines it missed."""
+    history = History(max_entries=10)
+    book = Journal(history)
+    for number in range(25):
+        history.frame_received(1, b"%d" % number, False, NOW)
+    news = book.take()
+    assert (len(news.frames), news.missed) == (10, 15)
+
+
+def test_a_paused_page_gets_changes_only() -> None:
+    """Frames of the pause are left out, also after it; changes are shown."""
+    history = History()
+    book = Journal(history)
+    book.frames = False
+    history.frame_received(1, b"hidden", False, NOW)
+    history.changed(b'{"schema":"public","table":"t","type":"INSERT","record":{}}', 1, NOW)
+    news = book.take()
+    assert (news.frames, len(news.changes), news.missed) == ([], 1, 0)
+    history.frame_received(1, b"hidden", False, NOW)
+    book.skip()
+    book.frames = True
+    assert book.take().frames == []
+
+
+BAD = [
+    (b'["1","1","realtime:room","phx_reply",{"status":"error","response":{"reason":"x"}}]', False, True),
+    (b'["1","1","realtime:room","phx_reply",{"status":"ok","response":{}}]', False, False),
+    (b'["1",null,"realtime:room","phx_error",{}]', False, True),
+    (b'["1",null,"realtime:room","system",{"status":"error","message":"x"}]', False, True),
+    (b'["1",null,"realtime:room","system",{"status":"ok","message":"x"}]', False, False),
+    (b'["1",null,"realtime:room","broadcast",{"status":"error"}]', False, False),
+    (b'["1","1","realtime:room","phx_reply",5]', False, False),
+    (binary.pack(binary.REPLY, b"1", b"2", b"realtime:room", b"error", payload=b"{}"), True, True),
+    (binary.pack(binary.REPLY, b"1", b"2", b"realtime:room", b"ok", payload=b"{}"), True, False),
+]
+
+
+def test_error_replies_are_marked() -> None:
+    """Error replies, errors of the system, crashes and frames that cannot be read are marked, other frames are not."""
+    for data, is_binary, bad in BAD:
+        line = one(data, is_binary=is_binary, out=True)
+        assert (line.bad, line.event != "unreadable") == (bad, True), data
+    assert one(b"{").bad
+
+
+def test_connections_are_lines() -> None:
+    """Opened, refused and closed connections are lines; a refused handshake is marked and shows its answer."""
+    history = History()
+    history.connection_opened(1, True, NOW)
+    history.connection_refused(2, Refusal(401, b'{"error":"API key is missing"}'), NOW)
+    history.connection_closed(1, 1012, NOW)
+    history.connection_closed(3, None, NOW)
+    lines = Journal(history).take().frames
+    assert [(line.kind, line.event, line.payload, line.bad) for line in lines] == [
+        ("opened", "connected", "version 2.0.0", False),
+        ("refused", "refused with 401", '{"error":"API key is missing"}', True),
+        ("closed", "disconnected", "close code 1012", False),
+        ("closed", "disconnected", "without a close code", False),
+    ]

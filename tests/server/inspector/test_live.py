@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supawire import broadcast, changes, connect_async, presence
+from supawire import ConnectError, JoinError, broadcast, changes, connect_async, presence
 from supawire.server import HubOptions, LocalServer
 from supawire.server.app import App
 from supawire.server.inspector import web
@@ -116,12 +116,12 @@ async def test_frames_and_changes_are_sent() -> None:
             ("public.users", 1),
             ("public.others", 0),
         ]
-        assert [it["event"] for it in viewer.frames if not it["out"]] == ["phx_join", "broadcast"]
+        assert [it["event"] for it in viewer.frames if it["kind"] == "in"] == ["phx_join", "broadcast"]
         await viewer.ws.send_json({"do": "look", "frames": False})
-        assert (await viewer.request(do="publish", topic="x", event="x", payload=1))["error"] == ""  # after the pause
+        assert await viewer.request(do="publish", topic="x", event="x", payload=1) == {"to": "publish"}
         await room.broadcast("paused", {})
         await viewer.ws.send_json({"do": "look", "frames": True})
-        assert (await viewer.request(do="publish", topic="x", event="x", payload=1))["error"] == ""
+        assert await viewer.request(do="publish", topic="x", event="x", payload=1) == {"to": "publish"}
         await room.broadcast("two", {})
         await viewer.until(lambda: any(it["user_event"] == "two" for it in viewer.frames))
         assert "paused" not in [it["user_event"] for it in viewer.frames]
@@ -138,14 +138,11 @@ async def test_a_page_can_publish_and_emit() -> None:
         news = room.listen(broadcast(), changes("users"))
         await room.subscribe(wait="ready")
         await viewer.request(do="publish", topic="room", event="public", payload=None)
-        assert (await viewer.request(do="publish", topic="room", event="said", payload={"n": 1}, private=True))[
-            "error"
-        ] == ""
+        said = await viewer.request(do="publish", topic="room", event="said", payload={"n": 1}, private=True)
+        assert said == {"to": "publish"}
         event: Any = await anext(news)
         assert (event.event, event.payload["n"]) == ("said", 1)
-        assert await viewer.request(do="emit", type="INSERT", table="users", record={"id": 1}) == {
-            "to": "emit", "error": "", "keys": {},
-        }  # fmt: skip
+        assert await viewer.request(do="emit", type="INSERT", table="users", record={"id": 1}) == {"to": "emit"}
         event = await anext(news)
         assert event.record == {"id": 1}
         for to, wrong in (
@@ -178,16 +175,92 @@ async def test_keys_are_sent_only_on_request() -> None:
             await client.channel("room", private=True).subscribe()
 
 
-async def test_frames_are_recorded_only_while_a_page_is_open() -> None:
-    """Nothing is recorded before the first page is open and after the last one has closed."""
-    async with running(inspector=True) as (app, url):
-        assert app.frame_watcher is None and app.hub.watchers == ()
-        async with open_inspector(url), open_inspector(url):
-            assert app.frame_watcher is not None and len(app.hub.watchers) == 2
-        async with asyncio.timeout(40):
-            while app.hub.watchers:  # noqa: ASYNC110  until the server receives the close
-                await asyncio.sleep(0.01)
-        assert app.frame_watcher is None
+async def test_what_happened_before_the_page_was_opened_is_sent() -> None:
+    """A page gets the history: refused handshakes, connections, frames and changes."""
+    async with LocalServer(inspector=True) as server:
+        with pytest.raises(ConnectError):
+            await connect_async(server.url, "sb_wrong_key", open_timeout=0.05)
+        async with connect_async(server.url, server.anon_key) as client:
+            await client.channel("room").subscribe()
+            server.emit("INSERT", "users", record={"id": 1})
+        async with open_inspector(server.url) as viewer:
+            await viewer.until(lambda: viewer.changes and any(it["kind"] == "closed" for it in viewer.frames))
+        kinds = [it["kind"] for it in viewer.frames if it["topic"] != "phoenix"]
+        assert (kinds[0], kinds[-1]) == ("refused", "closed") and "opened" in kinds
+        refused = viewer.frames[0]
+        assert refused["bad"] and refused["event"] == "refused with 401" and "JWT" in refused["payload"]
+        assert next(it["event"] for it in viewer.frames if it["kind"] == "in") == "phx_join"
+        assert "sb_wrong_key" not in viewer.all
+
+
+async def test_nothing_is_recorded_without_the_inspector() -> None:
+    """A server without the inspector has no history."""
+    async with running() as (app, _):
+        assert app.hub.watchers == ()
+
+
+async def test_a_fault_is_caused_and_shown() -> None:
+    """A fault acts, is listed as in force, and is removed again; an invalid one gets an error."""
+    async with LocalServer(inspector=True) as server, open_inspector(server.url) as viewer:
+        fault = {"name": "reject_join", "arguments": {"topic": "room", "reason": "Unauthorized: no"}}
+        assert await viewer.request(do="fault", **fault) == {"to": "fault"}
+        async with connect_async(server.url, server.anon_key) as client:
+            with pytest.raises(JoinError, match="Unauthorized: no"):
+                await client.channel("room").subscribe()
+        await viewer.until(lambda: viewer.overview["faults"])
+        assert viewer.overview["faults"] == ["joins of room refused"]
+        await viewer.request(do="fault", name="reset")
+        await viewer.until(lambda: not viewer.overview["faults"])
+        for name, arguments, expected in (
+            ("nothing", {}, "there is no fault 'nothing'"),
+            ("_pause", {}, "there is no fault"),
+            ("lag", {"seconds": -1}, "seconds must be"),
+            ("lag", {"seconds": None}, "Seconds is empty"),
+            ("lag", {"seconds": 1, "more": 2}, "has no argument 'more'"),
+            ("drop_connections", {"code": "x"}, "code must be"),
+        ):
+            answer = await viewer.request(do="fault", name=name, arguments=arguments)
+            assert expected in answer["error"], name
+
+
+async def test_a_frame_is_sent_again() -> None:
+    """A frame from a client is handled again, and one to a client is sent again, while the connection is open."""
+    async with LocalServer(inspector=True) as server, open_inspector(server.url) as viewer:
+        async with connect_async(server.url, server.anon_key) as client:
+            room = client.channel("room", echo=True)
+            messages = room.listen(broadcast("typing"))
+            await room.subscribe()
+            await room.broadcast("typing", {"n": 1})
+            await anext(messages)
+            await viewer.until(lambda: sum(it["user_event"] == "typing" for it in viewer.frames) == 2)
+            numbers = {it["kind"]: it["number"] for it in viewer.frames if it["user_event"] == "typing"}
+            for kind in ("in", "out"):
+                assert "error" not in await viewer.request(do="resend", number=numbers[kind])
+                assert (await anext(messages)).payload == {"n": 1}
+            answer = await viewer.request(do="payload", number=numbers["in"])
+            assert '"n":1' in answer["text"]
+        await viewer.until(lambda: any(it["kind"] == "closed" for it in viewer.frames))
+        assert "has ended" in (await viewer.request(do="resend", number=numbers["in"]))["error"]
+        assert "no longer kept" in (await viewer.request(do="resend", number=10_000))["error"]
+
+
+async def test_a_long_payload_is_returned_whole_and_without_tokens() -> None:
+    """The payload of a frame can be fetched completely; its tokens are hidden."""
+    async with LocalServer(inspector=True) as server, open_inspector(server.url) as viewer:
+        async with connect_async(server.url, server.anon_key) as client:
+            room = client.channel("room")
+            await room.subscribe()
+            await room.broadcast("long", {"text": "x" * 200_000, "token": server.token()})
+            await viewer.until(lambda: any(it["user_event"] == "long" or it["size"] > 100_000 for it in viewer.frames))
+        number = next(it["number"] for it in viewer.frames if it["size"] > 100_000)
+        text = (await viewer.request(do="payload", number=number))["text"]
+        assert text.count("x") >= 200_000 and "eyJ" not in text
+
+
+async def test_sql_needs_a_database() -> None:
+    """Without a database the SQL box gets an error."""
+    async with LocalServer(inspector=True) as server, open_inspector(server.url) as viewer:
+        assert (await viewer.request(do="sql", text="select 1"))["error"] == "this server has no database"
 
 
 async def test_pages_are_limited_and_closed_with_the_server() -> None:

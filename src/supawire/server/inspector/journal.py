@@ -1,11 +1,8 @@
-"""Frames and changes recorded since the page last fetched them, bounded; payloads are decoded only then.
+"""The lines of a page: entries of the history, decoded when the page fetches them.
 
-Payloads are shown without tokens and are cut to a maximum length. A frame for many connections has the same `data`
-object in all its effects (`effects.Send`) and becomes one line.
+Payloads are shown without tokens and are cut to a maximum length.
 """
 
-from collections import deque
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -13,13 +10,14 @@ from msgspec import Struct
 
 from supawire._display import hide_tokens
 from supawire.core import binary
-from supawire.core.frames import ACCESS_TOKEN, BROADCAST, JOIN
-from supawire.events import Instant
+from supawire.core.frames import ACCESS_TOKEN, BROADCAST, ERROR, JOIN, REPLY, SYSTEM
+from supawire.server.inspector.history import Entry, History, Kind
 from supawire.server.recorder import redact
 from supawire.server.wire import DECODE_ERRORS, decode, encode
 
 MAX_SHOWN: Final = 4_000
 """Default maximum characters shown of a payload."""
+UNREADABLE: Final = "unreadable"
 MAX_DECODED: Final = 64_000
 """Maximum bytes of a payload that is decoded; of a longer one only the beginning is shown, unless it holds a token."""
 
@@ -43,19 +41,23 @@ def _redacted(payload: bytes) -> bytes:
         return payload
 
 
-MAX_PENDING: Final = 500
-"""Maximum lines that wait to be fetched; older ones are dropped and counted."""
-LOOK_BACK: Final = 4
-"""Number of recent lines searched for another copy of a frame: one of each version, and their neighbors."""
+MAX_LINES: Final = 500
+"""Maximum lines that a page gets at once; older ones are dropped and counted."""
 MAX_CONNECTIONS: Final = 12
 """Maximum number of connections listed for one frame."""
+MAX_STATUS: Final = 100_000
+"""Maximum bytes of a reply that is decoded for its status."""
 
 
 class FrameLine(Struct, frozen=True):
-    """A frame for display. `payload` is JSON text, or the beginning of raw bytes in hexadecimal."""
+    """A frame or an event of a connection for display. `payload` is text, or raw bytes in hexadecimal.
 
+    `bad`: an error reply, a refused handshake, or a frame that cannot be read.
+    """
+
+    number: int
     at: float
-    out: bool
+    kind: Kind
     connections: list[int]
     receivers: int
     topic: str
@@ -66,6 +68,7 @@ class FrameLine(Struct, frozen=True):
     binary: bool
     payload: str
     cut: bool
+    bad: bool = False
 
 
 class ChangeLine(Struct, frozen=True):
@@ -88,115 +91,125 @@ class News(Struct, frozen=True):
     missed: int
 
 
-class _RecordedFrame:
-    __slots__ = ("at", "binary", "connections", "data", "out", "receivers")
-
-    def __init__(self, at: float, out: bool, connection: int, data: bytes, is_binary: bool) -> None:
-        self.at = at
-        self.out = out
-        self.connections = [connection]
-        self.receivers = 1
-        self.data = data
-        self.binary = is_binary
-
-
-class _RecordedChange:
-    __slots__ = ("at", "data", "receivers")
-
-    def __init__(self, at: float, data: bytes, receivers: int) -> None:
-        self.at = at
-        self.data = data
-        self.receivers = receivers
-
-
 class Journal:
-    """The recorded lines for one page."""
+    """The lines of one page. It begins with what the history already has."""
 
-    def __init__(self) -> None:
-        self._frames: deque[_RecordedFrame] = deque()
-        self._changes: deque[_RecordedChange] = deque()
-        self._missed = 0
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._next = max(history.first, history.next - MAX_LINES)
+        self.frames = True
+        """Whether the page wants frames; a paused page does not."""
 
-    # --- inputs
-
-    def frame_received(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
-        """Record a frame from a client."""
-        self._add(_RecordedFrame(now.wall, False, connection, data, is_binary))
-
-    def frame_sent(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
-        """Record a frame to a client."""
-        for line in islice(reversed(self._frames), LOOK_BACK):
-            if line.data is data and line.out:
-                line.receivers += 1
-                if len(line.connections) < MAX_CONNECTIONS:
-                    line.connections.append(connection)
-                return
-        self._add(_RecordedFrame(now.wall, True, connection, data, is_binary))
-
-    def _add(self, line: _RecordedFrame) -> None:
-        self._frames.append(line)
-        if len(self._frames) > MAX_PENDING:
-            self._frames.popleft()
-            self._missed += 1
-
-    def changed(self, data: bytes, receivers: int, now: Instant) -> None:
-        """Record a row change and the number of channels it was sent to."""
-        for line in islice(reversed(self._changes), LOOK_BACK):
-            if line.data == data:
-                line.receivers += receivers
-                return
-        self._changes.append(_RecordedChange(now.wall, data, receivers))
-        if len(self._changes) > MAX_PENDING:
-            self._changes.popleft()
-            self._missed += 1
-
-    def clear_frames(self) -> None:
-        """Remove the recorded frames."""
-        self._frames.clear()
-
-    # --- output
+    def skip(self) -> None:
+        """Leave out everything that has happened until now."""
+        self._next = self._history.next
 
     def take(self) -> News:
-        """Return and remove all recorded lines."""
-        news = News(
-            [_frame_line(line) for line in self._frames], [_change_line(line) for line in self._changes], self._missed
-        )
-        self._frames.clear()
-        self._changes.clear()
-        self._missed = 0
-        return news
+        """Return the new lines."""
+        entries = self._history.since(self._next)
+        missed = self._history.next - self._next - len(entries) + max(0, len(entries) - MAX_LINES)
+        self._next = self._history.next
+        frames: list[FrameLine] = []
+        changes: list[ChangeLine] = []
+        for entry in entries[-MAX_LINES:]:
+            entry.seen = True
+            if entry.kind is Kind.CHANGE:
+                changes.append(_change_line(entry))
+            elif self.frames:
+                frames.append(frame_line(entry))
+        return News(frames, changes, missed)
 
 
-class _Parts(Struct):
+class Parts(Struct):
+    """The parts of a frame. `payload`: JSON text, or raw bytes unless `json`."""
+
     topic: str = ""
     event: str = ""
     payload: bytes = b""
     json: bool = True
     ref: str = ""
     user_event: str = ""
+    join_ref: str = ""
+    status: str = ""
+    """The status of a binary reply."""
 
 
-def _frame_line(line: _RecordedFrame) -> FrameLine:
+def parts_of(entry: Entry) -> Parts:
+    """Return the parts of a frame; one that cannot be read has the event `unreadable` and its bytes as payload."""
     try:
-        parts = _binary(line.data, line.out) if line.binary else _text(line.data)
+        return _binary(entry.data, entry.kind is Kind.OUT) if entry.binary else _text(entry.data)
     except DECODE_ERRORS:
-        parts = _Parts(event="unreadable", payload=line.data, json=not line.binary)
+        return Parts(event=UNREADABLE, payload=entry.data, json=not entry.binary)
+
+
+def frame_line(entry: Entry, *, most: int = MAX_SHOWN, whole: bool = False) -> FrameLine:
+    """Return the line of a frame or of an event of a connection. `whole`: decode also a very long payload."""
+    if entry.kind not in (Kind.IN, Kind.OUT):
+        return _connection_line(entry)
+    parts = parts_of(entry)
     secret = parts.event in (JOIN, ACCESS_TOKEN)
-    payload, cut = for_display(parts.payload, json=parts.json, whole=secret)
+    payload, cut = for_display(parts.payload, json=parts.json, whole=secret or whole, most=most)
     user_event = parts.user_event or _user_event(parts)
-    numbers = line.connections
     return FrameLine(
-        *(line.at, line.out, numbers, line.receivers, parts.topic, parts.event, user_event, parts.ref),
-        *(len(line.data), line.binary, payload, cut),
+        *(entry.number, entry.at, entry.kind, entry.connections[:MAX_CONNECTIONS], entry.receivers),
+        *(parts.topic, parts.event, user_event, parts.ref, len(entry.data), entry.binary, payload, cut),
+        bad=_is_bad(entry, parts),
     )
 
 
-def _text(data: bytes) -> _Parts:
+def _connection_line(entry: Entry) -> FrameLine:
+    text = entry.data.decode(errors="replace")
+    event, payload = {
+        Kind.OPENED: ("connected", f"version {text}"),
+        Kind.REFUSED: (f"refused with {entry.code}", text),
+    }.get(entry.kind, ("disconnected", f"close code {entry.code}" if entry.code else "without a close code"))
+    shown, cut = for_display(payload.encode())
+    bad = entry.kind is Kind.REFUSED
+    return FrameLine(
+        *(entry.number, entry.at, entry.kind, entry.connections, 1, "", event, "", "", len(entry.data), False),
+        *(shown, cut, bad),
+    )
+
+
+def _is_bad(entry: Entry, parts: Parts) -> bool:
+    if parts.event in (UNREADABLE, ERROR):
+        return True
+    if entry.kind is Kind.OUT and parts.event in (REPLY, SYSTEM):
+        return status_of(parts) not in ("", "ok")
+    return False
+
+
+def status_of(parts: Parts) -> str:
+    """Return the status of a reply or of a system message; empty if it has none."""
+    if parts.status:
+        return parts.status
+    if not parts.json or len(parts.payload) > MAX_STATUS:
+        return ""
+    try:
+        return _status.decode(parts.payload).status
+    except DECODE_ERRORS:
+        return ""
+
+
+class _Status(Struct):
+    status: str = ""
+
+
+_status: Final = msgspec.json.Decoder(_Status)
+
+
+def _text(data: bytes) -> Parts:
     if data.lstrip()[:1] == b"{":
         frame = _object.decode(data)
-        return _Parts(_name(frame.topic), _name(frame.event), bytes(frame.payload), ref=_name(frame.ref))
+        return Parts(
+            _name(frame.topic), _name(frame.event), bytes(frame.payload), ref=_name(frame.ref),
+            join_ref=_name(frame.join_ref),
+        )  # fmt: skip
     array = _array.decode(data)
-    return _Parts(_name(array.topic), _name(array.event), bytes(array.payload), ref=_name(array.ref))
+    return Parts(
+        _name(array.topic), _name(array.event), bytes(array.payload), ref=_name(array.ref),
+        join_ref=_name(array.join_ref),
+    )  # fmt: skip
 
 
 class _FrameObject(Struct, gc=False):
@@ -204,6 +217,7 @@ class _FrameObject(Struct, gc=False):
     event: Any
     payload: msgspec.Raw = msgspec.Raw(b"null")
     ref: Any = None
+    join_ref: Any = None
 
 
 class _FrameArray(Struct, array_like=True, gc=False):
@@ -222,18 +236,19 @@ def _name(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _binary(data: bytes, out: bool) -> _Parts:
+def _binary(data: bytes, out: bool) -> Parts:
     frame = binary.unpack(binary.DOWN if out else binary.UP, data)
     fields = {
         name: value.decode(errors="replace") for name, value in zip(frame.layout.fields, frame.fields, strict=True)
     }
-    ref, topic, event = fields.get("ref", ""), fields["topic"], fields.get("event", fields.get("status", ""))
+    ref, topic, event = fields.get("ref", ""), fields["topic"], fields.get("event", REPLY)
+    join_ref, status = fields.get("join_ref", ""), fields.get("status", "")
     if frame.layout in (binary.USER_PUSH, binary.USER_BROADCAST):
-        return _Parts(topic, BROADCAST, frame.payload, frame.json, ref, event)
-    return _Parts(topic, event, frame.payload, False, ref)
+        return Parts(topic, BROADCAST, frame.payload, frame.json, ref, event, join_ref)
+    return Parts(topic, event, frame.payload, False, ref, "", join_ref, status)
 
 
-def _user_event(parts: _Parts) -> str:
+def _user_event(parts: Parts) -> str:
     if parts.event != BROADCAST or not parts.json or len(parts.payload) > MAX_DECODED:
         return ""
     try:
@@ -249,7 +264,7 @@ class _Inner(Struct):
 _inner: Final = msgspec.json.Decoder(_Inner)
 
 
-def _change_line(line: _RecordedChange) -> ChangeLine:
+def _change_line(line: Entry) -> ChangeLine:
     try:
         data: dict[str, Any] = decode(line.data)
     except DECODE_ERRORS:  # values may be nested too deeply for the decoder

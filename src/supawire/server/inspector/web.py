@@ -4,8 +4,9 @@ Any web page can send requests to this machine, also under a host name of its ow
 name this machine, the WebSocket is accepted only from the inspector's own page, and requests through proxies are
 refused.
 
-While a page is open, frames are recorded in its journal, and the state of the hub is compared a few times per second
-and sent when it has changed. A page that reads slowly misses lines, but delays nothing else.
+Frames are kept in a bounded history from the start of the server. While a page is open, they are decoded for it, and
+the state of the hub is compared a few times per second and sent when it has changed. A page that reads slowly misses
+lines, but delays nothing else.
 """
 
 import asyncio
@@ -21,11 +22,13 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 from aiohttp import WSMsgType, web
 
+from supawire.errors import RealtimeError
 from supawire.events import Instant
 from supawire.server.dev import is_here
-from supawire.server.effects import Send
 from supawire.server.hub import Hub
-from supawire.server.inspector.commands import MAX_REQUEST, Answer, ShowFrames, execute, read
+from supawire.server.inspector.commands import MAX_REQUEST, Answer, ShowFrames, SqlCommand, SqlResult, execute, read
+from supawire.server.inspector.fault_buttons import FAULTS
+from supawire.server.inspector.history import History
 from supawire.server.inspector.journal import Journal
 from supawire.server.inspector.overview import overview
 
@@ -67,7 +70,9 @@ FILES: Final = {
     "/inspector/look.css": ("look.css", "text/css; charset=utf-8"),
     "/inspector/main.js": ("main.js", "text/javascript; charset=utf-8"),
     "/inspector/draw.js": ("draw.js", "text/javascript; charset=utf-8"),
+    "/inspector/faults.js": ("faults.js", "text/javascript; charset=utf-8"),
     "/inspector/lists.js": ("lists.js", "text/javascript; charset=utf-8"),
+    "/inspector/sql.js": ("sql.js", "text/javascript; charset=utf-8"),
 }
 LIVE: Final = "/inspector/live"
 """Path of the page's WebSocket."""
@@ -107,22 +112,8 @@ logger: Final = logging.getLogger("supawire.server")
 encode: Final = msgspec.json.Encoder().encode
 
 
-class FrameWatcher(Protocol):
-    """A receiver of every frame."""
-
-    def frame_received(self, connection: int, data: bytes, binary: bool, now: Instant) -> None:
-        """Handle a frame from a client."""
-        ...
-
-    def frame_sent(self, effect: Send, now: Instant) -> None:
-        """Handle a frame to a client."""
-        ...
-
-
 class InspectedServer(Protocol):
     """The server that the inspector shows (`app.App`)."""
-
-    frame_watcher: FrameWatcher | None
 
     @property
     def hub(self) -> Hub: ...
@@ -135,6 +126,10 @@ class InspectedServer(Protocol):
         """Perform the effects of the hub."""
         ...
 
+    async def run_sql(self, text: str) -> SqlResult:
+        """Run SQL in the database. Raises: RealtimeError."""
+        ...
+
     def message_complete(self, request: web.Request) -> None:
         """Record that a complete message has arrived on the WebSocket of a request."""
         ...
@@ -143,10 +138,11 @@ class InspectedServer(Protocol):
 class Page:
     """One open page."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
         self.ws: Final = web.WebSocketResponse(compress=False, max_msg_size=MAX_REQUEST, timeout=1.0)
-        self.journal: Final = Journal()
-        self.frames = True
+        self.journal: Final = Journal(history)
+        self.running: asyncio.Task[None] | None = None
+        """The SQL that runs for this page."""
         self.answers: Final[list[Answer]] = []
         self.overview = b""
 
@@ -156,6 +152,9 @@ class Inspector:
 
     def __init__(self, app: InspectedServer) -> None:
         self._app = app
+        self.history: Final = History()
+        """What has happened; the app records it here."""
+        app.hub.watch(self.history)
         self._pages: Final[set[Page]] = set()
         self._started_at: Final = time.time()
 
@@ -184,11 +183,11 @@ class Inspector:
     # --- one page
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        page = Page()
+        page = Page(self.history)
         if not page.ws.can_prepare(request).ok:
             return web.Response(status=400, text="Not a WebSocket upgrade request", headers=HEADERS)
         await page.ws.prepare(request)
-        self._enter(page)
+        self._pages.add(page)
         sender = asyncio.get_running_loop().create_task(self._send_news(page))
         sender.add_done_callback(_log_failure)
         try:
@@ -197,16 +196,18 @@ class Inspector:
                 if message.type is WSMsgType.TEXT:
                     self._take(page, message.data)
         finally:
-            sender.cancel()
-            self._leave(page)
-            await asyncio.wait([sender])
+            self._pages.discard(page)
+            tasks = [sender] if page.running is None else [sender, page.running]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         return page.ws
 
     async def _send_news(self, page: Page) -> None:
         """Send new lines and changed state, as fast as the page reads."""
         hub = self._app.hub
         level = "PostgreSQL" if hub.options.database else "memory"
-        about = {"version": version("supawire"), "level": level, "started_at": self._started_at}
+        about = {"version": version("supawire"), "level": level, "started_at": self._started_at, "faults": FAULTS}
         news: dict[str, Any] = {"about": about}
         while not page.ws.closed:
             state = encode(overview(hub, self._app.now()))
@@ -234,34 +235,27 @@ class Inspector:
             case Answer():
                 page.answers.append(order)
             case ShowFrames(frames):
-                page.frames = frames
-                page.journal.clear_frames()
+                page.journal.frames = frames
+                page.journal.skip()
+            case SqlCommand(statement):
+                self._run_sql(page, statement)
             case _:
-                page.answers.append(execute(order, self._app.hub, self._app.now()))
+                page.answers.append(execute(order, self._app.hub, self.history, self._app.now()))
                 self._app.pump()
 
-    # --- recording of frames
+    def _run_sql(self, page: Page, text: str) -> None:
+        if page.running is not None and not page.running.done():
+            page.answers.append(Answer("sql", "the statement before has not finished"))
+            return
 
-    def _enter(self, page: Page) -> None:
-        self._pages.add(page)
-        self._app.hub.watch(page.journal)
-        self._app.frame_watcher = self
+        async def run() -> None:
+            try:
+                page.answers.append(Answer("sql", result=await self._app.run_sql(text)))
+            except RealtimeError as error:
+                page.answers.append(Answer("sql", str(error)))
 
-    def _leave(self, page: Page) -> None:
-        self._pages.discard(page)
-        self._app.hub.unwatch(page.journal)
-        if not self._pages:
-            self._app.frame_watcher = None
-
-    def frame_received(self, connection: int, data: bytes, binary: bool, now: Instant) -> None:
-        for page in self._pages:
-            if page.frames:
-                page.journal.frame_received(connection, data, binary, now)
-
-    def frame_sent(self, effect: Send, now: Instant) -> None:
-        for page in self._pages:
-            if page.frames:
-                page.journal.frame_sent(effect.conn, effect.data, effect.binary, now)
+        page.running = asyncio.get_running_loop().create_task(run())
+        page.running.add_done_callback(_log_failure)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

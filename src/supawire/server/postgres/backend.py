@@ -11,8 +11,10 @@ from typing import Any, Final
 from supawire.errors import StateError
 from supawire.server.app import App
 from supawire.server.hub import Hub
+from supawire.server.inspector.commands import SqlResult
 from supawire.server.postgres.change_feed import OUTAGE_LOSS, ChangeFeed
 from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.console import run_sql
 from supawire.server.postgres.database import Database, DatabaseError, SqlSession
 from supawire.server.postgres.matching import MAX_POLL_INTERVAL
 from supawire.server.postgres.messages import MessageTable, Partitions
@@ -223,6 +225,10 @@ class PostgresBackend:
     def unsubscribe(self, channel: int) -> None:
         """Remove the subscriptions of a channel that has ended; returns at once."""
         self._feed.unsubscribe(channel)
+
+    async def run_sql(self, text: str) -> SqlResult:
+        """Run SQL for the inspector. Raises: DatabaseError."""
+        return await run_sql(self.own_url, text)
 
     async def _answer(self, number: int, query: Query[Any]) -> None:
         answer: Answer = QueryError.UNKNOWN

@@ -3,6 +3,7 @@
 import { ago, clock, count, element, pretty, refill } from "/inspector/draw.js";
 
 const MOST = 500;
+const WAYS = { in: "↑ in", out: "↓ out", refused: "✕", other: "•" };
 const narrow = matchMedia("(max-width: 40rem)"); // there, three columns are hidden
 const find = (selector) => document.querySelector(selector);
 
@@ -12,6 +13,7 @@ export function drawOverview(overview) {
   title("#connections", overview.connected);
   title("#channels", overview.joined);
   fill("#connections", overview.connections, (it) => String(it.number), connection, "Nobody is connected.");
+  drawConnectionChoices(overview.connections);
   fill("#channels", overview.topics, (it) => `${it.private} ${it.topic}`, topic, "Nobody has joined a channel.");
   refill(find("#topics"), overview.topics, (it) => it.topic, (it) => element("option", { value: it.topic }));
   const faults = find("#faults");
@@ -28,6 +30,15 @@ function fill(section, items, key, draw, nothing) {
   const list = find(`${section} .cards`);
   if (items.length) refill(list, items, key, draw);
   else list.replaceChildren(element("li", { className: "empty" }, nothing));
+}
+
+// The connections that a fault may be for; what is chosen stays.
+export function drawConnectionChoices(connections) {
+  const numbers = connections.map((it) => it.number);
+  for (const select of document.querySelectorAll("select[data-kind=connection]")) {
+    const items = [{ value: "", text: "all" }, ...numbers.map((number) => ({ value: String(number), text: `#${number}` }))];
+    refill(select, items, (it) => it.value, (it) => element("option", { value: it.value }, it.text));
+  }
 }
 
 function connection(it) {
@@ -66,11 +77,14 @@ export class Frames {
   constructor() {
     this.kept = [];
     this.missed = 0;
-    this.wanted = { text: "", way: "", heartbeats: false };
+    this.wanted = { text: "", way: "", heartbeats: false, bad: false };
     this.scroll = find("#frames .scroll");
     this.body = find("#frames tbody");
     this.following = true; // the newest frame stays in sight until somebody scrolls up or opens one
     this.body.addEventListener("click", (event) => this.toggle(event.target.closest("tr.frame")));
+    this.last = 0; // the number of the newest line
+    this.since = 0; // what is exported begins here
+    this.act = () => {}; // what a button of an open frame does
     this.scroll.addEventListener("scroll", () => {
       this.following = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 40;
     });
@@ -81,9 +95,11 @@ export class Frames {
     if (this.following) this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
-  add(frames, missed = 0) {
+  add(all, missed = 0) {
+    const frames = all.filter((frame) => frame.number >= this.since); // after a reconnect the history comes again
     this.missed += missed;
     this.kept.push(...frames);
+    this.last = frames.at(-1)?.number ?? this.last;
     const gone = this.kept.splice(0, Math.max(0, this.kept.length - MOST));
     for (const frame of gone) this.forget(frame);
     this.body.append(...frames.filter((frame) => this.wants(frame)).map((frame) => this.row(frame)));
@@ -105,7 +121,16 @@ export class Frames {
     this.follow();
   }
 
+  restart() { // the server was started again: its numbers begin at 1
+    this.since = 0;
+  }
+
   clear() {
+    this.since = this.last + 1;
+    this.start();
+  }
+
+  start() {
     this.kept = [];
     this.missed = 0;
     this.body.replaceChildren();
@@ -113,8 +138,9 @@ export class Frames {
   }
 
   wants(frame) {
-    const { text, way, heartbeats } = this.wanted;
-    if (way && (way === "out") !== frame.out) return false;
+    const { text, way, heartbeats, bad } = this.wanted;
+    if (way && way !== frame.kind) return false;
+    if (bad && !frame.bad) return false;
     if (!heartbeats && frame.topic === "phoenix") return false;
     if (!text) return true;
     const numbers = frame.connections.map((number) => `#${number}`);
@@ -130,15 +156,15 @@ export class Frames {
   }
 
   row(frame) {
-    const way = frame.out ? "out" : "in";
+    const way = WAYS[frame.kind] ?? WAYS.other;
     const others = frame.receivers - frame.connections.length;
     const who = frame.connections.map((number) => `#${number}`).join(" ") + (others > 0 ? ` +${others}` : "");
     const event = element("button", { type: "button", ariaExpanded: "false", title: frame.user_event || frame.event },
       frame.user_event || frame.event || "?", frame.user_event ? element("em", {}, ` ${frame.event}`) : null);
     const topic = frame.topic.replace(/^realtime:/, "");
-    frame.row = element("tr", { className: "frame" },
+    frame.row = element("tr", { className: frame.bad ? "frame bad" : "frame" },
       element("td", { className: "time" }, ...clock(frame.at)),
-      element("td", { className: `way ${way}` }, frame.out ? "↓ out" : "↑ in"),
+      element("td", { className: `way ${frame.kind}` }, way, frame.bad ? element("span", { className: "hidden" }, " error") : null),
       element("td", { className: "who", title: `${count(frame.receivers, "connection", "connections")}: ${who}` }, who),
       element("td", { title: frame.topic }, topic),
       element("td", {}, event),
@@ -157,10 +183,27 @@ export class Frames {
       row.nextSibling.remove();
       return;
     }
-    const { topic, ref, binary, cut, payload } = row.frame;
-    const facts = [topic, ref ? `ref ${ref}` : "", binary ? "binary" : "text", cut ? "the payload is longer than shown" : ""];
+    const { kind, topic, ref, binary, cut, payload } = row.frame;
+    const isFrame = kind === "in" || kind === "out";
+    const form = isFrame ? (binary ? "binary" : "text") : "";
+    const facts = [row.frame.bad ? "error" : "", topic, ref ? `ref ${ref}` : "", form, cut ? "the payload is longer than shown" : ""];
     row.after(element("tr", { className: "more" }, element("td", { colSpan: narrow.matches ? 4 : 7 },
-      element("p", { className: "hint" }, facts.filter(Boolean).join(" · ")), element("pre", {}, pretty(payload)))));
+      element("p", { className: "hint" }, facts.filter(Boolean).join(" · ")),
+      isFrame ? this.buttons(row.frame) : null, element("pre", {}, pretty(payload)))));
+  }
+
+  buttons(frame) {
+    const output = element("output", { ariaLive: "polite" });
+    const button = (name, text, title) => {
+      const made = element("button", { type: "button", title }, text);
+      made.dataset.act = name;
+      made.addEventListener("click", () => this.act(name, frame, output));
+      return made;
+    };
+    const again = frame.kind === "in" ? "Handle this frame again, as if the client had sent it twice" : "Send this frame again";
+    return element("div", { className: "row" },
+      button("copy", "Copy", "Copy the payload"), button("resend", "Send again", again),
+      frame.event === "broadcast" && frame.user_event ? button("edit", "Edit", "Put it into the form for publishing") : null, output);
   }
 }
 
@@ -175,6 +218,12 @@ export function drawChanges(changes) {
   while (body.children.length > MOST) body.lastChild.remove();
   find("#changes .count").textContent = changed;
   find("#changes .empty").hidden = changed > 0;
+}
+
+export function clearChanges() {
+  changed = 0;
+  find("#changes tbody").replaceChildren();
+  drawChanges([]);
 }
 
 function change(it) {

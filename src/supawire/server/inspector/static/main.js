@@ -1,18 +1,24 @@
 // The page's one socket: news of the server come in, orders go out.
 
 import { element } from "/inspector/draw.js";
-import { drawChanges, drawOverview, drawTimes, Frames } from "/inspector/lists.js";
+import { drawFaultButtons, sayFault } from "/inspector/faults.js";
+import { clearChanges, drawChanges, drawOverview, drawTimes, Frames } from "/inspector/lists.js";
+import { drawResult } from "/inspector/sql.js";
 
 const find = (selector) => document.querySelector(selector);
 const frames = new Frames();
 let socket = null;
 let paused = false;
 let wait = 250;
+let startedAt = 0;
+const waiting = new Map(); // what to do with the answer about a frame, by its number
 
 function connect() {
   socket = new WebSocket(`ws://${location.host}/inspector/live`);
   socket.onopen = () => {
     wait = 250;
+    frames.start(); // the history follows, from its beginning
+    clearChanges();
     if (paused) order({ do: "look", frames: false });
     sayLink();
   };
@@ -51,6 +57,10 @@ function drawAbout(about) {
   const facts = [`version ${about.version}`, `${about.level} level`, `started ${started}`];
   find("#about").replaceChildren(...facts.map((fact) => element("li", {}, fact)));
   find("#rows").hidden = about.level !== "memory";
+  find("#database").hidden = about.level === "memory";
+  if (startedAt && startedAt !== about.started_at) frames.restart();
+  startedAt = about.started_at;
+  drawFaultButtons(about.faults, (name, values) => order({ do: "fault", name, arguments: values }));
 }
 
 // --- forms
@@ -62,9 +72,16 @@ function say(form, text, bad = false) {
 }
 
 function answered(answer) {
-  if (answer.to === "keys") drawKeys(answer.keys);
-  else if (answer.to === "emit") say(find("#emit"), answer.error || "emitted", answer.error !== "");
-  else say(find("#broadcast"), answer.error || "sent", answer.error !== "");
+  const { to, error = "", keys = {}, number = 0, text = "", result = null } = answer;
+  if (to === "keys") drawKeys(keys);
+  else if (to === "emit") say(find("#emit"), error || "emitted", error !== "");
+  else if (to === "fault") sayFault(error || "done", error !== "");
+  else if (to === "sql") drawResult(result, error);
+  else if (to === "export") exported(text, error);
+  else if (to === "resend" || to === "payload") {
+    waiting.get(number)?.(text, error);
+    waiting.delete(number);
+  } else say(find("#broadcast"), error || "sent", error !== "");
 }
 
 function json(form, name) {
@@ -121,8 +138,8 @@ find("#emit").elements.type.addEventListener("change", (event) => {
 const filter = find("#filter");
 filter.addEventListener("submit", (event) => event.preventDefault());
 filter.addEventListener("input", () => {
-  const { text, way, heartbeats } = filter.elements;
-  frames.filter({ text: text.value.trim(), way: way.value, heartbeats: heartbeats.checked });
+  const { text, way, heartbeats, bad } = filter.elements;
+  frames.filter({ text: text.value.trim(), way: way.value, heartbeats: heartbeats.checked, bad: bad.checked });
 });
 
 find("#pause").addEventListener("click", () => {
@@ -133,7 +150,92 @@ find("#pause").addEventListener("click", () => {
   sayLink();
 });
 
-find("#clear").addEventListener("click", () => frames.clear());
+find("#clear").addEventListener("click", () => {
+  frames.clear();
+  sayExport("");
+});
+
+// A button of an open frame.
+frames.act = async (name, frame, output) => {
+  const tell = (text, bad = false) => {
+    output.textContent = text;
+    output.classList.toggle("bad", bad);
+  };
+  const ask = (what) => new Promise((done, fail) => {
+    waiting.set(frame.number, (text, error) => (error ? fail(new Error(error)) : done(text)));
+    if (!order({ do: what, number: frame.number })) fail(new Error("the server does not answer"));
+  });
+  try {
+    if (name === "resend") {
+      await ask("resend");
+      tell("sent again");
+      return;
+    }
+    const text = frame.cut ? await ask("payload") : frame.payload;
+    if (name === "copy") {
+      await navigator.clipboard.writeText(text);
+      tell("copied");
+    } else {
+      edit(frame, text);
+    }
+  } catch (error) {
+    tell(error.message, true);
+  }
+};
+
+function edit(frame, text) {
+  const fields = find("#broadcast").elements;
+  let payload = text;
+  try {
+    const value = JSON.parse(text);
+    payload = JSON.stringify(!frame.binary && value?.type === "broadcast" ? value.payload : value);
+  } catch {
+    // raw bytes or a cut payload: shown as it is
+  }
+  fields.topic.value = frame.topic.replace(/^realtime:/, "");
+  fields.event.value = frame.user_event;
+  fields.payload.value = payload;
+  fields.payload.focus();
+}
+
+for (const button of document.querySelectorAll("[data-export]")) {
+  button.addEventListener("click", () => {
+    find("#frames-output").dataset.form = button.dataset.export;
+    if (!order({ do: "export", form: button.dataset.export, since: frames.since })) sayExport("the server does not answer", true);
+  });
+}
+
+function sayExport(text, bad = false) {
+  const output = find("#frames-output");
+  output.textContent = text;
+  output.classList.toggle("bad", bad);
+}
+
+function exported(text, error) {
+  if (error) {
+    sayExport(error, true);
+    return;
+  }
+  const name = find("#frames-output").dataset.form === "pytest" ? "test_recorded.py" : "recording.jsonl";
+  const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+  sayExport(`saved ${name}`);
+}
+
+// --- SQL
+
+find("#sql").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = find("#sql").elements.text.value;
+  if (!text.trim()) return;
+  say(find("#sql"), "running");
+  if (!order({ do: "sql", text })) say(find("#sql"), "the server does not answer", true);
+});
+
+find("#sql textarea").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("#sql").requestSubmit();
+});
 
 // --- keys
 
