@@ -82,7 +82,7 @@ async def sql_box(program: str, profile: Path) -> None:
             "timestamptz '2026-03-01' + n * interval '1 hour' from generate_series(1, 6) n"
         )
         await page.open(server.url)
-        await page.shows("#database h2", "SQL")
+        await page.until("!document.querySelector('#database').hidden")
         await page.focus("#sql textarea")
         await page.type("select * from orders where total > 25 order by placed_at desc")
         await page.click("#sql button")

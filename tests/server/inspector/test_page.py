@@ -293,7 +293,7 @@ async def test_the_sql_box_shows_rows_and_errors(program: str, tmp_path: Path):
     async with LocalServer(inspector=True, postgres=True) as server, chromium(program, tmp_path) as page:
         await page.open(server.url)
         await page.shows("#link", "live")
-        await page.shows("#database h2", "SQL")
+        await page.until("!document.querySelector('#database').hidden")
         assert await page.run("document.querySelector('#rows').hidden")
 
         async def run(statement: str, *, keys: bool = False) -> None:
