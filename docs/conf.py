@@ -52,4 +52,6 @@ html_css_files = ["pages.css"]
 html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", DOCS_URL)
 html_title = f"supawire {release}"
 html_show_copyright = False
+html_use_index = False
+html_domain_indices = False
 html_copy_source = False  # each page is there as Markdown

@@ -23,6 +23,9 @@ _CODE: Final = re.compile(r"(`[^`]+`)")
 _SECTION: Final = re.compile(r"docs/protocol\\?\.md, ([A-Z][\w ]*\w)")
 _MARKUP: Final = re.compile(r"([\\*|])|(?<=\w)_(?=\W|$)")
 
+_MISPLACED: Final = re.compile(
+    r",? ?\*\*misnamed: \w+|,? ?\*misplaced: \w+(?=,? ?\*\*misnamed|\))|(?<=\*)misplaced: \w+"
+)
 _NAMED: Final = re.compile(r"(?:^|(?<=\. )|(?<=\n))((?:\w+,\s)*\w+):\s")
 _ERROR: Final = r"`?\b(?:[a-z]+\.)?\w*(?:Error|Timeout)\b`?"
 _RAISED: Final = re.compile(rf"(?:^|(?<=[.;] )){_ERROR}(?:(?:, | and (?:other )?){_ERROR})*")
@@ -148,11 +151,18 @@ def process(_app: Sphinx, _what: str, _name: str, it: Any, _options: Any, lines:
     lines[:] = list(converted(lines, parameters_of(it)))
 
 
-def hide_constructor(
-    _app: Sphinx, what: str, name: str, _it: Any, _options: Any, signature: str | None, _returned: str | None
-) -> tuple[str | None, None] | None:
-    """Return an empty signature for a class that users do not create, and None for everything else."""
-    return ("", None) if what in ("class", "exception") and name.rpartition(".")[2] not in CREATED else None
+def signature_for_users(
+    _app: Sphinx, what: str, name: str, _it: Any, _options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Return the signature to show: none for a class that users do not create, and no parameters that only raise.
+
+    `*misplaced` and `**misnamed` receive the arguments of other clients, to raise an error that shows the right call.
+    """
+    if what in ("class", "exception") and name.rpartition(".")[2] not in CREATED:
+        return "", None
+    if signature:
+        signature = _MISPLACED.sub("", signature)
+    return signature, returned
 
 
 def drop_overloads(_app: Sphinx) -> None:
@@ -179,6 +189,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension; called by Sphinx."""
     app.connect("builder-inited", drop_overloads)
     app.connect("autodoc-process-docstring", process)
-    app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("autodoc-process-signature", signature_for_users)
     app.connect("doctree-read", keep_type)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
