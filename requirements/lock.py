@@ -6,6 +6,7 @@ lowest.txt  the lowest versions that pyproject.toml allows of what users install
 interop.txt the official Python clients (interop.in) and what they need, for an environment of their own
 frameworks.txt
             what examples/frameworks needs (frameworks.in), for an environment of its own
+queues.txt  the queues that benchmarks/queues compares with (queues.in), for an environment of their own
 
 All are pinned by hash and name no index, so they work with every mirror. They hold for each supported Python.
 """
@@ -58,6 +59,7 @@ def main() -> None:
     compile_lock("test.txt", *project, "test", "--constraint", "requirements/dev.txt")
     compile_lock("interop.txt", "requirements/interop.in")
     compile_lock("frameworks.txt", "requirements/frameworks.in")
+    compile_lock("queues.txt", "requirements/queues.in")
     newest = pins(HERE / "dev.txt")
     users = {canonicalize_name(line.name) for line in users_requirements()}
     tools = {canonicalize_name(line.name) for line in extras()["test"]} - users - {"supawire"}

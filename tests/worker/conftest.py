@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from supawire.worker import Worker
 
-collect_ignore = [] if find_spec("psycopg") else ["test_table.py", "test_checks.py", "test_worker.py", "test_faults.py"]
+NEED_PSYCOPG = ("table", "checks", "worker", "faults", "kills", "queue_source", "rest_sources")
+collect_ignore = [] if find_spec("psycopg") else [f"test_{name}.py" for name in NEED_PSYCOPG]
 
 ORDERS = """
 create table public.orders (id bigint generated always as identity primary key, status text not null default 'pending',

@@ -6,7 +6,7 @@ import typing
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast, get_args, get_origin
+from typing import Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from supawire._values.models import check_model
 from supawire.errors import InvalidArgumentError, StateError
@@ -15,6 +15,7 @@ from supawire.options import (
     Backoff,
     ClientOptions,
     Secret,
+    check_bool,
     check_count,
     check_kind,
     check_number,
@@ -23,7 +24,11 @@ from supawire.options import (
     check_timeout,
 )
 from supawire.worker.database import Database, check_database
+from supawire.worker.function_source import FunctionSource
 from supawire.worker.job import Job
+from supawire.worker.patch_source import PatchSource
+from supawire.worker.queue_source import QueueSource, check_queue_name
+from supawire.worker.rest import rest_settings
 from supawire.worker.runner import JobSettings, describe_handler
 from supawire.worker.scheduling import RetryPolicy
 from supawire.worker.serving import (
@@ -37,7 +42,7 @@ from supawire.worker.serving import (
     loop_factory,
     stop_on_signals,
 )
-from supawire.worker.source import Source
+from supawire.worker.source import MigratingSource, Source
 from supawire.worker.table import TableOptions, TableSource, migration_of
 from supawire.worker.values import Values
 
@@ -66,6 +71,10 @@ class Worker:
         lease: seconds after which the jobs of a worker that died are given to others.
         shutdown_timeout: seconds that running jobs get to end; the others are given back.
         jobs_schema: the schema of the side table. keep: seconds for which the entries of done jobs are kept there.
+        rest: how rows are reached without a database URL: "functions" calls the SQL functions that
+            `supawire worker init --rest` writes; "columns" updates rows by conditional requests, with weaker
+            guarantees.
+        rest_url: the address of PostgREST, by default that of the project.
         logger: the parent logger, by default "supawire".
         client: further options of the Realtime client, such as `token`; see `connect_async`.
 
@@ -83,13 +92,19 @@ class Worker:
         shutdown_timeout: float = 20.0,
         jobs_schema: str = "supawire",
         keep: float = 86_400.0,
+        rest: Literal["functions", "columns"] | None = None,
+        rest_url: str | None = None,
         logger: logging.Logger | None = None,
         **client: Any,
     ) -> None:
         checked = _check_client(url, key, client)
+        secret = None if key is None else key if isinstance(key, Secret) else Secret(key)
+        realtime_url = (
+            None if url is None or secret is None else ClientOptions(**checked).endpoint(url, secret).rest_url
+        )
         self._settings: Final = WorkerSettings(
             url=url,
-            key=None if key is None else key if isinstance(key, Secret) else Secret(key),
+            key=secret,
             database=None if database is None else check_database(database),
             poll=check_number("poll", poll, above=0, unit="seconds"),
             lease=check_number("lease", lease, minimum=1, unit="seconds"),
@@ -98,7 +113,10 @@ class Worker:
             keep=check_number("keep", keep, minimum=60, unit="seconds"),
             client=checked,
             logger=logging.getLogger("supawire.worker") if logger is None else logger.getChild("worker"),
+            rest=rest_settings(rest, rest_url, realtime_url, secret, checked.get("token")),
         )
+        if rest is not None and database is not None:
+            raise InvalidArgumentError("pass database= or rest=, not both: a direct connection guarantees more")
         self._definitions: Final[dict[str, JobDefinition]] = {}
         self._serving: Serving | None = None
         self._task: asyncio.Task[None] | None = None
@@ -127,6 +145,7 @@ class Worker:
         poll: float | None = None,
         order_by: str | Iterable[str] | None = None,
         group: str | None = None,
+        key: str = "id",
         model: type[Any] | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register the decorated function for the rows of a table that match a condition.
@@ -146,13 +165,19 @@ class Worker:
             lease, poll: instead of those of the worker.
             order_by: columns that say which rows come first, with `-` in front for descending; the primary key follows.
             group: a column; of the rows with the same value, one is worked on at a time, in the order of `order_by`.
+            key: only with `rest="columns"`: the column that names a row. Otherwise the primary key is read.
             model: the class of `job.record`; by default that of the annotation `Job[Order]`.
 
         Raises: InvalidArgumentError. What the database does not have is found when the worker starts.
         """
-        if self._settings.database is None:
+        rest = self._settings.rest
+        if rest is None:
+            self._check_database("a job of a table")
+        if rest is not None and schema != "public":
+            raise InvalidArgumentError(f"over REST the table must be in the schema public, not {schema!r}")
+        if rest is not None and rest.columns and group is not None:
             raise InvalidArgumentError(
-                "a job of a table needs the URL of its database", hint="Write Worker(url, key, database=DATABASE_URL)."
+                'group= needs a database URL or rest="functions": conditional requests cannot keep an order'
             )
         options = TableOptions(
             table,
@@ -169,11 +194,49 @@ class Worker:
         )
 
         def make(context: WorkerContext) -> Source:
-            assert context.database is not None
-            return TableSource(context.database, options, context.holder)
+            if rest is None:
+                return TableSource(_database_of(context), options, context.holder)
+            if rest.columns:
+                return PatchSource(context.rest, options, check_text("key", key))
+            return FunctionSource(context.rest, options, context.holder, database=context.database, role=context.role)
 
         return self.source(
             options.name, make, concurrency=concurrency, retry=retry, max_attempts=max_attempts, timeout=timeout,
+            lease=lease, poll=poll, model=model,
+        )  # fmt: skip
+
+    def queue(
+        self,
+        queue: str,
+        *,
+        dead_letters: str | None = None,
+        archive: bool = False,
+        concurrency: int = 8,
+        retry: Backoff = Backoff(),
+        max_attempts: int | None = 10,
+        timeout: float | None = 300.0,
+        lease: float | None = None,
+        poll: float | None = None,
+        model: type[Any] | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated function for the messages of a pgmq queue (Supabase Queues).
+
+        `job.row` is the message if it is an object, else `{"message": …}`; `job.key` is its `msg_id`, `job.headers` its
+        headers. The visibility timeout is the lease, and pgmq counts times in whole seconds.
+
+        Args: queue: its name. dead_letters: the queue that gets messages that have failed for good, by default the name
+        with `_dead`. archive: move messages of successful jobs to the archive of the queue instead of deleting them.
+        The others: see `job`.
+        """
+        self._check_database("a job of a queue")
+        name = check_queue_name("queue", queue)
+        dead = check_queue_name("dead_letters", f"{queue}_dead" if dead_letters is None else dead_letters)
+        if dead == name:
+            raise InvalidArgumentError("dead_letters must be another queue, or failed messages would be read again")
+        check_bool("archive", archive)
+        return self.source(
+            f"pgmq.{name}", lambda context: QueueSource(_database_of(context), name, dead_letters=dead,
+            archive=archive), concurrency=concurrency, retry=retry, max_attempts=max_attempts, timeout=timeout,
             lease=lease, poll=poll, model=model,
         )  # fmt: skip
 
@@ -215,6 +278,12 @@ class Worker:
             return handler
 
         return register
+
+    def _check_database(self, what: str) -> None:
+        if self._settings.database is None:
+            raise InvalidArgumentError(
+                f"{what} needs the URL of its database", hint="Write Worker(url, key, database=DATABASE_URL)."
+            )
 
     # --- running
 
@@ -302,36 +371,50 @@ class Worker:
         serving = self._serving
         return Health(False, "stopped", "stopped", "stopped") if serving is None else serving.health()
 
-    async def migration(self) -> str:
-        """Return the SQL that prepares the database: the side table, and an index for each table. It may be run again.
+    async def migration(self, database: str | Secret | None = None, *, role: str = "service_role") -> str:
+        """Return the SQL that prepares the database for all jobs. It may be run again.
 
+        Args: database: URL of the database, by default that of the worker; needed to write the functions for
+        `rest="functions"`. role: who may call these.
         Raises: SetupError: a table of a job is missing, or does not have what the job needs.
         """
-        indexes: list[str] = []
-        async with self._open_database() as database:
-            context = self._settings.context(database)
+        parts: list[str] = []
+        has_side_table = False
+        async with self._open_database(database) as connections:
+            context = self._settings.context(connections, role=check_text("role", role))
             for definition in self._definitions.values():
                 source = definition.make(context)
-                if isinstance(source, TableSource):
-                    indexes += await source.migration()
-        return migration_of(self._settings.jobs_schema, indexes)
+                has_side_table |= isinstance(source, TableSource | FunctionSource)
+                if isinstance(source, MigratingSource):
+                    parts += await source.migration()
+        return migration_of(self._settings.jobs_schema if has_side_table else None, parts)
 
-    async def apply_migration(self) -> str:
+    async def apply_migration(self, database: str | Secret | None = None, *, role: str = "service_role") -> str:
         """Run the migration in one transaction, and return its SQL."""
-        text = await self.migration()
-        async with self._open_database() as database, database.connection() as connection, connection.transaction():
+        text = await self.migration(database, role=role)
+        async with (
+            self._open_database(database) as connections,
+            connections.connection() as connection,
+            connection.transaction(),
+        ):
             await connection.execute(text.encode(), prepare=False)
         return text
 
     @asynccontextmanager
-    async def _open_database(self) -> AsyncGenerator[Database]:
-        if self._settings.database is None:
+    async def _open_database(self, url: str | Secret | None) -> AsyncGenerator[Database]:
+        secret = self._settings.database if url is None else check_database(url)
+        if secret is None:
             raise StateError("this worker has no database", hint="Write Worker(url, key, database=DATABASE_URL).")
-        database = Database(self._settings.database)
+        database = Database(secret)
         try:
             yield database
         finally:
             await database.close()
+
+
+def _database_of(context: WorkerContext) -> Database:
+    assert context.database is not None  # checked when the job was registered
+    return context.database
 
 
 def _check_client(url: object, key: object, client: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The object that a handler gets: one attempt of one job."""
 
 import contextlib
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, cast
@@ -91,6 +92,11 @@ class Job(Generic[R]):
         if self._record is None:
             self._record = self._model.make(self._claim.row, frozenset())
         return self._record
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers of a message of a queue; empty for a row."""
+        return self._claim.headers
 
     @property
     def attempt(self) -> int:

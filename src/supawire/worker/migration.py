@@ -40,7 +40,11 @@ create index if not exists jobs_done on {schema}.jobs (source, finished_at) wher
 """
 
 
-def migration(schema: str, indexes: Iterable[str] = ()) -> str:
-    """Return the migration as SQL. schema: quoted. indexes: statements for the tables of jobs."""
-    parts = ["-- written by `supawire worker init`; it may be run again", _JOBS.format(schema=schema), *indexes]
+def migration(schema: str | None, more: Iterable[str] = ()) -> str:
+    """Return the migration as SQL.
+
+    schema: of the side table, quoted; None: without it. more: statements of the sources.
+    """
+    side_table = [] if schema is None else [_JOBS.format(schema=schema)]
+    parts = ["-- written by `supawire worker init`; it may be run again", *side_table, *more]
     return "\n".join(part.rstrip() for part in parts) + "\n"

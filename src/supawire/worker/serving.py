@@ -20,6 +20,7 @@ from supawire.options import Backoff, Secret
 from supawire.worker.announcements import Announcements
 from supawire.worker.database import BlockingDatabase, Database
 from supawire.worker.job import Job
+from supawire.worker.rest import RestClient, RestSettings
 from supawire.worker.runner import CANCEL_TIMEOUT, JobSettings, JobStats, Runner
 from supawire.worker.source import Source, TransactionalSource
 from supawire.worker.table import new_holder
@@ -45,15 +46,22 @@ class WorkerSettings(Struct, frozen=True):
     keep: float
     client: dict[str, Any]
     logger: logging.Logger
+    rest: RestSettings | None = None
 
-    def context(self, database: Database | None) -> "WorkerContext":
+    def context(
+        self, database: Database | None, rest: RestClient | None = None, role: str = "service_role"
+    ) -> "WorkerContext":
         """Return what sources get."""
-        return WorkerContext(database, new_holder(), self.url, self.key, self.jobs_schema, self.keep)
+        return WorkerContext(database, new_holder(), self.url, self.key, self.jobs_schema, self.keep, rest, role)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What a source gets from its worker. database: None without a PostgreSQL URL. holder: names this process."""
+    """What a source gets from its worker.
+
+    database: None without a PostgreSQL URL. holder: names this process. rest: None unless jobs come over REST. role:
+    who may call the functions that a migration creates.
+    """
 
     database: Database | None
     holder: str
@@ -61,6 +69,8 @@ class WorkerContext:
     key: Secret | None
     jobs_schema: str
     keep: float
+    rest: RestClient | None = None
+    role: str = "service_role"
 
 
 class JobDefinition(Struct, frozen=True):
@@ -108,12 +118,14 @@ class Serving:
         self._runners: Final[dict[str, Runner]] = {}
         self._announcements: Announcements | None = None
         self._database: Final = None if settings.database is None else Database(settings.database)
+        self._rest: Final = None if settings.rest is None else RestClient(settings.rest)
         self._draining = False
 
     @property
     def queries(self) -> int:
-        """How many statements the engine has sent to the database."""
-        return 0 if self._database is None else self._database.queries
+        """How many statements the engine has sent to the database, or requests to PostgREST."""
+        sent = 0 if self._database is None else self._database.queries
+        return sent if self._rest is None else sent + self._rest.requests
 
     def stop(self) -> None:
         """Let `run` drain and return; any thread may call it."""
@@ -140,7 +152,9 @@ class Serving:
         async with AsyncExitStack() as stack:
             if self._database is not None:
                 stack.push_async_callback(self._database.close)
-            context = self._settings.context(self._database)
+            if self._rest is not None:
+                stack.push_async_callback(self._rest.close)
+            context = self._settings.context(self._database, self._rest)
             for definition in self._definitions:
                 source = definition.make(context)
                 stack.push_async_callback(source.close)

@@ -27,7 +27,7 @@ class Claimed(Struct, frozen=True, eq=False):
 
     key: names the job, for logs. row: its data by column. attempt: 1 for the first one, counting attempts that ended
     with the death of their worker. age: seconds since the first claim. token: identifies this claim; only the source
-    looks into it, and it must be hashable and different for each claim.
+    looks into it, and it must be hashable and different for each claim. headers: of a message.
     """
 
     key: tuple[Any, ...]
@@ -35,6 +35,7 @@ class Claimed(Struct, frozen=True, eq=False):
     attempt: int
     token: Any
     age: float = 0.0
+    headers: Mapping[str, Any] = {}
 
 
 class Batch(Struct, frozen=True):
@@ -129,4 +130,13 @@ class TransactionalSource(Protocol):
 
     def completion(self, finished: Finished) -> tuple[Any, Sequence[Any]]:
         """Return the statement, for psycopg, that completes the job; it returns a row if the claim was still held."""
+        ...
+
+
+@runtime_checkable
+class MigratingSource(Protocol):
+    """A source that needs something in the database."""
+
+    async def migration(self) -> Sequence[str]:
+        """Return the SQL that prepares the database, which may be run again. Raises: SetupError."""
         ...

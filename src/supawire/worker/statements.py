@@ -48,9 +48,9 @@ class Statements:
         self._shape: Final = shape
         self._parts: Final = self._make_parts()
         self.extend: Final = self._format(_EXTEND)
-        self.complete: Final = self._format(_COMPLETE, moved=self._moved(_assigned(shape.done, shape.kinds)))
+        self.complete: Final = self._format(_COMPLETE, moved=self._moved(assigned(shape.done, shape.kinds)))
         self.retry: Final = self._format(_RETRY)
-        self.fail: Final = self._format(_FAIL, moved=self._moved(_assigned(shape.failed, shape.kinds)))
+        self.fail: Final = self._format(_FAIL, moved=self._moved(assigned(shape.failed, shape.kinds)))
         self.release: Final = self._format(_RELEASE_ROW if shape.before else _RELEASE)
         self.forget: Final = self._format(_FORGET)
         self._claims: Final[dict[int, Statement]] = {}
@@ -62,9 +62,16 @@ class Statements:
         The number is part of the text: with a parameter, PostgreSQL would plan for a tenth of the table.
         """
         if limit not in self._claims:
-            text = _CLAIM_ORDERED if self._shape.group else _CLAIM
-            self._claims[limit] = self._format(text, limit=literal(limit))
+            self._claims[limit] = self.claim_with(literal(limit))
         return self._claims[limit]
+
+    def claim_with(self, limit: sql.SQL) -> Statement:
+        """Return the statement that claims as many jobs as this SQL says."""
+        return self._format(_CLAIM_ORDERED if self._shape.group else _CLAIM, limit=limit)
+
+    def complete_assigning(self, assignments: sql.SQL) -> Statement:
+        """Return the statement that completes jobs and changes their rows by this SQL."""
+        return self._format(_COMPLETE, moved=self._moved([sql.Composed([assignments])]))
 
     def complete_with(self, columns: Sequence[str]) -> Statement:
         """Return the statement that completes one job and writes these columns, with the parameters w0, w1 …"""
@@ -73,7 +80,7 @@ class Statements:
             if len(self._with_values) >= _MAX_SHAPES:
                 self._with_values.clear()
             shape = self._shape
-            parts = _assigned({name: value for name, value in shape.done.items() if name not in names}, shape.kinds)
+            parts = assigned({name: value for name, value in shape.done.items() if name not in names}, shape.kinds)
             parts += [
                 _one(column, sql.SQL("%({})s::{}").format(raw(f"w{number}"), raw(shape.kinds[column])))
                 for number, column in enumerate(names)
@@ -108,8 +115,8 @@ class Statements:
             "key": sql.SQL("array[{}]").format(text),
             "where": where,
             "where_earlier": where_sql(shape.where, shape.kinds, "e"),
-            "set_claim": sql.SQL(", ").join(_assigned(shape.claim, shape.kinds)),
-            "set_before": sql.SQL(", ").join(_assigned(shape.before, shape.kinds)),
+            "set_claim": sql.SQL(", ").join(assigned(shape.claim, shape.kinds)),
+            "set_before": sql.SQL(", ").join(assigned(shape.before, shape.kinds)),
             "claimed": sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(claimed)),
             "held": sql.SQL("({}) and not coalesce({}, false)").format(equal, where),
             "order": order_sql(shape.order, "t"),
@@ -164,7 +171,7 @@ def _one(column: str, value: sql.SQL | sql.Composed) -> sql.Composed:
     return sql.SQL("{} = {}").format(identifier(column), value)
 
 
-def _assigned(values: Values, kinds: Mapping[str, str]) -> list[sql.Composed]:
+def assigned(values: Values, kinds: Mapping[str, str]) -> list[sql.Composed]:
     return [_one(column, value_sql(value, kinds[column])) for column, value in values.items()]
 
 
@@ -225,7 +232,7 @@ _TAKE: Final = """adopted as (
   returning taken.id as "supawire id", taken.claims as "supawire claims", taken.attempts as "supawire attempts",
     extract(epoch from now() - taken.created_at)::float8 as "supawire age", t.*
 )
-select next.due, moved.* from (select (
+select next.due as "supawire due", moved.* from (select (
   select extract(epoch from j.visible_at - now())::float8 from {jobs} j
   where j.source = {source} and j.state in {in_hand}
     and not exists (select from again where again.id = j.id)
@@ -252,8 +259,8 @@ _COMPLETE: Final = """with {given}, ended as (
   {moved}
 )
 select given.id, ended.id is not null or exists (
-    select from {jobs} j where j.id = given.id and j.claims = given.claims and j.state = 'done'),
-  moved.id is not null
+    select from {jobs} j where j.id = given.id and j.claims = given.claims and j.state = 'done') as held,
+  moved.id is not null as moved
 from given left join ended on ended.id = given.id left join moved on moved.id = given.id
 """
 

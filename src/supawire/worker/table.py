@@ -3,8 +3,8 @@
 import os
 import secrets
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 from psycopg.types.json import Json, Jsonb
 
@@ -243,6 +243,6 @@ def _parameter(value: Any, kind: str) -> Any:
     return value
 
 
-def migration_of(schema: str, indexes: Mapping[str, Sequence[str]] | Sequence[str]) -> str:
-    """Return the whole migration."""
-    return migration(identify(schema), cast("Sequence[str]", indexes))
+def migration_of(schema: str | None, parts: Iterable[str]) -> str:
+    """Return the whole migration. schema: of the side table, None if no job needs it. parts: of the sources."""
+    return migration(None if schema is None else identify(schema), parts)
