@@ -1,6 +1,6 @@
 """Pass commands from rows to devices and write the answers back: `supawire worker run device_command:app`.
 
-Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE. `python device_command.py NAME` is a
+Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE_URL. `python device_command.py NAME` is a
 device. The commands of one device are executed one after the other, in the order of their ids. A device may get a
 command again, for example when its answer was lost, and remembers the last one.
 """
@@ -24,14 +24,14 @@ alter publication supabase_realtime add table commands;
 """
 URL, KEY = os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]
 
-app = Worker(URL, KEY, database=os.environ.get("SUPAWIRE_DATABASE"))
+app = Worker(URL, KEY, database=os.environ.get("SUPAWIRE_DATABASE_URL"))
 
 
 @app.job(
     "commands",
     where=col("status") == "pending",
     claim={"status": "sent"},
-    order_by="device",
+    group="device",
     concurrency=8,
     timeout=30,
 )
@@ -44,7 +44,7 @@ async def execute(job: Job) -> None:
         await channel.broadcast("command", {"id": job.key, "command": job.row["command"]})
         async for event in answers:
             if event.payload["id"] == job.key:
-                job.set(answer=event.payload["answer"])
+                job.write(answer=event.payload["answer"])
                 return
 
 

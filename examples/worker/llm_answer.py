@@ -1,7 +1,7 @@
 """Answer questions with a language model, and show the answer while it grows: `supawire worker run llm_answer:app`.
 
-Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE. `generate` stands for the streaming call
-of a model. The page that asked listens to changes of its row.
+Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE_URL. `generate` stands for the streaming
+call of a model. The page that asked listens to changes of its row.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ create table questions (
 );
 alter publication supabase_realtime add table questions;
 """
-DATABASE = os.environ["SUPAWIRE_DATABASE"]
+DATABASE = os.environ["SUPAWIRE_DATABASE_URL"]
 WRITE_INTERVAL = float(os.environ.get("WRITE_INTERVAL", "0.5"))
 """Seconds between two writes of the growing answer: each is a change that Realtime sends."""
 
@@ -42,7 +42,7 @@ async def answer(job: Job) -> None:
             if now() - written_at >= WRITE_INTERVAL:
                 await connection.execute("update questions set answer = %s where id = %s", [text, job.key])
                 written_at = now()
-    job.set(answer=text)
+    job.write(answer=text)
 
 
 async def generate(question: str) -> AsyncIterator[str]:

@@ -1,7 +1,7 @@
 """Make a thumbnail of each uploaded image, in the database itself: `supawire worker run thumbnails:app`.
 
-Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE. Images are binary PPM files here, so that
-the example needs no library; with Pillow, `shrink` is three lines.
+Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE_URL. Images are binary PPM files here, so
+that the example needs no library; with Pillow, `shrink` is three lines.
 """
 
 import os
@@ -21,7 +21,7 @@ create table images (
 alter publication supabase_realtime add table images;
 """
 
-app = Worker(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], database=os.environ["SUPAWIRE_DATABASE"])
+app = Worker(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], database=os.environ["SUPAWIRE_DATABASE_URL"])
 
 
 @app.job("images", where=col("status") == "pending", claim={"status": "running"}, concurrency=2, timeout=60)

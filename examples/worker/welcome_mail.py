@@ -1,8 +1,8 @@
 """Send a mail to each new member: `supawire worker run welcome_mail:app`.
 
-Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE, SMTP_HOST and SMTP_PORT. A mail cannot be
-part of a transaction, so it may be sent twice when this program is killed between the mail and the update of the row.
-Both have the same Message-ID, by which mail programs recognize the second one.
+Needs the table of `TABLES` and SUPAWIRE_URL, SUPAWIRE_KEY, SUPAWIRE_DATABASE_URL, SMTP_HOST and SMTP_PORT. A mail
+cannot be part of a transaction, so it may be sent twice when this program is killed between the mail and the update of
+the row. Both have the same Message-ID, by which mail programs recognize the second one.
 """
 
 import os
@@ -22,7 +22,7 @@ create table members (
 alter publication supabase_realtime add table members;
 """
 
-app = Worker(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], database=os.environ["SUPAWIRE_DATABASE"])
+app = Worker(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], database=os.environ["SUPAWIRE_DATABASE_URL"])
 
 
 @app.job(

@@ -28,15 +28,19 @@ def init(
     *,
     out: Annotated[Path | None, Parameter(help="Write the migration to this file, which must not exist.")] = None,
     apply: Annotated[bool, Parameter(negative=(), help="Run the migration in the database of the worker.")] = False,
+    database: Annotated[
+        str | None, Parameter(help="URL of the database, for a worker that has none, as with `rest=`.")
+    ] = None,
+    role: Annotated[str, Parameter(help="Who may call the functions that a worker over REST needs.")] = "service_role",
 ) -> int:
-    """Print the migration for a worker: the side table of jobs, and an index for each table.
+    """Print the migration for a worker: the side table of jobs, indexes, queues, functions for REST.
 
     It reads the tables from the database of the worker, and may be run again.
     """
     if out is not None and apply:
         raise InvalidArgumentError("--out and --apply exclude each other; a file is run by your migration tool")
     found = load(worker)
-    text = asyncio.run(found.apply_migration() if apply else found.migration())
+    text = asyncio.run((found.apply_migration if apply else found.migration)(database, role=role))
     if out is not None:
         try:
             with out.open("x", encoding="utf-8") as file:

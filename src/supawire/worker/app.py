@@ -72,7 +72,7 @@ class Worker:
         shutdown_timeout: seconds that running jobs get to end; the others are given back.
         jobs_schema: the schema of the side table. keep: seconds for which the entries of done jobs are kept there.
         rest: how rows are reached without a database URL: "functions" calls the SQL functions that
-            `supawire worker init --rest` writes; "columns" updates rows by conditional requests, with weaker
+            `supawire worker init` writes; "columns" updates rows by conditional requests, with weaker
             guarantees.
         rest_url: the address of PostgREST, by default that of the project.
         logger: the parent logger, by default "supawire".
@@ -401,7 +401,7 @@ class Worker:
         return text
 
     @asynccontextmanager
-    async def _open_database(self, url: str | Secret | None) -> AsyncGenerator[Database]:
+    async def _open_database(self, url: str | Secret | None = None) -> AsyncGenerator[Database]:
         secret = self._settings.database if url is None else check_database(url)
         if secret is None:
             raise StateError("this worker has no database", hint="Write Worker(url, key, database=DATABASE_URL).")

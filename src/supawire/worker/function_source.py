@@ -1,6 +1,6 @@
 """The source that takes rows of a table through SQL functions, called over REST.
 
-`supawire worker init --rest` writes the functions: they contain the statements of a table source and run with the
+`supawire worker init` writes the functions: they contain the statements of a table source and run with the
 rights of their owner (`security definer`), so a key that may do nothing else with the table can claim and end its jobs.
 What is guaranteed is the same as with a direct connection, except for transactions of the handler.
 """
@@ -112,7 +112,7 @@ class FunctionSource:
 
     async def prepare(self) -> Sequence[str]:
         """Check that the functions are there, may be called, and belong to these options. Raises: SetupError."""
-        hint = "Run `supawire worker init module:app --rest` and apply what it writes, as the owner of the database."
+        hint = "Run `supawire worker init module:app --database URL --apply` as the owner of the database."
         try:
             found: _Check = await self._call("check", {}, _Check)
         except RestError as error:
@@ -123,7 +123,7 @@ class FunctionSource:
             if error.sqlstate == _NO_RIGHTS:
                 raise SetupError(
                     f"the role of the key may not call the functions {self._base}_…: {error.message}",
-                    hint="Write them for that role: `supawire worker init module:app --rest --role …`.",
+                    hint="Write them for that role: `supawire worker init module:app --database URL --role ROLE`.",
                 ) from None
             raise
         if (found.version, found.fingerprint) != (VERSION, fingerprint(self._options)):
