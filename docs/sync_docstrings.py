@@ -22,6 +22,9 @@ CLASSES: Final[tuple[tuple[type, type], ...]] = (
     (supawire.QueuedSent, supawire.AsyncQueuedSent),
     (supawire.Mirror, supawire.AsyncMirror),
     (supawire.Outbox, supawire.AsyncOutbox),
+    (supawire.StreamReader, supawire.AsyncStreamReader),
+    (supawire.Streams, supawire.AsyncStreams),
+    (supawire.StreamWriter, supawire.AsyncStreamWriter),
 )
 
 FUNCTIONS: Final = (
@@ -77,6 +80,16 @@ DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 """,
         ),
     ),
+    "AsyncChannel.stream": (
+        (
+            "result = await channel.stream(answer)  # any iterable of parts, plain or async",
+            "result = channel.stream(answer)  # any iterable of parts",
+        ),
+        ("await out.write", "out.write"),
+        ("as a plain or async iterable", "as an iterable, read on the caller's thread"),
+        ("a cancellation as", "Ctrl-C as"),
+    ),
+    "AsyncStreamWriter": (("`with` ends it, `await` sends a whole source.", "`with` ends it."),),
     "connect_async": (
         (
             "a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it",

@@ -38,6 +38,7 @@ from supawire.errors import (
     SetupError,
     SlowConsumerError,
     StateError,
+    StreamError,
 )
 from supawire.events import (
     Broadcast,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from supawire.aio.connect import ClientOpener, connect_async
     from supawire.aio.handlers import Subscription
     from supawire.aio.http_publish import Message, Published
+    from supawire.aio.live_streams import AsyncStreamReader, AsyncStreams, AsyncStreamWriter, StreamResult
     from supawire.aio.mirror import AsyncMirror
     from supawire.aio.outbox import AsyncOutbox, OutboxStats
     from supawire.aio.stream import AsyncStream
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from supawire.server.local import LocalServer as LocalServer  # not in __all__: it requires an extra
     from supawire.sync.channel import Channel, QueuedSent
     from supawire.sync.client import Client, connect, from_supabase
+    from supawire.sync.live_streams import StreamReader, Streams, StreamWriter
     from supawire.sync.mirror import Mirror
     from supawire.sync.outbox import Outbox
     from supawire.sync.stream import Stream
@@ -95,6 +98,9 @@ __all__ = [
     "AsyncOutbox",
     "AsyncQueuedSent",
     "AsyncStream",
+    "AsyncStreamReader",
+    "AsyncStreamWriter",
+    "AsyncStreams",
     "AuthError",
     "Backoff",
     "Broadcast",
@@ -166,6 +172,11 @@ __all__ = [
     "Stats",
     "Status",
     "Stream",
+    "StreamError",
+    "StreamReader",
+    "StreamResult",
+    "StreamWriter",
+    "Streams",
     "Subscription",
     "System",
     "Update",
@@ -190,6 +201,9 @@ _HOMES: Final = {
     "AsyncOutbox": "aio.outbox",
     "AsyncQueuedSent": "aio.channel",
     "AsyncStream": "aio.stream",
+    "AsyncStreamReader": "aio.live_streams",
+    "AsyncStreamWriter": "aio.live_streams",
+    "AsyncStreams": "aio.live_streams",
     "Channel": "sync.channel",
     "Client": "sync.client",
     "DeadMessage": "outbox_stores.base",
@@ -205,6 +219,10 @@ _HOMES: Final = {
     "QueuedSent": "sync.channel",
     "SqliteOutbox": "outbox_stores.sqlite",
     "Stream": "sync.stream",
+    "StreamReader": "sync.live_streams",
+    "StreamResult": "aio.live_streams",
+    "StreamWriter": "sync.live_streams",
+    "Streams": "sync.live_streams",
     "Subscription": "aio.handlers",
     "connect": "sync.client",
     "connect_async": "aio.connect",

@@ -207,6 +207,22 @@ class HttpError(RealtimeError):
         self.outcomes = outcomes
 
 
+class StreamError(RealtimeError):
+    """A stream has ended, and is not complete. `status` says how, `reason` why.
+
+    cancelled, failed: by its producer. lost: a part cannot be had any more. interrupted: the producer no longer
+    answers, or reading has ended. corrupt: length or digest differ from those of the producer. too_large: longer than
+    the reader accepts.
+    """
+
+    def __init__(
+        self, message: str = "", *, status: str = "failed", reason: str | None = None, **details: Unpack[Details]
+    ):
+        super().__init__(message, **details)
+        self.status: str = status
+        self.reason: str | None = reason
+
+
 class SlowConsumerError(RealtimeError):
     """A consumer was too slow and its buffer overflowed; events were dropped for it."""
 
@@ -280,6 +296,7 @@ TREE: Final = (
     LocalProtocolError,
     RemoteProtocolError,
     HttpError,
+    StreamError,
     SlowConsumerError,
     RowError,
     HandlerError,

@@ -11,10 +11,12 @@ from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.driver import Driver
 from supawire.aio.handlers import Subscription
+from supawire.aio.live_streams import AsyncStreams, AsyncStreamWriter, Source
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import is_of_changes
 from supawire.core.channel import CoreChannel
 from supawire.core.effects import Ticket
+from supawire.core.live_streams import SEGMENT_EVENT, StreamKind
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
 from supawire.events import ChannelState, Instant, PresenceState, Sent
@@ -32,7 +34,7 @@ from supawire.options import (
     check_timeout,
     check_token,
 )
-from supawire.selectors import Selector, check_selector
+from supawire.selectors import Selector, broadcast, check_selector, status
 
 SOCKET: Final = Sent("socket")
 
@@ -319,6 +321,52 @@ class AsyncChannel:
 
         outcome.add_done_callback(report_failure)
         return AsyncQueuedSent("queue", _outcome=outcome)
+
+    # --- live streams
+
+    def stream(
+        self, source: Source | None = None, *, id: str | None = None, kind: StreamKind | None = None,
+        info: dict[str, Any] | None = None, rate: float = 15.0, history: int = 1_048_576, keep: float = 60.0,
+        controls: bool = True, timeout: Timeout = DEFAULT,
+    ) -> AsyncStreamWriter:  # fmt: skip
+        """Send text, bytes or JSON values that grow, such as the answer of a model, in few messages.
+
+            result = await channel.stream(answer)  # any iterable of parts, plain or async
+            async with channel.stream(info={"model": "m"}) as out:
+                await out.write("…")
+
+        The first part is sent at once, later ones are merged to `rate` messages a second. Readers who come late or miss
+        a part get it from here, for `keep` seconds after the end. An exception in the block ends the stream as
+        "failed", a cancellation as "cancelled".
+
+        Args:
+            source: the parts, as a plain or async iterable; or one text or `bytes`.
+            id: the name by which readers find it, at most 128 characters; a random one if omitted.
+            kind: "text", "bytes" or "json"; if omitted, the first part decides. info: a JSON object for readers.
+            rate: messages a second, at most. history: bytes that are kept for late readers, the newest.
+            keep: seconds after the end for which late readers are answered, while the channel is subscribed.
+            controls: whether readers may cancel and steer it. timeout: seconds until the end must be confirmed; if
+                omitted, three times the client's; None: no limit.
+        Raises: StateError: the channel is not subscribed (on entry). StreamError: from `write`, when a reader has
+            cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
+        """
+        self._check()
+        return AsyncStreamWriter(
+            self._driver, self._core, source, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
+            controls=controls, timeout=timeout,
+        )  # fmt: skip
+
+    def streams(self, id: str | None = None, *, most: int = 16_777_216, idle: float = 15.0) -> AsyncStreams:
+        """Return an iterator over the streams of this channel: those that run, and each that begins later.
+
+        What was sent before is requested from the producers when the channel is joined, and again after each reconnect.
+
+        Args: id: only the stream with this id. most: bytes of one stream that are accepted. idle: seconds without a
+            message after which its producer is asked whether it is still there.
+        Raises: InvalidArgumentError. ClosedError.
+        """
+        events = self.listen(broadcast(SEGMENT_EVENT), status(), buffer=10_000)
+        return AsyncStreams(self._driver, self._core, events, id, most=most, idle=idle)
 
     # --- presence
 

@@ -167,7 +167,7 @@ class Driver:
         self.draining: bool = False
         """Whether new calls are refused, see `drain`."""
         self.drains: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        """What sends stored messages before the channels are left, one for each outbox."""
+        """Called before the channels are left: each sends what is stored or growing, and waits until it is sent."""
         self.finalizer: weakref.finalize[..., Any] | None = None
         """Closes the client if the user's object is garbage-collected while it is open."""
         self.detached = False
@@ -360,9 +360,9 @@ class Driver:
         late: OperationTimeout | None = None
         try:
             async with asyncio.timeout(timeout):
-                for send_stored in tuple(self.drains):
+                for send in tuple(self.drains):
                     with suppress(RealtimeError):  # what an outbox cannot send stays in its store
-                        await send_stored()
+                        await send()
                 while sends := self.waiting_for(SENDS):  # each result goes to the caller of that send
                     await asyncio.wait(sends)
                 await self._leave(topics)

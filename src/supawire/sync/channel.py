@@ -1,6 +1,6 @@
 """A channel of the sync client: each call runs the async channel's method on the I/O thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
@@ -10,11 +10,13 @@ from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.channel import AsyncQueuedSent, Wait
 from supawire.aio.handlers import Subscription
+from supawire.aio.live_streams import StreamKind, StreamResult
 from supawire.errors import RealtimeError
 from supawire.events import ChannelState, PresenceState, Sent
 from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
 from supawire.selectors import Selector
 from supawire.sync._async import ThreadedAsyncChannel
+from supawire.sync.live_streams import Streams, StreamWriter, send_all
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 
@@ -258,6 +260,63 @@ class Channel:
         """
         sent = self._portal.call(self._async.broadcast, event, payload, ack=ack, persist=persist, timeout=timeout)
         return QueuedSent(sent.via, sent.acked, None, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
+
+    # --- live streams
+
+    @overload
+    def stream(
+        self, source: None = None, *, id: str | None = ..., kind: StreamKind | None = ...,
+        info: dict[str, Any] | None = ..., rate: float = ..., history: int = ..., keep: float = ...,
+        controls: bool = ..., timeout: Timeout = ...,
+    ) -> StreamWriter: ...  # fmt: skip
+    @overload
+    def stream(
+        self, source: Iterable[Any], *, id: str | None = ..., kind: StreamKind | None = ...,
+        info: dict[str, Any] | None = ..., rate: float = ..., history: int = ..., keep: float = ...,
+        controls: bool = ..., timeout: Timeout = ...,
+    ) -> StreamResult: ...  # fmt: skip
+    def stream(
+        self, source: Iterable[Any] | None = None, *, id: str | None = None, kind: StreamKind | None = None,
+        info: dict[str, Any] | None = None, rate: float = 15.0, history: int = 1_048_576, keep: float = 60.0,
+        controls: bool = True, timeout: Timeout = DEFAULT,
+    ) -> StreamWriter | StreamResult:  # fmt: skip
+        """Send text, bytes or JSON values that grow, such as the answer of a model, in few messages.
+
+            result = await channel.stream(answer)  # any iterable of parts, plain or async
+            with channel.stream(info={"model": "m"}) as out:
+                await out.write("…")
+
+        The first part is sent at once, later ones are merged to `rate` messages a second. Readers who come late or miss
+        a part get it from here, for `keep` seconds after the end. An exception in the block ends the stream as
+        "failed", a cancellation as "cancelled".
+
+        Args:
+            source: the parts, as a plain or async iterable; or one text or `bytes`.
+            id: the name by which readers find it, at most 128 characters; a random one if omitted.
+            kind: "text", "bytes" or "json"; if omitted, the first part decides. info: a JSON object for readers.
+            rate: messages a second, at most. history: bytes that are kept for late readers, the newest.
+            keep: seconds after the end for which late readers are answered, while the channel is subscribed.
+            controls: whether readers may cancel and steer it. timeout: seconds until the end must be confirmed; if
+                omitted, three times the client's; None: no limit.
+        Raises: StateError: the channel is not subscribed (on entry). StreamError: from `write`, when a reader has
+            cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
+        """
+        writer = self._portal.run(
+            self._async.stream, None, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
+            controls=controls, timeout=timeout,
+        )  # fmt: skip
+        return StreamWriter(self._portal, writer) if source is None else send_all(self._portal, writer, source)
+
+    def streams(self, id: str | None = None, *, most: int = 16_777_216, idle: float = 15.0) -> Streams:
+        """Return an iterator over the streams of this channel: those that run, and each that begins later.
+
+        What was sent before is requested from the producers when the channel is joined, and again after each reconnect.
+
+        Args: id: only the stream with this id. most: bytes of one stream that are accepted. idle: seconds without a
+            message after which its producer is asked whether it is still there.
+        Raises: InvalidArgumentError. ClosedError.
+        """
+        return Streams(self._portal, self._portal.run(self._async.streams, id, most=most, idle=idle))
 
     # --- presence
 
