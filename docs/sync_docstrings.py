@@ -89,7 +89,6 @@ DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("as a plain or async iterable", "as an iterable, read on the caller's thread"),
         ("a cancellation as", "Ctrl-C as"),
     ),
-    "AsyncStreamWriter": (("`with` ends it, `await` sends a whole source.", "`with` ends it."),),
     "connect_async": (
         (
             "a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it",

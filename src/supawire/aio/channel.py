@@ -1,7 +1,7 @@
 """A channel of the async client: checks arguments, calls the core and awaits the ticket that it returns."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeVar, cast, overload
@@ -11,7 +11,7 @@ from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.driver import Driver
 from supawire.aio.handlers import Subscription
-from supawire.aio.live_streams import AsyncStreams, AsyncStreamWriter, Source
+from supawire.aio.live_streams import AsyncStreams, AsyncStreamWriter, Source, StreamResult, send_all
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import is_of_changes
 from supawire.core.channel import CoreChannel
@@ -324,11 +324,23 @@ class AsyncChannel:
 
     # --- live streams
 
+    @overload
+    def stream(
+        self, source: None = None, *, id: str | None = ..., kind: StreamKind | None = ...,
+        info: dict[str, Any] | None = ..., rate: float = ..., history: int = ..., keep: float = ...,
+        controls: bool = ..., timeout: Timeout = ...,
+    ) -> AsyncStreamWriter: ...  # fmt: skip
+    @overload
+    def stream(
+        self, source: Source, *, id: str | None = ..., kind: StreamKind | None = ...,
+        info: dict[str, Any] | None = ..., rate: float = ..., history: int = ..., keep: float = ...,
+        controls: bool = ..., timeout: Timeout = ...,
+    ) -> Coroutine[Any, Any, StreamResult]: ...  # fmt: skip
     def stream(
         self, source: Source | None = None, *, id: str | None = None, kind: StreamKind | None = None,
         info: dict[str, Any] | None = None, rate: float = 15.0, history: int = 1_048_576, keep: float = 60.0,
         controls: bool = True, timeout: Timeout = DEFAULT,
-    ) -> AsyncStreamWriter:  # fmt: skip
+    ) -> AsyncStreamWriter | Coroutine[Any, Any, StreamResult]:  # fmt: skip
         """Send text, bytes or JSON values that grow, such as the answer of a model, in few messages.
 
             result = await channel.stream(answer)  # any iterable of parts, plain or async
@@ -351,10 +363,11 @@ class AsyncChannel:
             cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
         """
         self._check()
-        return AsyncStreamWriter(
-            self._driver, self._core, source, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
+        writer = AsyncStreamWriter(
+            self._driver, self._core, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
             controls=controls, timeout=timeout,
         )  # fmt: skip
+        return writer if source is None else send_all(writer, source)
 
     def streams(self, id: str | None = None, *, most: int = 16_777_216, idle: float = 15.0) -> AsyncStreams:
         """Return an iterator over the streams of this channel: those that run, and each that begins later.

@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -88,13 +88,12 @@ class StreamResult:
 
 
 class AsyncStreamWriter:
-    """A stream that is being sent; made by `channel.stream()`. `async with` ends it, `await` sends a whole source."""
+    """A stream that is being sent; made by `channel.stream()`. `async with` begins and ends it."""
 
     def __init__(
         self,
         driver: Driver,
         core: CoreChannel,
-        source: Source | None,
         *,
         id: str | None,
         kind: StreamKind | None,
@@ -109,7 +108,6 @@ class AsyncStreamWriter:
         self._driver = driver
         self._core = core
         self._keeps = driver.registry.client()
-        self._source = source
         self._id: Final = uuid4().hex if id is None else check_stream_id(id)
         self._kind: StreamKind | None = kind and check_choice("kind", kind, ("text", "bytes", "json"))
         self._info = _check_info(info)
@@ -123,6 +121,8 @@ class AsyncStreamWriter:
         """Why the stream cannot be sent."""
         self._cancelled: StreamError | None = None
         """What `write` raises after a reader has cancelled the stream."""
+        self._refused = False
+        """Whether it was raised, so that data is missing."""
         self._steers: deque[Any] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -193,8 +193,6 @@ class AsyncStreamWriter:
         return self._cancelled is not None
 
     async def __aenter__(self) -> Self:
-        if self._source is not None:
-            raise StateError("the stream has a source: write `await channel.stream(source)`")
         self._start()
         return self
 
@@ -203,20 +201,8 @@ class AsyncStreamWriter:
     ) -> bool:
         return await self._exit(error)
 
-    def __await__(self) -> Generator[Any, None, StreamResult]:
-        return self._send_all().__await__()
-
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this stream is for async code", "Write `async with`.")
-
-    async def _send_all(self) -> StreamResult:
-        if self._source is None:
-            raise StateError("the stream has no source: write `async with channel.stream() as out:`")
-        source, self._source = self._source, None
-        async with self, aclosing(_pieces(source)) as pieces:
-            async for piece in pieces:
-                await self.write(piece)
-        return self.result()
 
     async def _exit(self, error: BaseException | None) -> bool:
         """End the stream as its block ended. Return whether the error was only that a reader has cancelled it."""
@@ -224,9 +210,10 @@ class AsyncStreamWriter:
             raise again(self._error)
         if self._error is not None or self.status != "running":
             return error is not None and error is self._cancelled
-        if error is None:
+        if error is None and not self._refused:
             await self.finish()
             return False
+        error = error or self._cancelled  # the block has caught it
         by_reader = error is self._cancelled
         cancelled = by_reader or isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
         reason = self._cancelled.reason if by_reader and self._cancelled is not None else type(error).__name__
@@ -258,7 +245,7 @@ class AsyncStreamWriter:
         self._registration = driver.registry.add(
             self._core.topic, selectors, self._on_event, None, driver.now(), self._wake.set
         )
-        driver.drains.add(self._drain)
+        driver.drains.append(self._drain)
         driver.pump()
         if driver.tasks.spawn(self._run(), f"stream-{self._id}") is None:
             self._fail(ClosedError("the client was closed"))
@@ -297,7 +284,7 @@ class AsyncStreamWriter:
                 await self._sleep(None if sender is None else sender.next_at(), forget_at)
         finally:
             self._registration.cancel()
-            driver.drains.discard(self._drain)
+            driver.drains.remove(self._drain)
             self._fail(ClosedError("the client was closed"))
 
     async def _sleep(self, due: float | None, forget_at: float | None) -> None:
@@ -400,6 +387,7 @@ class AsyncStreamWriter:
         if self._error is not None:
             raise again(self._error)
         if self._cancelled is not None:
+            self._refused = True
             raise self._cancelled
         if self.status != "running":
             raise StateError("the stream has ended", topic=self._core.name)
@@ -426,6 +414,14 @@ class AsyncStreamWriter:
                 self._changed.set()
             else:
                 self._steers.append(request.data)
+
+
+async def send_all(writer: AsyncStreamWriter, source: Source) -> StreamResult:
+    """Send every part of a source, and return the result; also after a reader has cancelled the stream."""
+    async with writer, aclosing(_pieces(source)) as pieces:
+        async for piece in pieces:
+            await writer.write(piece)
+    return writer.result()
 
 
 async def _pieces(source: Source) -> AsyncGenerator[Any]:
@@ -492,12 +488,14 @@ class AsyncStreamReader:
     """
 
     def __init__(
-        self, receiver: StreamReceiver, changed: asyncio.Event, send: Callable[[StreamRequest], None], topic: str
-    ) -> None:
+        self, receiver: StreamReceiver, changed: asyncio.Event, send: Callable[[StreamRequest], None], topic: str,
+        owner: object,
+    ) -> None:  # fmt: skip
         self._receiver = receiver
         self._changed = changed
         self._send = send
         self._topic = topic
+        self._keeps = owner  # it ends when nothing refers to it any more
 
     @property
     def id(self) -> str:
@@ -594,10 +592,9 @@ class AsyncStreamReader:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A stream that is received: its state, the user's object, and the event that wakes its iterations."""
+    """A stream that is received: its state, and the event that wakes iterations over it."""
 
     receiver: StreamReceiver
-    reader: AsyncStreamReader
     changed: asyncio.Event
 
 
@@ -615,8 +612,9 @@ class _Receiving:
         self._idle = idle
         self._known: dict[str, _Known] = {}
         """The streams by id, the oldest first."""
-        self.waiting: Final[deque[AsyncStreamReader]] = deque(maxlen=MAX_KNOWN)
-        """Readers that the user has not got yet."""
+        self.waiting: Final[deque[_Known]] = deque(maxlen=MAX_KNOWN)
+        """The streams that the user has not got yet."""
+        self.topic: Final = core.name
         self.changed: Final = asyncio.Event()
         self.error: BaseException | None = None
         self.closed = False
@@ -694,13 +692,12 @@ class _Receiving:
     def _add(self, id: str) -> _Known:
         receiver = StreamReceiver(id, self._driver.clock.time(), most=self._most, idle=self._idle)
         changed = asyncio.Event()
-        known = _Known(receiver, AsyncStreamReader(receiver, changed, self.send, self._core.name), changed)
-        self._known[id] = known
+        known = self._known[id] = _Known(receiver, changed)
         if len(self._known) > MAX_KNOWN:
             ended = next((name for name, one in self._known.items() if one.receiver.status != "running"), None)
             forgotten = self._known.pop(ended if ended is not None else next(iter(self._known)))
             self._interrupt(forgotten, "too many streams are read at once")
-        self.waiting.append(known.reader)
+        self.waiting.append(known)
         self.changed.set()
         return known
 
@@ -774,7 +771,8 @@ class AsyncStreams:
                 raise StopAsyncIteration
             receiving.changed.clear()
             await receiving.changed.wait()
-        return receiving.waiting.popleft()
+        known = receiving.waiting.popleft()
+        return AsyncStreamReader(known.receiver, known.changed, receiving.send, receiving.topic, self)
 
     async def __aenter__(self) -> Self:
         return self

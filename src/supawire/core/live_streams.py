@@ -120,6 +120,7 @@ class StreamSender:
     """
 
     __slots__ = (
+        "_answer_again_at",
         "_answer_at",
         "_base",
         "_data",
@@ -165,6 +166,8 @@ class StreamSender:
         self._send_at = 0.0
         self._requested: int | None = None
         self._answer_at = 0.0
+        self._answer_again_at = 0
+        """The offset that must be sent before the next answer, so that answers take at most half of the messages."""
         self._seq = 0
 
     @property
@@ -200,7 +203,8 @@ class StreamSender:
 
     def request(self, at: int) -> None:
         """Handle a reader who asks for everything from this offset."""
-        self._requested = at if self._requested is None else min(self._requested, at)
+        if not self._sent <= at < self.length:  # else it is sent anyway
+            self._requested = at if self._requested is None else min(self._requested, at)
 
     def next_at(self) -> float | None:
         """Return the time at which `take` has the next segment; None: not before a call of another method."""
@@ -215,11 +219,13 @@ class StreamSender:
         at = self.next_at()
         if at is None or at > now:
             return None
-        if self._requested is not None and self._answer_at <= now:
+        if self._requested is not None and self._answer_at <= now and self._may_answer():
+            reached = self._sent
             self._sent = self._start_of_character(max(self._base, min(self._sent, self._requested)))
             self._end_sent = False
             self._requested = None
             self._answer_at = now + ANSWER_INTERVAL
+            self._answer_again_at = 2 * reached - self._sent
         start = self._sent
         data = self._cut(start)
         self._sent = start + len(data)
@@ -250,6 +256,9 @@ class StreamSender:
         self._send_at = max(self._send_at, now + RETRY_PAUSE)
         self._sent = min(self._sent, self.confirmed, segment.at)
         self._end_sent = False
+
+    def _may_answer(self) -> bool:
+        return self._sent >= self._answer_again_at or self._sent == self.length
 
     def _cut(self, start: int) -> bytes:
         """Return the next data to send, at most one segment, and whole characters of text."""

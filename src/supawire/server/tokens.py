@@ -39,7 +39,7 @@ _UNCHECKED: Final[Any] = {
     "verify_sub": False,
     "verify_jti": False,
 }
-# Typed here, because PyJWT's signatures name types of `cryptography`, which is not installed.
+# Typed here, because PyJWT's signatures name types of `cryptography`, which may not be installed.
 _decode: Final[Callable[..., dict[str, Any]]] = jwt.decode
 _encode: Final[Callable[..., str]] = jwt.encode
 

@@ -282,16 +282,16 @@ class Channel:
     ) -> StreamWriter | StreamResult:  # fmt: skip
         """Send text, bytes or JSON values that grow, such as the answer of a model, in few messages.
 
-            result = await channel.stream(answer)  # any iterable of parts, plain or async
+            result = channel.stream(answer)  # any iterable of parts
             with channel.stream(info={"model": "m"}) as out:
-                await out.write("…")
+                out.write("…")
 
         The first part is sent at once, later ones are merged to `rate` messages a second. Readers who come late or miss
         a part get it from here, for `keep` seconds after the end. An exception in the block ends the stream as
-        "failed", a cancellation as "cancelled".
+        "failed", Ctrl-C as "cancelled".
 
         Args:
-            source: the parts, as a plain or async iterable; or one text or `bytes`.
+            source: the parts, as an iterable, read on the caller's thread; or one text or `bytes`.
             id: the name by which readers find it, at most 128 characters; a random one if omitted.
             kind: "text", "bytes" or "json"; if omitted, the first part decides. info: a JSON object for readers.
             rate: messages a second, at most. history: bytes that are kept for late readers, the newest.
@@ -302,7 +302,7 @@ class Channel:
             cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
         """
         writer = self._portal.run(
-            self._async.stream, None, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
+            self._async.stream, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
             controls=controls, timeout=timeout,
         )  # fmt: skip
         return StreamWriter(self._portal, writer) if source is None else send_all(self._portal, writer, source)

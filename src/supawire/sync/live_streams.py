@@ -6,12 +6,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from supawire._validation import misused
-from supawire.aio.live_streams import AsyncStreamReader, AsyncStreams, AsyncStreamWriter, PartDecoder, StreamResult
+from supawire.aio.live_streams import (
+    AsyncStreamReader,
+    AsyncStreams,
+    AsyncStreamWriter,
+    PartDecoder,
+    StreamKind,
+    StreamResult,
+    StreamStatus,
+)
 from supawire.sync.portal import Portal
 
 
 class StreamWriter:
-    """A stream that is being sent; made by `channel.stream()`. `with` ends it, `await` sends a whole source."""
+    """A stream that is being sent; made by `channel.stream()`. `with` begins and ends it."""
 
     def __init__(self, portal: Portal, writer: AsyncStreamWriter) -> None:
         self._portal = portal
@@ -23,7 +31,7 @@ class StreamWriter:
         return self._async.id
 
     @property
-    def status(self) -> str:
+    def status(self) -> StreamStatus:
         """`"running"`, or how the stream has ended: complete, cancelled, failed."""
         return self._async.status
 
@@ -52,6 +60,10 @@ class StreamWriter:
         """
         return self._portal.call(self._async.finish, status, reason)
 
+    def result(self) -> StreamResult:
+        """Return what was sent. Raises: StateError: the stream has not ended."""
+        return self._portal.run(self._async.result)
+
     def steered(self) -> list[Any]:
         """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000."""
         return self._portal.run(self._async.steered)
@@ -76,7 +88,7 @@ def send_all(portal: Portal, writer: AsyncStreamWriter, source: Iterable[Any]) -
     with out:
         for piece in pieces:
             out.write(piece)
-    return portal.run(writer.result)
+    return out.result()
 
 
 class StreamReader:
@@ -101,12 +113,12 @@ class StreamReader:
         return self._async.info
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> StreamKind:
         """What the stream contains: "text", "bytes" or "json"."""
         return self._async.kind
 
     @property
-    def status(self) -> str:
+    def status(self) -> StreamStatus:
         """`"running"`, or how the stream has ended, see `StreamError.status`."""
         return self._async.status
 
@@ -121,10 +133,14 @@ class StreamReader:
     def __iter__(self) -> Iterator[Any]:
         decoder = PartDecoder()
         for number in count():
-            part = self._portal.call(self._async.part, number)
+            part = self.part(number)
             if part is None:
                 return
             yield from decoder.decode(self._async.kind, part)
+
+    def part(self, number: int) -> bytes | None:
+        """Wait for a part by its number, from 0, and return its bytes; None after the end. Raises: StreamError."""
+        return self._portal.call(self._async.part, number)
 
     def read(self) -> Any:
         """Wait for the end, and return everything: text, `bytes`, or the list of JSON values. Raises: StreamError."""

@@ -1,0 +1,366 @@
+"""Live streams of the async client with the hub in virtual time: rate, late readers, lost connections, ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from supawire import AsyncStreamReader, StreamError
+from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, StateError
+from supawire.testing import VirtualServer
+from tests.aio.stream_scenarios import outcome, play, play_faults, send, text_of, tokens, two
+
+
+def segments(server: VirtualServer) -> int:
+    return sum(frame.user_event == "stream" for frame in server.frames)
+
+
+@pytest.mark.parametrize("ack", [True, False])
+def test_a_hundred_tokens_a_second_cost_fifteen_messages(ack: bool):
+    """Tokens are merged to at most 15 messages a second; the first one is sent without delay, and all arrive."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server, ack=ack) as (sends, reads):
+            streams = reads.streams()
+            sending = asyncio.create_task(send(sends, tokens(1000), info={"model": "m"}))
+            reader = await anext(streams)
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            parts = [part async for part in reader]
+            seconds = loop.time() - started
+            result = await sending
+            assert "".join(parts) == text_of(1000)
+            assert (result.status, result.length, reader.info) == (
+                "complete",
+                len(text_of(1000).encode()),
+                {"model": "m"},
+            )
+            assert segments(server) == result.messages <= 15 * seconds + 2
+
+    play(scenario())
+
+
+def test_the_first_token_has_no_delay():
+    """The first write is sent in the same moment of virtual time as a broadcast would be."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            async with sends.stream() as out:
+                await asyncio.sleep(1)
+                started = asyncio.get_running_loop().time()
+                await out.write("first")
+                reader = await anext(streams)
+                assert await anext(aiter(reader)) == "first"
+                assert asyncio.get_running_loop().time() - started <= 0.05
+
+    play(scenario())
+
+
+def test_a_late_reader_is_complete_in_one_round_trip():
+    """A reader who comes in the middle asks once, and one answer has everything so far."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            late: list[AsyncStreamReader] = []
+            async with sends.stream(id="answer") as out:
+                for _ in range(10):
+                    await out.write("word ")
+                    await asyncio.sleep(0.2)
+                before = len(server.frames)
+                late.append(reader := await anext(reads.streams()))
+                assert await anext(aiter(reader)) == "word " * 10
+                assert [frame.user_event for frame in server.frames[before:]] == ["stream-request", "stream"]
+                await out.write("end")
+            assert await late[0].text() == "word " * 10 + "end"
+
+    play(scenario())
+
+
+def test_a_reader_after_the_end_still_gets_the_stream():
+    """The producer answers for `keep` seconds after the end, and then no longer."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            await sends.stream("whole text", id="s", keep=30)
+            await asyncio.sleep(20)
+            async with reads.streams("s") as streams:
+                assert await (await anext(streams)).text() == "whole text"
+            await asyncio.sleep(20)
+            async with reads.streams("s") as streams:
+                reader = await anext(streams)
+                with pytest.raises(StreamError, match="does not answer") as failure:
+                    await reader.text()
+                assert (failure.value.status, reader.received()) == ("interrupted", "")
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_a_lost_connection_of_either_side_loses_nothing(side: int):
+    """After the producer's or the reader's connection was lost for seconds, the reader has the whole text."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            sending = asyncio.create_task(send(sends, tokens(500)))
+            reader = await anext(streams)
+            await asyncio.sleep(1)
+            server.refuse_connections(seconds=3)
+            server.drop_connections(connection=side)
+            assert await reader.text() == text_of(500)
+            assert (await sending).status == "complete"
+
+    play(scenario())
+
+
+def test_bytes_and_json_values():
+    """Bytes arrive as bytes, JSON values one by one, also when a value is longer than a message."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            await sends.stream([b"\x00\xff", b"\x01"])
+            assert await (await anext(streams)).read() == b"\x00\xff\x01"
+            values = [{"step": 1}, ["x" * 700_000], None, "done"]
+            await sends.stream(values, kind="json")
+            reader = await anext(streams)
+            assert [value async for value in reader] == values == await reader.read() == reader.received()
+            with pytest.raises(StateError, match="contains json"):
+                await reader.text()
+
+    play(scenario())
+
+
+def test_an_exception_ends_the_stream_visibly():
+    """An exception in the block ends the stream as failed, with the class of the exception; it is raised unchanged."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+
+            async def divide() -> None:
+                async with sends.stream() as out:
+                    await out.write("half")
+                    raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                await divide()
+            reader = await anext(streams)
+            failure = await outcome(reader)
+            assert isinstance(failure, StreamError)
+            assert (failure.status, failure.reason, reader.received()) == ("failed", "ZeroDivisionError", "half")
+
+    play(scenario())
+
+
+def test_a_cancellation_ends_the_stream_visibly():
+    """A cancelled producer ends the stream as cancelled."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            sending = asyncio.create_task(send(sends, tokens(1000)))
+            reader = await anext(streams)
+            sending.cancel()
+            failure = await outcome(reader)
+            assert isinstance(failure, StreamError) and failure.status == "cancelled"
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+
+    play(scenario())
+
+
+def test_a_reader_cancels_the_producer():
+    """`cancel` of a reader ends the source and the stream; the producer's call returns with this status."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        closed: list[bool] = []
+
+        async def source() -> AsyncIterator[str]:
+            try:
+                while True:
+                    yield "word "
+                    await asyncio.sleep(0.1)
+            finally:
+                closed.append(True)
+
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            sending = asyncio.create_task(send(sends, source()))
+            reader = await anext(streams)
+            await asyncio.sleep(1)
+            reader.cancel()
+            failure = await outcome(reader)
+            assert isinstance(failure, StreamError) and failure.status == "cancelled"
+            assert ((await sending).status, closed) == ("cancelled", [True])
+
+    play(scenario())
+
+
+def test_readers_steer_the_producer():
+    """What readers send with `steer` is with the producer in order; with `controls=False` it is ignored."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            for controls, expected in ((True, [{"shorter": True}, 2]), (False, [])):
+                async with sends.stream(controls=controls) as out:
+                    await out.write("text")
+                    reader = await anext(streams)
+                    reader.steer({"shorter": True})
+                    reader.steer(2)
+                    await asyncio.sleep(1)
+                    assert (out.steered(), out.steered()) == (expected, [])
+
+    play(scenario())
+
+
+def test_writing_waits_while_too_much_is_unsent():
+    """While the connection is lost, `write` returns until 256 KiB wait, and then waits for the connection."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            async with sends.stream() as out:
+                server.refuse_connections(seconds=5)
+                server.drop_connections()
+                await asyncio.sleep(0.1)
+                started = asyncio.get_running_loop().time()
+                await out.write("x" * 200_000)
+                assert asyncio.get_running_loop().time() == started
+                await out.write("x" * 200_000)
+                assert asyncio.get_running_loop().time() >= started + 4
+            assert len(await (await anext(streams)).text()) == 400_000
+
+    play(scenario())
+
+
+def test_drain_ends_running_streams():
+    """A client that drains ends its streams as cancelled, after what was written."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with server.connect() as one, server.connect() as other:
+            sends, reads = one.channel("room", ack=True), other.channel("room")
+            await sends.subscribe()
+            await reads.subscribe()
+            streams = reads.streams()
+            out = await sends.stream().__aenter__()
+            await out.write("so far")
+            await one.drain()
+            reader = await anext(streams)
+            failure = await outcome(reader)
+            assert isinstance(failure, StreamError)
+            assert (failure.status, failure.reason) == ("cancelled", "the producer is shutting down")
+            assert reader.received() == "so far"
+            with pytest.raises((StateError, ClosedError)):
+                await out.write("more")
+
+    play(scenario())
+
+
+def test_a_stream_with_the_id_of_an_earlier_one_is_another_stream():
+    """A producer that starts again with the same id does not continue the old text."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams("s")
+            first = await anext(streams)
+            out = await sends.stream(id="s", keep=0).__aenter__()
+            await out.write("old text")
+            await asyncio.sleep(1)
+            await sends.stream("new", id="s")
+            second = await anext(streams)
+            assert await second.text() == "new"
+            assert isinstance(await outcome(first), StreamError)
+
+    play(scenario())
+
+
+def test_leaving_the_channel_ends_both_sides():
+    """After `unsubscribe` the producer's next write raises, and the iterations of a reader end with an error."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            out = await sends.stream().__aenter__()
+            await out.write("text")
+            reader = await anext(streams)
+            await sends.unsubscribe()
+            await asyncio.sleep(1)
+            with pytest.raises(ClosedError):
+                await out.write("more")
+            await reads.unsubscribe()
+            failure = await outcome(reader)
+            assert isinstance(failure, StreamError) and failure.status == "interrupted"
+            assert [reader async for reader in streams] == []
+
+    play(scenario())
+
+
+def test_misuse_raises_at_once():
+    """A channel that is not subscribed, values of another kind, and options out of range are refused."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with server.connect() as client:
+            room = client.channel("room", ack=True)
+            with pytest.raises(StateError, match="not subscribed"):
+                await room.stream("text")
+            with pytest.raises(StateError, match="has not ended"):
+                room.stream().result()
+            wrong: dict[str, Any]
+            for wrong in ({"rate": 0}, {"kind": "video"}, {"info": []}, {"id": ""}, {"keep": -1}, {"history": 0}):
+                with pytest.raises(InvalidArgumentError):
+                    room.stream(**wrong)
+            for wrong in ({"id": ""}, {"most": 0}, {"idle": 0}):
+                with pytest.raises(InvalidArgumentError):
+                    room.streams(**wrong)
+            await room.subscribe()
+            async with room.stream() as out:
+                await out.write("text")
+                with pytest.raises(InvalidArgumentError, match="contains text"):
+                    await out.write(b"bytes")
+            with pytest.raises(StateError, match="has ended"):
+                await out.write("more")
+
+    play(scenario())
+
+
+def test_an_end_that_is_not_confirmed_in_time_raises():
+    """While the server is away, leaving the block raises after the timeout."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, _):
+            out = await sends.stream(timeout=2).__aenter__()
+            await out.write("text")
+            server.refuse_connections(seconds=60)
+            server.drop_connections()
+            with pytest.raises(OperationTimeout, match="not confirmed"):
+                await out.__aexit__(None, None, None)
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_random_faults_never_give_a_wrong_text(block: int):
+    """After random faults on both sides a reader has the exact text, or an error; mostly the text."""
+    outcomes = [play_faults(seed) for seed in range(block * 10, block * 10 + 10)]
+    assert outcomes.count("complete") >= 6
+    assert "corrupt" not in outcomes
