@@ -73,7 +73,14 @@ if TYPE_CHECKING:
     from supawire.aio.connect import ClientOpener, connect_async
     from supawire.aio.handlers import Subscription
     from supawire.aio.http_publish import Message, Published
-    from supawire.aio.live_streams import AsyncStreamReader, AsyncStreams, AsyncStreamWriter, StreamResult
+    from supawire.aio.live_streams import (
+        AsyncStreamReader,
+        AsyncStreams,
+        AsyncStreamWriter,
+        StoredStream,
+        StreamResult,
+        StreamStore,
+    )
     from supawire.aio.mirror import AsyncMirror
     from supawire.aio.outbox import AsyncOutbox, OutboxStats
     from supawire.aio.stream import AsyncStream
@@ -171,10 +178,12 @@ __all__ = [
     "StateError",
     "Stats",
     "Status",
+    "StoredStream",
     "Stream",
     "StreamError",
     "StreamReader",
     "StreamResult",
+    "StreamStore",
     "StreamWriter",
     "Streams",
     "Subscription",
@@ -220,7 +229,9 @@ _HOMES: Final = {
     "SqliteOutbox": "outbox_stores.sqlite",
     "Stream": "sync.stream",
     "StreamReader": "sync.live_streams",
+    "StoredStream": "aio.live_streams",
     "StreamResult": "aio.live_streams",
+    "StreamStore": "aio.live_streams",
     "StreamWriter": "sync.live_streams",
     "Streams": "sync.live_streams",
     "Subscription": "aio.handlers",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supawire import AsyncStreamReader, StreamError
+from supawire import AsyncStreamReader, StoredStream, StreamError
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, StateError
 from supawire.testing import VirtualServer
 from tests.aio.stream_scenarios import outcome, play, play_faults, send, text_of, tokens, two
@@ -94,7 +94,7 @@ def test_a_reader_after_the_end_still_gets_the_stream():
             await asyncio.sleep(20)
             async with reads.streams("s") as streams:
                 reader = await anext(streams)
-                with pytest.raises(StreamError, match="does not answer") as failure:
+                with pytest.raises(StreamError, match="no producer") as failure:
                     await reader.text()
                 assert (failure.value.status, reader.received()) == ("interrupted", "")
 
@@ -248,6 +248,58 @@ def test_writing_waits_while_too_much_is_unsent():
     play(scenario())
 
 
+class MemoryStore:
+    """A store that fails while `broken`."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, StoredStream] = {}
+        self.saves = 0
+        self.broken = False
+
+    async def save(self, stream: StoredStream) -> None:
+        self.saves += 1
+        if self.broken:
+            raise OSError("the store is away")
+        self.streams[stream.id] = stream
+
+    async def load(self, id: str) -> StoredStream | None:
+        return self.streams.get(id)
+
+
+def test_a_store_has_the_stream_when_the_producer_is_gone():
+    """A stored stream is read after its producer has closed; it was saved once a second and at the end."""
+
+    async def scenario() -> None:
+        server, store = VirtualServer(), MemoryStore()
+        async with server.connect() as client, client.channel("room", ack=True) as sends:
+            await sends.stream(tokens(300), id="s", info={"model": "m"}, store=store)
+        assert 3 <= store.saves <= 5
+        async with server.connect() as client, client.channel("room") as reads:
+            reader = await anext(reads.streams("s", store=store))
+            assert (await reader.text(), reader.info) == (text_of(300), {"model": "m"})
+            gone = await anext(reads.streams("other", store=store, start_timeout=5))
+            assert isinstance(await outcome(gone), StreamError)
+
+    play(scenario())
+
+
+def test_a_store_that_fails_is_reported_and_tried_again():
+    """Errors of a store go to `on_error` while the stream runs; the stream is sent and saved as soon as possible."""
+
+    async def scenario() -> None:
+        server, store, errors = VirtualServer(), MemoryStore(), list[BaseException]()
+        store.broken = True
+        async with server.connect(on_error=errors.append) as client, client.channel("room", ack=True) as sends:
+            async with sends.stream(id="s", store=store) as out:
+                await out.write("text")
+                await asyncio.sleep(1.5)
+                store.broken = False
+            assert [str(error) for error in errors] == ["the store is away"]
+            assert (store.streams["s"].data, store.streams["s"].status) == (b"text", "complete")
+
+    play(scenario())
+
+
 def test_drain_ends_running_streams():
     """A client that drains ends its streams as cancelled, after what was written."""
 
@@ -328,7 +380,7 @@ def test_misuse_raises_at_once():
             for wrong in ({"rate": 0}, {"kind": "video"}, {"info": []}, {"id": ""}, {"keep": -1}, {"history": 0}):
                 with pytest.raises(InvalidArgumentError):
                     room.stream(**wrong)
-            for wrong in ({"id": ""}, {"most": 0}, {"idle": 0}):
+            for wrong in ({"id": ""}, {"most": 0}, {"idle": 0}, {"start_timeout": 0}, {"store": 1}):
                 with pytest.raises(InvalidArgumentError):
                     room.streams(**wrong)
             await room.subscribe()

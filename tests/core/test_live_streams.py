@@ -33,8 +33,8 @@ def sender(kind: StreamKind = "text", *, segment_bytes: int = 1000, history: int
     )  # fmt: skip
 
 
-def receiver(*, most: int = 10_000, idle: float = 10.0) -> StreamReceiver:
-    return StreamReceiver("s", 0.0, most=most, idle=idle)
+def receiver(*, most: int = 10_000, idle: float = 10.0, start_timeout: float | None = 30.0) -> StreamReceiver:
+    return StreamReceiver("s", 0.0, most=most, idle=idle, start_timeout=start_timeout)
 
 
 def test_the_first_part_is_sent_at_once_and_later_ones_are_merged():
@@ -210,6 +210,42 @@ def test_a_silent_producer_interrupts_the_stream():
         now += timeout
     reader.tick(now)
     assert reader.status == "interrupted"
+
+
+def requests(reader: StreamReceiver, until: float) -> list[float]:
+    """Return the times at which the reader asks, when nobody answers."""
+    times: list[float] = []
+    while reader.deadline is not None and reader.deadline <= until:
+        now = reader.deadline
+        if reader.tick(now) is not None:
+            times.append(now)
+    return times
+
+
+def test_a_stream_that_begins_later_is_awaited():
+    """A reader of an id that nobody answers for asks again after `idle`, until `start_timeout` at most."""
+    reader = receiver(idle=10.0, start_timeout=30.0)
+    assert requests(reader, 100.0) == [0.0, 1.0, 3.0, 7.0, 21.0, 22.0, 24.0, 28.0]
+    assert (reader.status, reader.reason) == ("interrupted", "no producer of the stream answers")
+    reader = receiver(start_timeout=None)
+    assert requests(reader, 1000.0)[-1] > 980.0
+    reader.receive(Segment("s", "r", 1, 0, text="abc"), 1000.0)
+    assert (reader.status, reader.parts) == ("running", [b"abc"])
+
+
+def test_a_stored_copy_completes_the_stream():
+    """A stored stream with its end ends the reader; one without adds what it has; an older copy changes nothing."""
+    reader = receiver()
+    reader.receive(Segment("s", "r", 1, 0, text="ab"), 0.0)
+    reader.restore(b"a", "text", None, "running", None)
+    reader.restore(b"abcd", "text", {"model": "m"}, "running", None)
+    assert (b"".join(reader.parts), reader.info, reader.status) == (b"abcd", {"model": "m"}, "running")
+    reader.restore(b"abcdef", "text", None, "complete", None)
+    assert (b"".join(reader.parts), reader.status, reader.deadline) == (b"abcdef", "complete", None)
+    other = receiver()
+    other.receive(Segment("s", "r", 1, 0, text="ab"), 0.0)
+    other.restore(b"xyz", "text", None, "complete", None)
+    assert other.status == "corrupt"
 
 
 def test_an_answer_continues_the_stream():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 from uuid import uuid4
 
 import msgspec
@@ -58,6 +58,8 @@ from supawire.options import (
 )
 from supawire.selectors import broadcast, status
 
+SAVE_INTERVAL: Final = 1.0
+"""Seconds from one save of a growing stream to the next."""
 WRITE_BUFFER: Final = 256 * 1024
 """Bytes that may wait to be sent; `write` waits while there are more."""
 ENVELOPE: Final = 2048
@@ -87,6 +89,33 @@ class StreamResult:
     messages: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A stream as a store keeps it. data: all bytes so far; text is UTF-8, and each JSON value is a line.
+
+    status: "running", or how the producer has ended it: complete, cancelled, failed.
+    """
+
+    id: str
+    kind: StreamKind
+    data: bytes
+    info: dict[str, Any] | None = None
+    status: str = "running"
+    reason: str | None = None
+
+
+class StreamStore(Protocol):
+    """Keeps streams for readers who come when the producer is gone."""
+
+    async def save(self, stream: StoredStream) -> None:
+        """Store a stream, replacing an earlier state of it."""
+        ...
+
+    async def load(self, id: str) -> StoredStream | None:
+        """Return a stream, or None if it is not stored."""
+        ...
+
+
 class AsyncStreamWriter:
     """A stream that is being sent; made by `channel.stream()`. `async with` begins and ends it."""
 
@@ -102,6 +131,7 @@ class AsyncStreamWriter:
         history: int,
         keep: float,
         controls: bool,
+        store: StreamStore | None,
         timeout: Timeout,
     ) -> None:
         driver.begin_call()
@@ -116,6 +146,8 @@ class AsyncStreamWriter:
         self._keep = check_number("keep", keep, minimum=0, unit="seconds")
         self._controls = check_bool("controls", controls)
         self._timeout = check_timeout(timeout, 3 * driver.options.timeout)
+        self._store = _check_store(store)
+        self._saved: StoredStream | None = None
         self._sender: StreamSender | None = None
         self._error: RealtimeError | None = None
         """Why the stream cannot be sent."""
@@ -179,6 +211,7 @@ class AsyncStreamWriter:
         sender.finish(status, reason)
         self._wake.set()
         await self._wait_until_confirmed(sender, self._timeout)
+        await self._save()
         return self.result()
 
     def steered(self) -> list[Any]:
@@ -222,6 +255,7 @@ class AsyncStreamWriter:
         self._wake.set()
         try:
             await self._wait_until_confirmed(sender, CANCEL_TIMEOUT)
+            await self._save()
         except RealtimeError as failure:
             self._driver.reports.log("stream").warning("the end of stream %s was not confirmed: %s", self._id, failure)
         return by_reader
@@ -249,6 +283,8 @@ class AsyncStreamWriter:
         driver.pump()
         if driver.tasks.spawn(self._run(), f"stream-{self._id}") is None:
             self._fail(ClosedError("the client was closed"))
+        if self._store is not None:
+            driver.tasks.spawn(self._save_often(), f"save-{self._id}")
 
     def _open(self, kind: StreamKind) -> StreamSender:
         """Return the sender, made when the kind is known."""
@@ -286,6 +322,29 @@ class AsyncStreamWriter:
             self._registration.cancel()
             driver.drains.remove(self._drain)
             self._fail(ClosedError("the client was closed"))
+
+    async def _save_often(self) -> None:
+        """Store what has changed, once a second; errors go to `on_error`, and the next save tries again."""
+        while not self._ended:
+            await asyncio.sleep(SAVE_INTERVAL)
+            try:
+                await self._save()
+            except Exception as error:  # noqa: BLE001  of the user's store
+                self._driver.reports.error(error, "stream")
+            if self._saved is not None and self._saved.status != "running":
+                return
+
+    async def _save(self) -> None:
+        """Store the stream as it is, unless this state is stored already, or its beginning was dropped."""
+        sender = self._sender
+        if self._store is None or sender is None or (data := sender.data) is None:
+            return
+        end = sender.end
+        status, reason = ("running", None) if end is None else (end.status, end.reason)
+        stream = StoredStream(self._id, sender.kind, data, self._info, status, reason)
+        if stream != self._saved:
+            await self._store.save(stream)
+            self._saved = stream
 
     async def _sleep(self, due: float | None, forget_at: float | None) -> None:
         joined = self._core.state is ChannelState.JOINED
@@ -456,6 +515,12 @@ def _encode(kind: StreamKind, data: Any) -> bytes:
     raise InvalidArgumentError(f"the stream contains {kind}, and cannot take {type(data).__name__}")
 
 
+def _check_store(store: object) -> StreamStore | None:
+    if store is not None and not all(callable(getattr(store, name, None)) for name in ("save", "load")):
+        raise InvalidArgumentError(f"store must have the methods `save` and `load` of StreamStore, not {store!r}")
+    return cast("StreamStore | None", store)
+
+
 def _check_info(info: object) -> dict[str, Any] | None:
     if info is None:
         return None
@@ -602,9 +667,12 @@ class _Receiving:
     """Receives the streams of a channel in a task; the part of `AsyncStreams` that the task refers to."""
 
     def __init__(
-        self, driver: Driver, core: CoreChannel, events: AsyncStream[Any], id: str | None, *, most: int, idle: float
-    ) -> None:
+        self, driver: Driver, core: CoreChannel, events: AsyncStream[Any], id: str | None, *, most: int, idle: float,
+        start_timeout: float | None, store: StreamStore | None,
+    ) -> None:  # fmt: skip
         self._driver = driver
+        self._start_timeout = start_timeout
+        self._store = store
         self._core = core
         self._events = events
         self._id = id
@@ -686,11 +754,27 @@ class _Receiving:
         request = known.receiver.tick(now)
         if request is not None:
             self.send(request)
+            if self._store is not None and known.receiver.unanswered > 1:
+                self._driver.tasks.spawn(self._restore(self._store, known), f"load-{known.receiver.id}")
         elif known.receiver.status != "running":
             known.changed.set()
 
+    async def _restore(self, store: StreamStore, known: _Known) -> None:
+        """Complete a stream whose producer does not answer from the store."""
+        receiver = known.receiver
+        try:
+            stored = await store.load(receiver.id)
+        except Exception as error:  # noqa: BLE001  of the user's store
+            self._driver.reports.error(error, "stream")
+            return
+        if stored is not None:
+            receiver.restore(stored.data, stored.kind, stored.info, stored.status, stored.reason)
+            known.changed.set()
+
     def _add(self, id: str) -> _Known:
-        receiver = StreamReceiver(id, self._driver.clock.time(), most=self._most, idle=self._idle)
+        receiver = StreamReceiver(
+            id, self._driver.clock.time(), most=self._most, idle=self._idle, start_timeout=self._start_timeout
+        )
         changed = asyncio.Event()
         known = self._known[id] = _Known(receiver, changed)
         if len(self._known) > MAX_KNOWN:
@@ -742,12 +826,18 @@ def _retrieve(outcome: "asyncio.Future[Any]") -> None:
 class AsyncStreams:
     """The streams of a channel, made by `channel.streams()`. `async for` yields an `AsyncStreamReader` for each."""
 
-    def __init__(self, driver: Driver, core: CoreChannel, events: AsyncStream[Any], id: str | None, *, most: int,
-                 idle: float) -> None:  # fmt: skip
+    def __init__(
+        self, driver: Driver, core: CoreChannel, events: AsyncStream[Any], id: str | None, *, most: int, idle: float,
+        start_timeout: float | None, store: StreamStore | None,
+    ) -> None:  # fmt: skip
         checked = None if id is None else check_stream_id(id)
         check_count("most", most, why="it is in bytes")
         check_number("idle", idle, above=0, unit="seconds")
-        self._receiving = _Receiving(driver, core, events, checked, most=most, idle=idle)
+        if start_timeout is not None:
+            check_number("start_timeout", start_timeout, above=0, unit="seconds, or None")
+        self._receiving = _Receiving(
+            driver, core, events, checked, most=most, idle=idle, start_timeout=start_timeout, store=_check_store(store)
+        )
         self._driver = driver
         if driver.tasks.spawn(self._receiving.run(), "streams") is None:
             self._receiving.close()

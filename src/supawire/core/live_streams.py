@@ -10,6 +10,7 @@ Offsets and lengths count bytes; text is UTF-8, and JSON values are lines of UTF
 
 import base64
 import hashlib
+import math
 from typing import Any, Final, Literal
 
 import msgspec
@@ -190,6 +191,11 @@ class StreamSender:
         """The number of segments made so far."""
         return self._seq
 
+    @property
+    def data(self) -> bytes | None:
+        """All data, or None if the beginning was dropped."""
+        return bytes(self._data) if self._base == 0 else None
+
     def write(self, data: bytes) -> None:
         """Append data; must not be called after `finish`."""
         self._data += data
@@ -280,15 +286,16 @@ class StreamReceiver:
     """A reader's side of one stream.
 
     Args: most: bytes that are accepted; a longer stream ends with the status too_large. idle: seconds without a segment
-        after which the producer is asked whether it is still there.
+        after which the producer is asked whether it is still there. start_timeout: seconds until the first segment has
+        to come; None: no limit.
     """
 
     __slots__ = (
-        "_decoded", "_digest", "_idle", "_most", "_request_at", "_requests", "_size", "deadline", "id", "info", "kind",
+        "_decoded", "_digest", "_idle", "_most", "_request_at", "_requests", "_size", "_start_by", "deadline", "id", "info", "kind",
         "parts", "reason", "run", "status",
     )  # fmt: skip
 
-    def __init__(self, id: str, now: float, *, most: int, idle: float) -> None:
+    def __init__(self, id: str, now: float, *, most: int, idle: float, start_timeout: float | None) -> None:
         self.id: Final = id
         self.run: str | None = None
         """The producer's run; None before the first segment."""
@@ -303,6 +310,7 @@ class StreamReceiver:
         """When to call `tick`; None when the stream has ended."""
         self._most = most
         self._idle = idle
+        self._start_by = math.inf if start_timeout is None else now + start_timeout
         self._size = 0
         self._digest = hashlib.sha256()
         self._request_at: int | None = None
@@ -313,8 +321,13 @@ class StreamReceiver:
         """The number of bytes received so far."""
         return self._size
 
+    @property
+    def unanswered(self) -> int:
+        """The number of requests without an answer so far."""
+        return self._requests
+
     def receive(self, segment: Segment, now: float) -> None:
-        """Handle a segment of this stream, from the producer or from a store."""
+        """Handle a segment of this stream."""
         if self.status != "running":
             return
         if self.run is None:
@@ -323,11 +336,29 @@ class StreamReceiver:
             self.info = segment.info
         if segment.at > self._size:
             self._miss(segment, now)
-        elif self._append(segment):
+            return
+        try:
+            data = segment.data()
+        except ValueError:
+            self._end("corrupt", "a segment is not valid")
+            return
+        if self._append(data[self._size - segment.at :]):
             self._requests = 0
             self.deadline = now + self._idle
             if segment.end is not None:
                 self._finish(segment.end, now)
+
+    def restore(
+        self, data: bytes, kind: StreamKind, info: dict[str, Any] | None, status: str, reason: str | None
+    ) -> None:
+        """Handle a stored copy of the stream; if it has ended, the stream ends in the same way."""
+        if self.status != "running" or len(data) < self._size or (self.run is not None and self.kind != kind):
+            return
+        self.kind = kind
+        self.info = info if self.info is None else self.info
+        if self._append(data[self._size :]) and status in ("complete", "cancelled", "failed"):
+            exact = self._digest.digest() == hashlib.sha256(data).digest()
+            self._end(status if exact else "corrupt", reason if exact else "the stored stream is another one")
 
     def ask(self, now: float) -> None:
         """Ask for what is missing at the next `tick`, which is due at once; for example after a reconnect."""
@@ -339,35 +370,41 @@ class StreamReceiver:
         """Return the request to send now, if any; call it when `deadline` is due."""
         if self.deadline is None or now < self.deadline:
             return None
-        if self._requests == len(ANSWER_TIMEOUTS):
-            missing = self._request_at is not None and self._request_at == self._size
-            self._end("lost" if missing else "interrupted", "the producer of the stream does not answer")
+        if self.run is None and now >= self._start_by:
+            self._end("interrupted", "no producer of the stream answers")
             return None
-        self.deadline = now + ANSWER_TIMEOUTS[self._requests]
-        self._requests += 1
-        return StreamRequest("data", self.id, self._size)
+        if self._requests < len(ANSWER_TIMEOUTS):
+            self.deadline = now + ANSWER_TIMEOUTS[self._requests]
+            self._requests += 1
+            return StreamRequest("data", self.id, self._size)
+        if self.run is None:  # it may begin later
+            self._requests = 0
+            self.deadline = min(now + self._idle, self._start_by)
+        else:
+            missing = self._request_at == self._size
+            self._end("lost" if missing else "interrupted", "the producer of the stream does not answer")
+        return None
 
     def interrupt(self, reason: str) -> None:
         """End the stream here, if it is running, because no more segments will be received."""
         if self.status == "running":
             self._end("interrupted", reason)
 
-    def _append(self, segment: Segment) -> bool:
-        """Add the new data of a segment; return False if the stream ended because it cannot be added."""
+    def _append(self, data: bytes) -> bool:
+        """Add data; return False if the stream ended because they cannot be added."""
+        if self._size + len(data) > self._most:
+            self._end("too_large", f"the stream has more than {self._most} bytes")
+            return False
         try:
-            new = segment.data()[self._size - segment.at :]
             if self.kind != "bytes":
-                new.decode()
+                data.decode()
         except ValueError:
             self._end("corrupt", "a segment is not valid")
             return False
-        if self._size + len(new) > self._most:
-            self._end("too_large", f"the stream has more than {self._most} bytes")
-            return False
-        if new:
-            self._size += len(new)
-            self._digest.update(new)
-            self.parts.append(new)
+        if data:
+            self._size += len(data)
+            self._digest.update(data)
+            self.parts.append(data)
         return True
 
     def _miss(self, segment: Segment, now: float) -> None:

@@ -10,7 +10,7 @@ from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.channel import AsyncQueuedSent, Wait
 from supawire.aio.handlers import Subscription
-from supawire.aio.live_streams import StreamKind, StreamResult
+from supawire.aio.live_streams import StreamKind, StreamResult, StreamStore
 from supawire.errors import RealtimeError
 from supawire.events import ChannelState, PresenceState, Sent
 from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
@@ -267,18 +267,18 @@ class Channel:
     def stream(
         self, source: None = None, *, id: str | None = ..., kind: StreamKind | None = ...,
         info: dict[str, Any] | None = ..., rate: float = ..., history: int = ..., keep: float = ...,
-        controls: bool = ..., timeout: Timeout = ...,
+        controls: bool = ..., store: StreamStore | None = ..., timeout: Timeout = ...,
     ) -> StreamWriter: ...  # fmt: skip
     @overload
     def stream(
         self, source: Iterable[Any], *, id: str | None = ..., kind: StreamKind | None = ...,
         info: dict[str, Any] | None = ..., rate: float = ..., history: int = ..., keep: float = ...,
-        controls: bool = ..., timeout: Timeout = ...,
+        controls: bool = ..., store: StreamStore | None = ..., timeout: Timeout = ...,
     ) -> StreamResult: ...  # fmt: skip
     def stream(
         self, source: Iterable[Any] | None = None, *, id: str | None = None, kind: StreamKind | None = None,
         info: dict[str, Any] | None = None, rate: float = 15.0, history: int = 1_048_576, keep: float = 60.0,
-        controls: bool = True, timeout: Timeout = DEFAULT,
+        controls: bool = True, store: StreamStore | None = None, timeout: Timeout = DEFAULT,
     ) -> StreamWriter | StreamResult:  # fmt: skip
         """Send text, bytes or JSON values that grow, such as the answer of a model, in few messages.
 
@@ -296,27 +296,37 @@ class Channel:
             kind: "text", "bytes" or "json"; if omitted, the first part decides. info: a JSON object for readers.
             rate: messages a second, at most. history: bytes that are kept for late readers, the newest.
             keep: seconds after the end for which late readers are answered, while the channel is subscribed.
-            controls: whether readers may cancel and steer it. timeout: seconds until the end must be confirmed; if
-                omitted, three times the client's; None: no limit.
+            controls: whether readers may cancel and steer it. store: keeps the stream for readers who come when this
+                client is gone; saved once a second and at the end. timeout: seconds until the end must be confirmed;
+                if omitted, three times the client's; None: no limit.
         Raises: StateError: the channel is not subscribed (on entry). StreamError: from `write`, when a reader has
             cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
         """
         writer = self._portal.run(
             self._async.stream, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,
-            controls=controls, timeout=timeout,
+            controls=controls, store=store, timeout=timeout,
         )  # fmt: skip
         return StreamWriter(self._portal, writer) if source is None else send_all(self._portal, writer, source)
 
-    def streams(self, id: str | None = None, *, most: int = 16_777_216, idle: float = 15.0) -> Streams:
+    def streams(
+        self, id: str | None = None, *, most: int = 16_777_216, idle: float = 15.0, start_timeout: float | None = 30.0,
+        store: StreamStore | None = None,
+    ) -> Streams:  # fmt: skip
         """Return an iterator over the streams of this channel: those that run, and each that begins later.
 
         What was sent before is requested from the producers when the channel is joined, and again after each reconnect.
 
-        Args: id: only the stream with this id. most: bytes of one stream that are accepted. idle: seconds without a
-            message after which its producer is asked whether it is still there.
+        Args:
+            id: only the stream with this id, also one that begins later. most: bytes of one stream that are accepted.
+            idle: seconds without a message after which its producer is asked whether it is still there.
+            start_timeout: with `id`, seconds until a producer must answer; None: no limit. store: where streams are
+                looked up whose producer does not answer.
         Raises: InvalidArgumentError. ClosedError.
         """
-        return Streams(self._portal, self._portal.run(self._async.streams, id, most=most, idle=idle))
+        return Streams(
+            self._portal,
+            self._portal.run(self._async.streams, id, most=most, idle=idle, start_timeout=start_timeout, store=store),
+        )
 
     # --- presence
 
