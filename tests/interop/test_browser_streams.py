@@ -26,7 +26,7 @@ import { readStreams } from "/streams.js"
 const client = supabase.createClient(%(url)s, %(key)s)
 const streams = readStreams(client.channel("room"), {
   id: "answer",
-  load: async () => ({ text: "stored", status: "complete" }),
+  load: async () => (location.hash ? null : { text: "stored", status: "complete" }),
   onUpdate: (stream) => { document.querySelector("#text").textContent = stream.text },
   onEnd: (stream) => { document.querySelector("#status").textContent = stream.status },
 })
@@ -134,13 +134,13 @@ async def test_supabase_js_reads_text_bytes_and_json(require: Callable[[str], st
 async def test_a_page_shows_a_stream_over_reloads_and_lost_connections(require: Callable[[str], str], tmp_path: Path):
     """In a browser the whole text is shown after a reload in the middle and after a lost connection."""
     async with producer() as (server, room), site(server) as url, chromium(require("chromium"), tmp_path) as page:
-        await page.open(url)
+        await page.open(url + "#live")
         async with room.stream(id="answer") as out:
             for number in range(60):
                 await out.write(f"wörd{number} ")
                 await asyncio.sleep(0.01)
             await page.shows("#text", "wörd59")
-            await page.open(url)  # a reload: the page asks for the text so far
+            await page.open(url + "?again#live")  # a reload: the page asks for the text so far
             await page.shows("#text", text_of(60).strip())
             server.drop_connections()
             for number in range(60, 100):
@@ -152,10 +152,19 @@ async def test_a_page_shows_a_stream_over_reloads_and_lost_connections(require: 
 
 
 @pytest.mark.needs("chromium", "supabase-js")
+async def test_a_page_shows_a_stored_stream(require: Callable[[str], str], tmp_path: Path):
+    """When no producer answers, the page shows what `load` returns."""
+    async with LocalServer() as server, site(server) as url, chromium(require("chromium"), tmp_path) as page:
+        await page.open(url)
+        await page.shows("#status", "complete")
+        assert await page.text("#text") == "stored"
+
+
+@pytest.mark.needs("chromium", "supabase-js")
 async def test_a_page_cancels_the_producer(require: Callable[[str], str], tmp_path: Path):
     """`cancel` in the page stops the producer, and the page sees the end."""
     async with producer() as (server, room), site(server) as url, chromium(require("chromium"), tmp_path) as page:
-        await page.open(url)
+        await page.open(url + "#live")
         sending = asyncio.ensure_future(_send(room))
         await page.shows("#text", "wörd5")
         await page.run("cancel()")

@@ -1,7 +1,7 @@
 // Shows the live streams of a supawire producer, with supabase-js 2: readStreams(channel, { onUpdate }).subscribe()
 // A stream has id, info, kind, status, reason, and text (kind "text"), values ("json") or bytes ("bytes"). status is
 // "running", or how it has ended: complete, cancelled, failed, lost, interrupted, corrupt. load(id), if given, returns a
-// stored { text, status, reason }, a promise of it, or null; it is called when the producer no longer answers.
+// stored { text, status, reason }, a promise of it, or null; it is called when the producer does not answer.
 const ANSWER_TIMEOUTS = [1000, 2000, 4000, 4000] // milliseconds after each request
 const encoder = new TextEncoder()
 
@@ -31,7 +31,6 @@ export function readStreams(channel, { id = null, idle = 15000, load = null, onU
     stream.line = lines.pop()
     for (const line of lines) stream.values.push(JSON.parse(line))
   }
-
   async function receive(segment) {
     if (typeof segment?.id !== "string" || !(segment.at >= 0) || (id !== null && segment.id !== id)) return
     let stream = known.get(segment.id)
@@ -59,22 +58,23 @@ export function readStreams(channel, { id = null, idle = 15000, load = null, onU
       if (stream.status === "running") end(stream, right ? segment.end.status : "corrupt", segment.end.reason)
     }
   }
-
+  function restore(stream, stored) {
+    if (stream.status !== "running" || !(stored?.text?.length >= stream.text.length)) return
+    const data = encoder.encode(stored.text)
+    onUpdate(Object.assign(stream, { text: stored.text, parts: [data], length: data.length }))
+    if (stored.status !== "running") end(stream, stored.status, stored.reason)
+  }
   async function tick() {
     for (const stream of joined ? known.values() : []) {
       if (Date.now() < stream.due) continue
       if (stream.requests < ANSWER_TIMEOUTS.length) {
         stream.due = Date.now() + ANSWER_TIMEOUTS[stream.requests++]
         request({ want: "data", id: stream.id, at: stream.length })
-      } else {
-        stream.due = Infinity
-        const stored = await Promise.resolve(load?.(stream.id)).catch(() => null)
-        if (stored?.text != null) onUpdate(Object.assign(stream, { text: stored.text }))
-        end(stream, stored?.status ?? "interrupted", stored ? stored.reason : "the producer does not answer")
-      }
+        if (load && stream.requests === 2) restore(stream, await Promise.resolve(load(stream.id)).catch(() => null))
+      } else if (stream.run === null) Object.assign(stream, { requests: 0, due: Date.now() + idle }) // may begin later
+      else end(stream, "interrupted", "the producer does not answer")
     }
   }
-
   channel.on("broadcast", { event: "stream" }, ({ payload }) => receive(payload))
   if (id !== null) add(id)
   const timer = setInterval(tick, 250)

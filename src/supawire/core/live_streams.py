@@ -291,7 +291,7 @@ class StreamReceiver:
     """
 
     __slots__ = (
-        "_decoded", "_digest", "_idle", "_most", "_request_at", "_requests", "_size", "_start_by", "deadline", "id", "info", "kind",
+        "_digest", "_idle", "_most", "_request_at", "_requests", "_size", "_start_by", "deadline", "id", "info", "kind",
         "parts", "reason", "run", "status",
     )  # fmt: skip
 
