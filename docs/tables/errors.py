@@ -69,6 +69,10 @@ _ADVICE: Final[dict[type[RealtimeError], str]] = {
     errors.HttpError: (
         "`maybe_sent` says whether the message may have been accepted: [failures and retries](http.md#failures-and-retries)."
     ),
+    errors.StreamError: (
+        "`status` and `reason` say how the stream has ended; what was received until then is in `received()`. The states: "
+        "[read a stream](streams.md#read)."
+    ),
     errors.SlowConsumerError: (
         "Read faster, enlarge `buffer`, or choose what is dropped with `overflow`: "
         "[more events than you can take](listening.md#more-events-than-you-can-take)."
