@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from supawire.worker import Worker
 
-NEED_PSYCOPG = ("table", "checks", "worker", "faults", "kills", "queue_source", "rest_sources")
+NEED_PSYCOPG = ("table", "checks", "worker", "faults", "commands", "kills", "queue_source", "rest_sources")
 collect_ignore = [] if find_spec("psycopg") else [f"test_{name}.py" for name in NEED_PSYCOPG]
 
 ORDERS = """

@@ -25,6 +25,7 @@ Target = Annotated[
 @app.command(name="init")
 def init(
     worker: Target,
+    /,
     *,
     out: Annotated[Path | None, Parameter(help="Write the migration to this file, which must not exist.")] = None,
     apply: Annotated[bool, Parameter(negative=(), help="Run the migration in the database of the worker.")] = False,
@@ -55,6 +56,7 @@ def init(
 @app.command(name="run")
 def run(
     worker: Target,
+    /,
     *,
     reload: Annotated[
         bool,
