@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Program:
 
 
 @contextmanager
-def program(folder: Path, database: str, body: str, *options: str) -> Iterator[Program]:
+def program(folder: Path, database: str, body: str, *options: str) -> Generator[Program]:
     """Run a program, which is killed at the end of the block."""
     started = Program(folder, database, body, *options)
     try:
