@@ -110,17 +110,18 @@ class _Recorder:
         """Record until the end."""
         limit = asyncio.timeout(seconds)
         try:
-            async with limit, open_client(target, timeout, on_frame=self._on_frame) as client:
+            async with (
+                limit,
+                open_client(target, timeout, on_frame=self._on_frame) as client,
+                asyncio.TaskGroup() as group,
+            ):
                 self._client = client
-                receiving = asyncio.create_task(self._receive(client, topic, private, selectors))
-                ending = asyncio.create_task(self._end.wait())
+                receiving = group.create_task(self._receive(client, topic, private, selectors))
+                ending = group.create_task(self._end.wait())
                 with self._live():
                     await asyncio.wait((receiving, ending), return_when=asyncio.FIRST_COMPLETED)
+                receiving.cancel()
                 ending.cancel()
-                if not receiving.done():
-                    receiving.cancel()
-                else:
-                    receiving.result()
         except TimeoutError:
             if not limit.expired():
                 raise
