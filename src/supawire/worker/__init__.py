@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from supawire.worker.job import Job, JobTransaction
     from supawire.worker.runner import JobStats
     from supawire.worker.serving import Health, WorkerContext, WorkerStats
-    from supawire.worker.source import Batch, Claimed, Finished, Settled, Source, TransactionalSource, Wakeup
+    from supawire.worker.source import (
+        Batch,
+        Claimed,
+        Finished,
+        MigratingSource,
+        Settled,
+        Source,
+        TransactionalSource,
+        Wakeup,
+    )
     from supawire.worker.values import NOW, REASON
 
 __all__ = [
@@ -32,6 +41,7 @@ __all__ = [
     "Job",
     "JobStats",
     "JobTransaction",
+    "MigratingSource",
     "Settled",
     "Source",
     "TransactionalSource",
@@ -51,6 +61,7 @@ _HOMES: Final = {
     "Job": "job",
     "JobStats": "runner",
     "JobTransaction": "job",
+    "MigratingSource": "source",
     "Settled": "source",
     "Source": "source",
     "TransactionalSource": "source",
