@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import psycopg
+
 from supawire.server import LocalServer
+from supawire.server.postgres import preflight
+from supawire.server.postgres.cluster import Cluster
 from supawire.server.tokens import sign
 
 from .world import (
@@ -20,6 +24,7 @@ from .world import (
     answering,
     garbage,
     hang_up,
+    http_proxy,
     misbehaving,
     realtime,
     silent,
@@ -176,6 +181,11 @@ async def _hang_up(world: World) -> AsyncGenerator[Arguments]:
 async def _garbage(world: World) -> AsyncGenerator[Arguments]:
     async with misbehaving(garbage) as url:
         yield {"url": url, "key": world.plain.anon_key}
+
+
+@broken("proxy-not-running", "http-failed", "handshake-failed", remedy="proxies")
+async def _proxy_gone(world: World) -> AsyncGenerator[Arguments]:
+    yield {"url": world.plain.url, "key": world.plain.anon_key, "proxy": "http://127.0.0.1:1"}
 
 
 @broken("clock-behind", "clock-skew", remedy="NTP")
@@ -622,6 +632,15 @@ _own_database(
 )
 
 
+@broken("wal-level-and-slots", "wal-level", "slots-used", remedy="alter system set wal_level = 'logical'")
+async def _wal(world: World) -> AsyncGenerator[Arguments]:
+    with Cluster(settings={"wal_level": "replica", "max_replication_slots": "1"}) as cluster:
+        with psycopg.connect(cluster.url, autocommit=True) as admin:
+            admin.execute(preflight.text("schema.sql"))
+            admin.execute("select pg_create_physical_replication_slot('mine')")
+        yield {"url": world.plain.url, "key": world.plain.anon_key, "database_url": cluster.url}
+
+
 def _database_url(name: str, expected: str, remedy: str, change: Callable[[str], str]) -> None:
     @asynccontextmanager
     async def start(world: World) -> AsyncGenerator[Arguments]:
@@ -688,6 +707,12 @@ async def _healthy_user(world: World) -> AsyncGenerator[Arguments]:
 async def _healthy_socket(world: World) -> AsyncGenerator[Arguments]:
     url = f"{world.plain.url.replace('http', 'ws')}/realtime/v1/websocket"
     yield {"url": url, "key": world.plain.anon_key, "table": "orders"}
+
+
+@healthy("through-a-proxy")
+async def _healthy_proxy(world: World) -> AsyncGenerator[Arguments]:
+    async with http_proxy() as proxy:
+        yield {"url": world.plain.url, "key": world.plain.anon_key, "proxy": proxy}
 
 
 @healthy("tls")

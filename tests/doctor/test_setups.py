@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("psycopg")
 pytest.importorskip("trustme")
 
+from psycopg import conninfo
+
 from supawire.doctor import Outcome, diagnose_async
 
 from .setups import SECRET, SET_UPS, SetUp
@@ -35,7 +37,9 @@ async def test_a_set_up_is_diagnosed(setup: SetUp, shared: World):
     assert not any("\n" in text or re.search(r"\{\w+\}", text) for text in texts)
     assert any(setup.remedy in text for text in texts) or not setup.expected
     text = f"{report}{report.to_dict()}{report!r}"
-    secrets = [arguments["key"], arguments.get("token") or SECRET, SECRET]
+    url = arguments.get("database_url")
+    password = SECRET if url is None else str(conninfo.conninfo_to_dict(url).get("password") or SECRET)
+    secrets = [arguments["key"], arguments.get("token") or SECRET, SECRET, password]
     assert not any(secret in text for secret in secrets)
 
 

@@ -5,13 +5,13 @@ import base64
 import hashlib
 import re
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import count
 from typing import Any, Final, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 import trustme
@@ -188,24 +188,26 @@ def answer_request(wire: Wire, status: int, *headers: str) -> None:
     wire.hang_up()
 
 
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes until their end."""
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        return
+    finally:
+        writer.close()
+
+
 @asynccontextmanager
 async def with_tls(context: ssl.SSLContext, target: str) -> AsyncGenerator[str]:
     """Provide the https URL of a TLS server in front of the server at this URL."""
     port = int(target.rpartition(":")[2])
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            return
-        finally:
-            writer.close()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+        await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     try:
@@ -215,10 +217,19 @@ async def with_tls(context: ssl.SSLContext, target: str) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def tcp(handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncGenerator[int]:
-    """Provide the port of a TCP server."""
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+async def http_proxy() -> AsyncGenerator[str]:
+    """Provide the URL of an HTTP proxy."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, url, rest = head.split(b" ", 2)
+        parts = urlsplit(url.decode())
+        inner_reader, inner_writer = await asyncio.open_connection(parts.hostname, parts.port)
+        inner_writer.write(b" ".join([method, f"{parts.path}?{parts.query}".encode(), rest]))
+        await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()

@@ -5,7 +5,7 @@ import importlib.util
 import ssl as tls
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -277,12 +277,13 @@ async def _examine_network(network: Network, url: str, collected: dict[str, Any]
 
 async def _reach(network: Network, collected: dict[str, Any]) -> bool:
     """Return whether the server can be reached directly."""
-    steps: list[tuple[str, Callable[[Network], Awaitable[Any]]]] = [("dns", resolve), ("tcp", connect)]
-    if network.target.secure:
-        steps.append(("tls", secure))
-    for name, step in steps:
-        facts = await _add(collected, name, step(network))
-        bad = facts.no_answer or getattr(facts, "error", None) or getattr(facts, "refused", False)
-        if bad or getattr(facts, "problem", None):
-            return False
-    return True
+    dns = await _add(collected, "dns", resolve(network))
+    if not dns.addresses:
+        return False
+    tcp = await _add(collected, "tcp", connect(network, dns.addresses))
+    if not tcp.address:
+        return False
+    if not network.target.secure:
+        return True
+    tls = await _add(collected, "tls", secure(network, tcp.address))
+    return tls.problem is None and not tls.no_answer

@@ -85,8 +85,9 @@ class DnsFacts(Timed, frozen=True, kw_only=True):
 
 
 class TcpFacts(Timed, frozen=True, kw_only=True):
-    """refused: nothing listens. error: any other failure."""
+    """address: one that accepts connections. refused: nothing listens. error: any other failure."""
 
+    address: str = ""
     refused: bool = False
     error: str | None = None
 

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ HANDSHAKE_TIMEOUT: Final = 3.5
 """Seconds; the server holds a refusal back for 2 s."""
 BODY_TIMEOUT: Final = 0.5
 CLOSE_TIMEOUT: Final = 0.2
+MAX_ADDRESSES: Final = 8
 
 _PLAIN: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
 """Reasons of `ssl.SSLError` when the server answers with something other than TLS."""
@@ -108,37 +109,52 @@ async def resolve(network: Network) -> DnsFacts:
     return DnsFacts(seconds=clock.seconds, addresses=addresses)
 
 
-async def connect(network: Network) -> TcpFacts:
-    """Open and close a TCP connection; all addresses are tried."""
-    clock, target = Clock(), network.target
+async def connect(network: Network, addresses: Sequence[str]) -> TcpFacts:
+    """Open and close a TCP connection: to all addresses at the same time, because one family may lead nowhere."""
+    clock = Clock()
+    attempts = {asyncio.ensure_future(_try_address(address, network)) for address in addresses[:MAX_ADDRESSES]}
+    limit, errors = network.limit(TCP_TIMEOUT), list[OSError]()
     try:
-        opened = await within(
-            network.limit(TCP_TIMEOUT), asyncio.open_connection(target.host, target.port, happy_eyeballs_delay=0.25)
-        )
+        while attempts:
+            done, attempts = await asyncio.wait(
+                attempts, timeout=max(0.0, limit - clock.seconds), return_when=asyncio.FIRST_COMPLETED
+            )
+            for attempt in done:
+                outcome = attempt.result()
+                if isinstance(outcome, str):
+                    return TcpFacts(seconds=clock.seconds, address=outcome)
+                errors.append(outcome)
+            if not done:
+                return TcpFacts(seconds=clock.seconds, no_answer=True)
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+        if attempts:
+            await asyncio.wait(attempts)
+    refused = any(isinstance(error, ConnectionRefusedError) for error in errors)
+    return TcpFacts(seconds=clock.seconds, refused=refused, error=None if refused else _reason(errors[0]))
+
+
+async def _try_address(address: str, network: Network) -> str | OSError:
+    """Return the address if it accepts a connection, else the error."""
+    try:
+        _, writer = await asyncio.open_connection(address, network.target.port)
     except OSError as error:
-        refused = _is_refused(error)
-        return TcpFacts(seconds=clock.seconds, refused=refused, error=None if refused else _reason(error))
-    if opened is None:
-        return TcpFacts(seconds=clock.seconds, no_answer=True)
-    await _close(opened[1])
-    return TcpFacts(seconds=clock.seconds)
-
-
-def _is_refused(error: OSError) -> bool:
-    """Return whether the host refused the connection at all its addresses; asyncio joins their errors in a text."""
-    return isinstance(error, ConnectionRefusedError) or str(error).lower().count("refused") > 0
+        return error
+    await _close(writer)
+    return address
 
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else (error.strerror or str(error))
 
 
-async def secure(network: Network) -> TlsFacts:
-    """Open a TLS connection and read the server's certificate."""
+async def secure(network: Network, address: str) -> TlsFacts:
+    """Open a TLS connection to an address of the host, and read the server's certificate."""
     clock, target = Clock(), network.target
     context = network.tls or ssl.create_default_context()
     name = network.endpoint.host.rpartition(":")[0] or network.endpoint.host if network.endpoint.host else target.host
-    opening = asyncio.open_connection(target.host, target.port, ssl=context, server_hostname=name)
+    opening = asyncio.open_connection(address, target.port, ssl=context, server_hostname=name)
     try:
         opened = await within(network.limit(TLS_TIMEOUT), opening)
     except ssl.SSLCertVerificationError as error:
