@@ -260,6 +260,20 @@ def test_mocks_have_only_the_real_names(kind: type):
     assert callable(made.close if kind in (supawire.AsyncClient, supawire.Client) else made.subscribe)
 
 
+def test_signatures_show_only_what_may_be_passed():
+    """`help`, editors and mocks see neither of the parameters for calls in the form of another client."""
+    for function in (
+        supawire.broadcast, supawire.changes, supawire.presence, supawire.Channel.on, supawire.AsyncChannel.on,
+        supawire.Channel.subscribe, supawire.AsyncChannel.subscribe,
+        supawire.Client.channel, supawire.AsyncClient.channel,
+    ):  # fmt: skip
+        kinds = {each.kind for each in inspect.signature(function).parameters.values()}
+        assert not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}, function
+    made = mock.create_autospec(supawire.Client, instance=True)
+    with pytest.raises(TypeError):
+        made.channel("room", {"config": {}})
+
+
 async def test_an_error_of_a_property_is_not_hidden(in_async: dict[str, Any]):
     """The AttributeError of a property reaches the caller unchanged."""
 

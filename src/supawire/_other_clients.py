@@ -5,14 +5,17 @@ only place of these facts: the errors, the page and its tests use them. Nothing 
 call is wrong: `__getattr__` is called for missing names only.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Final, Literal, NamedTuple, NoReturn, cast
+from typing import Any, Final, Literal, NamedTuple, NoReturn, TypeVar, cast
 
 from supawire._display import brief
 from supawire._validation import NoAttributeError, NotSupportedError
 from supawire.errors import InvalidArgumentError, StateError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Where = Literal[
     "supawire",
@@ -274,6 +277,17 @@ def _hint(row: Name, *, sync: bool = False) -> str:
 
 
 # --- calls
+
+
+def takes_misuse(function: F) -> F:
+    """Hide the parameters `misplaced` and `misnamed` in the signature that `help`, mocks and the reference show.
+
+    A function has them to explain a call in the form of another client.
+    """
+    shown = inspect.signature(function)
+    kept = [each for name, each in shown.parameters.items() if name not in ("misplaced", "misnamed")]
+    cast("Any", function).__signature__ = shown.replace(parameters=kept)
+    return function
 
 
 def wrong_listener(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, o
 from msgspec import Struct
 
 from supawire._display import brief
-from supawire._other_clients import wrong_changes, wrong_selector
+from supawire._other_clients import takes_misuse, wrong_changes, wrong_selector
 from supawire._validation import check_writable
 from supawire._values.models import Model, check_model
 from supawire.errors import InvalidArgumentError
@@ -118,6 +118,7 @@ class StatusSelector(Selector[E_co], frozen=True):
 def broadcast(event: str = ANY, *, model: None = None) -> Selector[Broadcast[Any]]: ...
 @overload
 def broadcast(event: str = ANY, *, model: type[P]) -> Selector[Broadcast[P]]: ...
+@takes_misuse
 def broadcast(event: str = ANY, *misplaced: object, model: type[Any] | None = None) -> Selector[Broadcast[Any]]:
     """Select the messages sent to the channel under this event name; `*` is every name.
 
@@ -173,6 +174,7 @@ def changes(
     table: str = ANY, *, schema: str | None = None, event: ChangeEvent = ANY,
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
 ) -> Selector[Change[R]]: ...  # fmt: skip
+@takes_misuse
 def changes(
     table: str = ANY,
     *misplaced: object,
@@ -222,6 +224,7 @@ def changes(
 def presence(*, model: None = None) -> Selector[PresenceEvent[dict[str, Any]]]: ...
 @overload
 def presence(*, model: type[P]) -> Selector[PresenceEvent[P]]: ...
+@takes_misuse
 def presence(*misplaced: object, model: type[Any] | None = None, **misnamed: object) -> Selector[PresenceEvent[Any]]:
     """Select presence joins, updates and leaves, and after those of a diff `PresenceSync` with the complete state.
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeVar, cast, overload
 
-from supawire._other_clients import explain_attribute, is_listener, wrong_listener, wrong_subscribe
+from supawire._other_clients import (
+    explain_attribute,
+    is_listener,
+    takes_misuse,
+    wrong_listener,
+    wrong_subscribe,
+)
 from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.driver import Driver
@@ -108,6 +114,7 @@ class AsyncChannel:
         self, selector: Selector[E], *,
         thread: bool = False, buffer: int = 1000, overflow: Overflow = "error",
     ) -> Callable[[Callable[[E], T]], Callable[[E], T]]: ...  # fmt: skip
+    @takes_misuse
     def on(
         self,
         selector: Selector[Any],
@@ -206,6 +213,7 @@ class AsyncChannel:
 
     # --- joining and leaving
 
+    @takes_misuse
     async def subscribe(self, *misplaced: Never, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 

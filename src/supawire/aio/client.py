@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
-from supawire._other_clients import explain_attribute, wrong_channel
+from supawire._other_clients import explain_attribute, takes_misuse, wrong_channel
 from supawire._validation import Site, call_site, misused, not_built, warn_unclosed
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
@@ -107,6 +107,7 @@ class AsyncClient:
 
     # --- channels
 
+    @takes_misuse
     def channel(
         self,
         topic: str,

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
-from supawire._other_clients import explain_attribute, is_listener, wrong_listener, wrong_subscribe
+from supawire._other_clients import (
+    explain_attribute,
+    is_listener,
+    takes_misuse,
+    wrong_listener,
+    wrong_subscribe,
+)
 from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.channel import AsyncQueuedSent, Wait
@@ -108,6 +114,7 @@ class Channel:
         self, selector: Selector[E], *,
         thread: bool = False, buffer: int = 1000, overflow: Overflow = "error",
     ) -> Callable[[Callable[[E], T]], Callable[[E], T]]: ...  # fmt: skip
+    @takes_misuse
     def on(
         self,
         selector: Selector[Any],
@@ -193,6 +200,7 @@ class Channel:
 
     # --- joining and leaving
 
+    @takes_misuse
     def subscribe(self, *misplaced: Never, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 

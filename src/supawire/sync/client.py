@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, ov
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
-from supawire._other_clients import explain_attribute, wrong_channel
+from supawire._other_clients import explain_attribute, takes_misuse, wrong_channel
 from supawire._validation import call_site, misused, not_built
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.connect import HttpClient, Transport, check_installed
@@ -147,6 +147,7 @@ class Client:
 
     # --- channels
 
+    @takes_misuse
     def channel(
         self,
         topic: str,

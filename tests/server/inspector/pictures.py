@@ -42,8 +42,8 @@ async def open_error(page: Page) -> None:
 
 async def save(page: Page, name: str, *, width: int, height: int, dark: bool = False) -> None:
     """Write one screenshot."""
-    for _ in range(2):  # the layout follows the size of the first one
-        shot = await page.picture(width=width, height=height, dark=dark)
+    await page.picture(width=width, height=height, dark=dark)  # the layout follows this size
+    shot = await page.picture(width=width, height=height, dark=dark)
     file = FOLDER / f"{name}.png"
     file.write_bytes(shot)
     print(file.name, f"{len(shot) / 1000:.0f} kB")
