@@ -18,6 +18,7 @@ from supawire.server.effects import Send
 from supawire.server.inspector.export import recording, replay_test
 from supawire.server.inspector.history import History
 from supawire.server.tokens import sign
+from supawire.testing import Recording, RecordingTransport
 from tests.server.inspector.inspector_client import open_inspector
 
 NOW = Instant(1.0, 1_764_000_000.5)
@@ -200,12 +201,18 @@ async def test_an_export_begins_after_clear(form: str):
 @pytest.mark.slow
 async def test_the_exported_recording_is_loaded(tmp_path: Path):
     """The other export is a recording, with the frames of both clients as they saw them."""
-    recorded = pytest.importorskip("supawire.testing.recorded_frames")
     (tmp_path / "recording.jsonl").write_text(await exported(a_session, "recording"), encoding="utf-8")
-    loaded = recorded.Recording.load(tmp_path / "recording.jsonl")
+    loaded = Recording.load(tmp_path / "recording.jsonl")
     assert loaded.topics == {"room:lobby": False, "staff": True, "secret": True}
     sent = [frame.user_event for frame in loaded.frames if frame.direction == "out" and frame.user_event]
     received = [frame.user_event for frame in loaded.frames if frame.direction == "in" and frame.user_event]
     assert sent == ["typing", "bytes", "hello"]
     assert received == ["typing", "typing", "bytes", "news", "news"]
     assert all(frame.topic is not None for frame in loaded.frames)
+    wire = RecordingTransport()
+    async with connect_async("http://127.0.0.1:9", "key", transport=wire) as client:
+        room = client.channel("room:lobby")
+        messages = room.listen(broadcast("news"))
+        await room.subscribe()
+        wire.play(loaded.frames)
+        assert (await anext(messages)).payload == {"n": 1}
