@@ -387,6 +387,77 @@ def test_a_completion_that_is_refused_is_a_failed_attempt():
     run(test)
 
 
+def test_a_completion_that_has_to_wait_does_not_delay_others():
+    """A completion that is "busy" is written again later, and jobs that end meanwhile are completed at once."""
+
+    class Locked(MemoryJobs):
+        until = 1060.0
+
+        async def complete(self, finished: Any) -> Any:
+            now = asyncio.get_running_loop().time()
+            locked = [one.claim.row["id"] == 0 and now < self.until for one in finished]
+            free = [one for one, is_locked in zip(finished, locked, strict=True) if not is_locked]
+            settled = iter(await super().complete(free))
+            return ["busy" if is_locked else next(settled) for is_locked in locked]
+
+    jobs = Locked([{"id": number} for number in range(6)])
+
+    async def test() -> None:
+        async with Running(jobs, nothing, concurrency=2) as runner:
+            await asyncio.sleep(5)
+            assert [job.state for job in jobs.jobs] == ["running"] + ["done"] * 5
+            await asyncio.sleep(100)
+            assert (runner.stats().done, runner.stats().lost) == (6, 0)
+        assert jobs.jobs[0].completions == 1
+
+    run(test)
+
+
+def test_a_result_that_is_written_during_an_extension_is_not_lost():
+    """When an extension finds a job completed whose answer is still on its way, the job counts as done."""
+
+    class Slow(MemoryJobs):
+        async def complete(self, finished: Any) -> Any:
+            settled = await super().complete(finished)
+            await asyncio.sleep(25)  # longer than until the next extension
+            return settled
+
+        async def retry(self, claim: Any, delay: float, error: str) -> bool:
+            held = await super().retry(claim, delay, error)
+            await asyncio.sleep(25)
+            return held
+
+    jobs = Slow([{"id": 1}, {"id": 2}])
+
+    async def handler(job: Job[Any]) -> None:
+        if job.row["id"] == 2 and job.attempt == 1:
+            raise ValueError
+
+    async def test() -> None:
+        async with Running(jobs, handler) as runner:
+            await asyncio.sleep(100)
+            stats = runner.stats()
+        assert jobs.calls["extend"] > 0
+        assert (stats.done, stats.retried, stats.lost) == (2, 1, 0)
+
+    run(test)
+
+
+def test_jobs_that_only_the_poll_finds_are_reported(caplog: pytest.LogCaptureFixture):
+    """When new jobs should be announced and the poll alone finds them three times in a row, there is one warning."""
+    jobs = MemoryJobs()
+
+    async def test() -> None:
+        async with Running(jobs, nothing) as runner:
+            runner._is_announced = lambda: True  # pyright: ignore[reportAttributeAccessIssue]
+            for _ in range(5):
+                await asyncio.sleep(40)
+                jobs.add({"id": 1})
+
+    run(test)
+    assert caplog.text.count("the poll finds jobs that Realtime does not announce") == 1
+
+
 def test_a_mistake_in_a_source_ends_the_worker():
     """An exception of a source that is not an error of this library is not swallowed."""
 

@@ -281,13 +281,11 @@ async def test_a_row_locked_by_a_transaction_is_left_alone(prepare: Prepare, dat
     assert [job.key[0] for job in (await source.claim(5, 60)).jobs] == [1]
 
 
-async def test_a_completion_does_not_wait_for_a_locked_row(prepare: Prepare, database: str, sql: Sql):
+async def test_a_completion_does_not_wait_for_a_locked_row(prepare: Prepare, sql: Sql, database: str):
     """One row that a user's transaction locks delays its own completion only, and it is written later."""
     fill(sql, 2)
     source = await prepare()
     claims = (await source.claim(5, 60)).jobs
-    async with source._database.connection() as connection:  # the only one, which is used again
-        await connection.execute("set lock_timeout = '50ms'")
     with psycopg.connect(database) as other:
         other.execute("update orders set note = 'x' where id = 1")
         assert await source.complete([_finished(job) for job in claims]) == ["busy", "done"]

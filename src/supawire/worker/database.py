@@ -29,7 +29,7 @@ _OPTIONS: Final = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_int
 """Times after which a connection to a machine that no longer answers is given up; seconds and milliseconds."""
 _SESSION: Final = "select set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO, YMD', false)"
 """The text of a key that is a time must be the same in every session."""
-_ENGINE: Final = ", set_config('lock_timeout', '5s', false)"
+_ENGINE: Final = ", set_config('lock_timeout', '500ms', false)"
 """A statement of the engine must not wait as long as a user's transaction that locks one of its rows."""
 LOCK_NOT_AVAILABLE: Final = "55P03"
 TRANSACTION_POOLER_PORT: Final = "6543"

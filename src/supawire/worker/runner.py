@@ -34,6 +34,9 @@ WRITE_BACKOFF: Final = Backoff(initial=0.2, maximum=5.0)
 """Delays between attempts to write a result while the source fails."""
 BUSY_DELAY: Final = 0.5
 """Seconds until a completion is written again that waits for another transaction."""
+UNANNOUNCED_LIMIT: Final = 3
+"""Polls in a row that found jobs which were not announced, before there is a warning. One may be a coincidence: the
+announcement is on its way."""
 TIMER_RESOLUTION: Final = 0.002
 """Seconds by which a timer of an event loop may be early."""
 CANCEL_TIMEOUT: Final = 5.0
@@ -110,9 +113,10 @@ class _Attempt:
     """An attempt that runs.
 
     cancelled_for: why its task was cancelled by this module. withdrawn: it was, and its result is not written.
+    has_ended: the handler has ended, and its result is being written.
     """
 
-    __slots__ = ("cancelled_for", "job", "task", "timer", "withdrawn")
+    __slots__ = ("cancelled_for", "has_ended", "job", "task", "timer", "withdrawn")
 
     def __init__(self, job: Job[Any]) -> None:
         self.job: Final = job
@@ -120,6 +124,7 @@ class _Attempt:
         self.timer: asyncio.TimerHandle | None = None
         self.cancelled_for: str | None = None
         self.withdrawn = False
+        self.has_ended = False
 
 
 class Runner:
@@ -144,7 +149,8 @@ class Runner:
         self._transactions: Final = transactions
         self._random: Final = random
         self._is_announced: Final = is_announced
-        self._missed_announcement = False
+        self._unannounced = 0
+        """How often in a row the poll has found new jobs that should have been announced."""
         self._failure: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self._loop: Final = asyncio.get_running_loop()
         self._schedule: Final = ClaimSchedule(settings.concurrency, settings.poll, random)
@@ -154,6 +160,8 @@ class Runner:
         """All claims that are held: those of `_attempts`, and those whose completion is not written yet."""
         self._finished: Final[deque[Job[Any]]] = deque()
         self._writing = 0
+        self._waiting_writes: Final[set[asyncio.Task[None]]] = set()
+        """Tasks that write completions which wait for another transaction."""
         self._threads = 0
         """Threads of handlers whose attempt is over, but which still run."""
         self._claim_alarm: Final = Alarm()
@@ -172,12 +180,18 @@ class Runner:
             tasks.create_task(self._claim_loop(), name=f"supawire-claim-{self.source.name}")
             tasks.create_task(self._lease_loop(), name=f"supawire-lease-{self.source.name}")
             tasks.create_task(self._write_loop(), name=f"supawire-write-{self.source.name}")
-            await self._failure  # of the task of an attempt, which nobody else awaits
+            try:
+                await self._failure  # of the task of an attempt, which nobody else awaits
+            finally:
+                for task in self._waiting_writes:
+                    task.cancel()
 
     def wake(self, cause: str) -> None:
         """Claim as soon as possible."""
         self._schedule.wake(cause)
         self._claim_alarm.set()
+        if cause == "change":
+            self._unannounced = 0
 
     def drain(self) -> None:
         """Claim nothing any more; jobs that run are finished."""
@@ -235,7 +249,7 @@ class Runner:
     @property
     def _used(self) -> int:
         """The slots in use. Completions that wait beyond one per slot count too, or they could grow without limit."""
-        waiting = len(self._finished) + self._writing
+        waiting = len(self._finished) + self._writing + len(self._waiting_writes)
         return len(self._attempts) + self._threads + max(0, waiting - self._settings.concurrency)
 
     async def _claim_loop(self) -> None:
@@ -282,12 +296,14 @@ class Runner:
             self._failure.set_exception(error)
 
     def _check_announced(self, claims: Sequence[Claimed]) -> None:
-        """Warn once when the poll finds new jobs although they should have been announced."""
+        """Warn when only the poll finds new jobs although they should have been announced."""
         is_late = self._schedule.last_cause == "poll" and any(claim.attempt == 1 for claim in claims)
-        if is_late and self._is_announced() and not self._missed_announcement:
-            self._missed_announcement = True
+        if not (is_late and self._is_announced()):
+            return
+        self._unannounced += 1
+        if self._unannounced == UNANNOUNCED_LIMIT:
             self._logger.warning(
-                "%s: the poll found a job that Realtime had not announced; check that the role of its key may read the"
+                "%s: the poll finds jobs that Realtime does not announce; check that the role of its key may read the"
                 " rows (row level security), and that the publication has the table",
                 self.source.name,
             )
@@ -325,6 +341,7 @@ class Runner:
             if job.committed:
                 self._count_done(job, error)
             elif not attempt.withdrawn:
+                attempt.has_ended = True
                 await self._settle(job, error)
         finally:
             self._attempts.pop(token, None)
@@ -493,19 +510,29 @@ class Runner:
             return
         for job, outcome in zip(jobs, settled, strict=True):
             self._note(job, outcome)
-        if "busy" in settled:
-            await asyncio.sleep(BUSY_DELAY)
 
     def _note(self, job: Job[Any], outcome: Settled) -> None:
         if outcome == "lost":
             self._lose(job.claim.token, "another worker has it, or it was withdrawn")
             return
         if outcome == "busy":
-            self._finished.append(job)
+            task = self._loop.create_task(self._complete_later(job), name=f"supawire-write-{job.source}")
+            self._waiting_writes.add(task)
+            task.add_done_callback(self._waiting_writes.discard)
+            task.add_done_callback(self._on_task_done)
             return
         self._count_done(job, None)
         if outcome == "again":
             self.wake("again")
+
+    async def _complete_later(self, job: Job[Any]) -> None:
+        """Write a completion after a pause, without delaying those of other jobs."""
+        await asyncio.sleep(BUSY_DELAY)
+        settled = await self._until_written(
+            lambda: self.source.complete([job.finished]), lambda: job.claim.token in self._claims
+        )
+        if settled is not None:
+            self._note(job, settled[0])
 
     def _count_done(self, job: Job[Any], error: BaseException | None) -> None:
         if error is not None:
@@ -519,7 +546,7 @@ class Runner:
         while True:
             now = await self._lease_alarm.wait(self._leases.deadline())
             for token in self._leases.expired(now):
-                self._lose(token, "its lease could not be extended in time")
+                self._lose_running(token, "its lease could not be extended in time")
             due = self._leases.due(now)
             if not due:
                 continue
@@ -534,15 +561,23 @@ class Runner:
                 self._report_failure("leases cannot be extended", error)
             else:
                 for token in self._leases.extended(due, held, now):
-                    self._lose(token, "another worker has it, or it was withdrawn")
+                    self._lose_running(token, "another worker has it, or it was withdrawn")
+
+    def _lose_running(self, token: Any, why: str) -> None:
+        """Cancel a job whose lease has ended.
+
+        If its result is being written or committed, it may have left the source for that reason: the answer to the
+        write decides.
+        """
+        attempt = self._attempts.get(token)
+        if attempt is not None and not (attempt.has_ended or attempt.job.committing or attempt.job.committed):
+            self._lose(token, why)
 
     def _lose(self, token: Any, why: str) -> None:
         claim = self._claims.get(token)
         if claim is None:
             return
         attempt = self._attempts.get(token)
-        if attempt is not None and (attempt.job.committing or attempt.job.committed):
-            return  # it is not in hand any more because its transaction has completed it
         self._counts["lost"] += 1
         self._logger.warning("%s: job %r is lost: %s; its result does not count", self.source.name, claim.key, why)
         self._drop(token)
