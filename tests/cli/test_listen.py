@@ -140,7 +140,7 @@ def test_a_time_that_ends_before_the_count_is_a_failure(server: LocalServer, cap
     with Running(server, "listen", "quiet", "--for", "50ms", "--count", "3") as listening:
         pass
     assert listening.code == 1
-    assert "3 events are missing" in capsys.readouterr().err
+    assert "3 of the events of --count are missing" in capsys.readouterr().err
 
 
 def test_a_refused_join_ends_it(server: LocalServer, capsys: Capture):
@@ -186,7 +186,7 @@ def test_a_command_that_fails_is_reported(server: LocalServer, capsys: Capture):
     err = capsys.readouterr().err
     assert listening.code == 1
     assert err.count("broadcast was not passed on: exit code 3") == 2
-    assert err.endswith("supawire: 2 events could not be passed on\n")
+    assert err.endswith("supawire: could not be passed on: 2 of the events\n")
 
 
 class Receiver:
@@ -266,7 +266,7 @@ def test_a_webhook_that_is_given_up_is_reported(
     err = capsys.readouterr().err
     assert (listening.code, len(receiver.requests)) == (1, requests)
     assert f"supawire: broadcast was not passed on: {text} (" in err
-    assert err.endswith("supawire: 1 events could not be passed on\n")
+    assert err.endswith("supawire: could not be passed on: 1 of the events\n")
 
 
 @pytest.mark.usefixtures("no_delay")

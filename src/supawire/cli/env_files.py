@@ -36,10 +36,12 @@ class EnvFile:
         """Write the file. Raises: InvalidArgumentError when that is not possible."""
         text = "\n".join([FIRST_LINE, *lines(values), ""])
         try:
-            self.path.unlink(missing_ok=True)
-            number = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            draft = self.path.with_name(f"{self.path.name}.new")  # so that no one reads a file that is half written
+            draft.unlink(missing_ok=True)
+            number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(number, "w", encoding="utf-8") as file:
                 file.write(text)
+            draft.replace(self.path)
         except OSError as error:
             raise InvalidArgumentError(f"--env-file: {self.path} cannot be written: {error.strerror}") from error
         self._text = text

@@ -162,12 +162,12 @@ class _Listening:
                 await self._listen(deliveries, seconds)
         finally:
             if deliveries is not None and deliveries.unfinished:
-                print_error(f"{deliveries.unfinished} events were received but not passed on")
+                print_error(f"received but not passed on: {deliveries.unfinished} of the events")
         if deliveries is not None and deliveries.failed:
-            print_error(f"{deliveries.failed} events could not be passed on")
+            print_error(f"could not be passed on: {deliveries.failed} of the events")
             return FAILURE
         if self._remaining:
-            print_error(f"--for has ended before --count was reached: {self._remaining} events are missing")
+            print_error(f"the time of --for is over, and {self._remaining} of the events of --count are missing")
             return FAILURE
         return FAILURE if self._dropped else SUCCESS
 

@@ -101,6 +101,8 @@ class _Replay:
         async with connect_async("http://127.0.0.1", "replay", transport=wire, limits=Limits.off()) as client:
             for topic in self._recording.topics:
                 await self._join(client, topic)
+            await client.ping()
+            self._received.clear()  # the empty presence of the joins
             played_until = 0.0
             for frame in self._recording.frames:
                 if self._speed and frame.at > played_until:
