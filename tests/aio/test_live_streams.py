@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -223,6 +224,30 @@ def test_readers_steer_the_producer():
                     reader.steer(2)
                     await asyncio.sleep(1)
                     assert (out.steered(), out.steered()) == (expected, [])
+
+    play(scenario())
+
+
+@dataclass
+class Steering:
+    tone: str
+
+
+def test_steering_is_typed(caplog: pytest.LogCaptureFixture):
+    """With a model, values of readers become its objects; those that do not fit are logged and left out."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            async with sends.stream() as out:
+                await out.write("text")
+                reader = await anext(streams)
+                reader.steer({"tone": "short"})
+                reader.steer({"tone": 7})
+                await asyncio.sleep(1)
+                assert out.steered(Steering) == [Steering("short")]
+                assert "steered with a wrong value" in caplog.text
 
     play(scenario())
 

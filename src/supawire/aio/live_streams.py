@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast, overload
 from uuid import uuid4
 
 import msgspec
 
 from supawire._validation import misused
+from supawire._values.models import check_model
 from supawire.aio.driver import Driver
 from supawire.aio.stream import AsyncStream
 from supawire.core.channel import CoreChannel
@@ -41,6 +42,7 @@ from supawire.errors import (
     InvalidArgumentError,
     OperationTimeout,
     RealtimeError,
+    RowError,
     SlowConsumerError,
     StateError,
     StreamError,
@@ -72,6 +74,7 @@ CANCEL_TIMEOUT: Final = 2.0
 MAX_KNOWN: Final = 1000
 """Streams of one reader that are remembered, the newest."""
 
+M = TypeVar("M")
 Source = AsyncIterable[Any] | Iterable[Any]
 
 
@@ -214,11 +217,27 @@ class AsyncStreamWriter:
         await self._save()
         return self.result()
 
-    def steered(self) -> list[Any]:
-        """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000."""
+    @overload
+    def steered(self, model: None = None) -> list[Any]: ...
+    @overload
+    def steered(self, model: type[M]) -> list[M]: ...
+    def steered(self, model: type[Any] | None = None) -> list[Any]:
+        """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000.
+
+        Args: model: a class as for `broadcast`; values that do not fit it are logged and left out.
+        """
+        checked = check_model(model)
         values = list(self._steers)
         self._steers.clear()
-        return values
+        if checked is None:
+            return values
+        made: list[Any] = []
+        for value in values:
+            try:
+                made.append(checked.read(check_json(value)))
+            except RowError as error:
+                self._driver.reports.log("stream").warning("a reader has steered with a wrong value: %s", error)
+        return made
 
     @property
     def cancelled(self) -> bool:

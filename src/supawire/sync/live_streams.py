@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from supawire._validation import misused
 from supawire.aio.live_streams import (
@@ -16,6 +16,8 @@ from supawire.aio.live_streams import (
     StreamStatus,
 )
 from supawire.sync.portal import Portal
+
+M = TypeVar("M")
 
 
 class StreamWriter:
@@ -64,9 +66,16 @@ class StreamWriter:
         """Return what was sent. Raises: StateError: the stream has not ended."""
         return self._portal.run(self._async.result)
 
-    def steered(self) -> list[Any]:
-        """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000."""
-        return self._portal.run(self._async.steered)
+    @overload
+    def steered(self, model: None = None) -> list[Any]: ...
+    @overload
+    def steered(self, model: type[M]) -> list[M]: ...
+    def steered(self, model: type[Any] | None = None) -> list[Any]:
+        """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000.
+
+        Args: model: a class as for `broadcast`; values that do not fit it are logged and left out.
+        """
+        return self._portal.run(self._async.steered, model)
 
     if not TYPE_CHECKING:
         __aenter__ = __aexit__ = misused("this stream is for code that blocks", "Write `with`.")
