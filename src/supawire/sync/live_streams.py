@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from supawire._validation import misused
 from supawire.aio.live_streams import (
@@ -75,7 +75,7 @@ class StreamWriter:
 
         Args: model: a class as for `broadcast`; values that do not fit it are logged and left out.
         """
-        return self._portal.run(self._async.steered, model)
+        return self._portal.run(lambda: self._async.steered(cast("type[Any]", model)))
 
     if not TYPE_CHECKING:
         __aenter__ = __aexit__ = misused("this stream is for code that blocks", "Write `with`.")
