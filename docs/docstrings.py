@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-import supawire
+import supawire.testing
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -26,7 +26,7 @@ _MARKUP: Final = re.compile(r"([\\*|])|(?<=\w)_(?=\W|$)")
 _MISPLACED: Final = re.compile(
     r",? ?\*\*misnamed: \w+|,? ?\*misplaced: \w+(?=,? ?\*\*misnamed|\))|(?<=\*)misplaced: \w+"
 )
-_NAMED: Final = re.compile(r"(?:^|(?<=\. )|(?<=\n))((?:\w+,\s)*\w+):\s")
+_NAMED: Final = re.compile(r"(?:^|(?<=[.;] )|(?<=\n))((?:`?\w+`?,\s)*`?\w+`?):\s")
 _ERROR: Final = r"`?\b(?:[a-z]+\.)?\w*(?:Error|Timeout)\b`?"
 _RAISED: Final = re.compile(rf"(?:^|(?<=[.;] )){_ERROR}(?:(?:, | and (?:other )?){_ERROR})*")
 
@@ -65,14 +65,19 @@ def parameters_of(it: Any) -> Collection[str]:
     return names | {name for base in getattr(it, "__mro__", ()) for name in vars(base).get("__annotations__", ())}
 
 
+def _names_in(found: re.Match[str]) -> str:
+    return found[1].replace("\n", " ").replace("`", "")
+
+
 def described(text: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield names and description of arguments; text before the first one has the name ""."""
     name, start = "", 0
     for found in _NAMED.finditer(text):
-        if all(one in names for one in found[1].replace("\n", " ").split(", ")):
+        listed = _names_in(found)
+        if all(one in names for one in listed.split(", ")):
             if text[start : found.start()].strip():
-                yield name, text[start : found.start()].strip().replace("\n", " ")
-            name, start = found[1].replace("\n", " "), found.end()
+                yield name, text[start : found.start()].strip().replace("\n", " ").rstrip(";")
+            name, start = listed, found.end()
     yield name, text[start:].strip().replace("\n", " ")
 
 
@@ -120,9 +125,21 @@ def converted(lines: list[str], names: Collection[str] = ()) -> Iterator[str]:
     """Yield the lines of a docstring as reStructuredText; `names`: of the arguments or attributes."""
     section: tuple[str, list[str]] | None = None
     in_code = False
+    is_start = True  # of a paragraph
     for line in [*lines, ""]:
         text = line.strip()
         field = FIELD.match(text) if line == text else None
+        begins = is_start and line == text
+        is_start = not text
+        if (
+            begins
+            and field is None
+            and (named := _NAMED.match(text))
+            and set(_names_in(named).split(", ")) <= set(names)
+        ):
+            section = "Attributes", [text]
+            yield ""
+            continue
         if section is not None and text and field is None:
             section[1].append(text)
             continue
@@ -169,7 +186,8 @@ def drop_overloads(_app: Sphinx) -> None:
     """Show an overloaded function once, with the signature of its implementation, not once for each overload."""
     from sphinx.pycode import ModuleAnalyzer
 
-    for module in {getattr(supawire, name).__module__ for name in supawire.__all__} - {"typing", "collections.abc"}:
+    public = [getattr(package, name) for package in (supawire, supawire.testing) for name in package.__all__]
+    for module in {it.__module__ for it in public} - {"typing", "collections.abc"}:
         analyzer = ModuleAnalyzer.for_module(module)
         analyzer.analyze()
         analyzer.overloads.clear()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from supawire.errors import DOCS_URL
@@ -20,32 +20,25 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 _ADDRESS: Final = re.compile(re.escape(DOCS_URL) + r"[\w./#%-]*[\w/]")
+_ID: Final = re.compile(r'<[^<>]* id="([^"]+)"')
+_LINK: Final = re.compile(r'<(?:a|link|img|script) [^<>]*?(?:href|src)="([^"]+)"')
 _CODE: Final = re.compile(r"^(`{3,}).*?^\1$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _SEARCHED: Final = ("*.md", "*.toml", ".github/**/*.*", "src/**/*.*", "examples/**/*.*", "skills/**/*.md")
 """Files of the repository that may contain addresses of the site."""
 
 
-class _Page(HTMLParser):
-    """Collects the anchors and links of one page."""
+class _Page(NamedTuple):
+    """The anchors and links of one page."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchors: set[str] = {"", "top"}
-        self.links: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id" and value:
-                self.anchors.add(value)
-            elif value and (name == "src" or (name == "href" and tag in ("a", "link"))):
-                self.links.add(value)
+    anchors: set[str]
+    links: set[str]
 
 
 @cache
 def _parsed(file: Path) -> _Page:
-    page = _Page()
-    page.feed(file.read_text(encoding="utf-8"))
-    return page
+    text = file.read_text(encoding="utf-8")
+    anchors = {unescape(name) for name in _ID.findall(text)}
+    return _Page({"", "top", *anchors}, {unescape(link) for link in _LINK.findall(text)})
 
 
 def problem_of(link: str, base: str, folder: Path) -> str | None:

@@ -13,6 +13,10 @@ CASES = {
         "Send.\n\nArgs: event: a name.\n    Its: text. timeout, pause:\n    seconds.",
         "Send.\n\n\n:Arguments:\n    * **event**: a name. Its: text.\n    * **timeout**, **pause**: seconds.\n",
     ),
+    "a paragraph that describes attributes becomes a list": (
+        "Counts.\n\n`event`: a name; `pause`: seconds.\n\nOther: not one.",
+        "Counts.\n\n\n:Attributes:\n    * **event**: a name\n    * **pause**: seconds.\n\nOther: not one.",
+    ),
     "errors become a list of links": (
         "Raises: StateError when closed. AuthError and other `JoinError`: no.",
         "\n:Raises:\n    * :py:exc:`StateError`: when closed.\n    * :py:exc:`AuthError`, :py:exc:`JoinError`: no.\n",
