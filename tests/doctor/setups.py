@@ -742,6 +742,11 @@ _table(
     PUBLISHED + "revoke all on {t} from authenticated; grant select (id, status) on {t} to authenticated",
 )
 _table("healthy-empty-secured-table", (), "", SECURED + "create policy p on {t} using (true); delete from {t}")
+AUDITED: Final = (
+    "create table log_{t} (at timestamptz); grant insert on log_{t} to authenticated; "
+    "create function audit_{t}() returns boolean language sql as 'insert into log_{t} values (now()) returning true'; "
+)
+_table("healthy-policy-that-writes", (), "", AUDITED + SECURED + "create policy p on {t} using (audit_{t}())")
 _policies("healthy-policies", (), "", READ + WRITE)
 _policies("healthy-service-role", (), "", "", token=claims(role="service_role", exp=hour()))
 _own_database("healthy-database", (), "", ORDERS, table="orders")

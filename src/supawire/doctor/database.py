@@ -39,6 +39,9 @@ STATEMENT_TIMEOUT: Final = 1.5
 """Seconds for a statement that evaluates policies."""
 MAX_POLICIES: Final = 30
 CANCELED: Final = "57014"
+READ_ONLY: Final = "25006"
+"""A policy calls a function that writes, which is not possible in a read-only transaction."""
+WRITES: Final = "a policy writes when it is evaluated, and doctor only reads"
 _HOSTED: Final = re.compile(r"db\.([a-z0-9]{1,40})\.supabase\.(?:co|in|red)")
 _POOLED: Final = re.compile(r"[a-z_]{1,40}\.([a-z0-9]{1,40})")
 _CONNECTION_PROBLEMS: Final = (
@@ -348,8 +351,8 @@ class _Examination:
             with connection.transaction(force_rollback=True):
                 self._become(connection, "")
                 visible = bool(_one(connection, text)[0])
-        except _NotAMemberError as error:
-            return RowsFacts(skipped=f"the role of the database URL may not act as {self._target.role}: {error}")
+        except _NotEvaluatedError as error:
+            return RowsFacts(skipped=str(error))
         except psycopg.Error as error:
             return _failed_rows(error, exist, time.monotonic() - started)
         return RowsFacts(exist=exist, visible=visible, seconds=time.monotonic() - started)
@@ -364,7 +367,8 @@ class _Examination:
         try:
             connection.execute(_IDENTITY, values)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise _NotAMemberError(error.diag.message_primary or "permission denied to set the role") from error
+            reason = f"the role of the database URL may not act as {target.role}: {error.diag.message_primary}"
+            raise _NotEvaluatedError(reason) from error
 
     # --- realtime.messages
 
@@ -382,8 +386,8 @@ class _Examination:
                 for action, commands in (("read", "*r"), ("write", "*a")):
                     chosen = [policy for policy in policies if policy[2] in commands]
                     access |= self._evaluate(connection, topic, action, chosen, columns, errors)
-            except _NotAMemberError as error:
-                skipped = f"the role of the database URL may not act as {role}: {error}"
+            except _NotEvaluatedError as error:
+                skipped = str(error)
         return MessagesFacts(
             seconds=time.monotonic() - started,
             row_security=security,
@@ -410,9 +414,9 @@ class _Examination:
             expression = (check if check is not None else using) if action == "write" else using
             try:
                 found = self._try_policy(connection, topic, expression or "true", columns)
-            except _NotAMemberError:
-                raise
             except psycopg.Error as error:
+                if error.sqlstate == READ_ONLY:
+                    raise _NotEvaluatedError(WRITES) from error
                 if not any(one.policy == name for one in errors):
                     errors.append(PolicyError(name, _brief(error.diag.message_primary or str(error))))
                 continue
@@ -438,14 +442,16 @@ class _Examination:
         return {extension: bool(allowed) for extension, allowed in rows}
 
 
-class _NotAMemberError(Exception):
-    """The role of the database URL may not act as the role of the token."""
+class _NotEvaluatedError(Exception):
+    """Policies cannot be evaluated here; the text says why."""
 
 
 def _failed_rows(error: psycopg.Error, exist: bool | None, seconds: float) -> RowsFacts:
     """Return the facts for an evaluation that failed."""
     if error.sqlstate == CANCELED:
         return RowsFacts(exist=exist, no_answer=True, seconds=seconds)
+    if error.sqlstate == READ_ONLY:
+        return RowsFacts(exist=exist, skipped=WRITES, seconds=seconds)
     return RowsFacts(exist=exist, error=_brief(error.diag.message_primary or str(error)), seconds=seconds)
 
 
