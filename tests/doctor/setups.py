@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import psycopg
+from psycopg import conninfo
 
 from supawire.server import LocalServer
 from supawire.server.postgres import preflight
@@ -742,6 +743,26 @@ _table(
     PUBLISHED + "revoke all on {t} from authenticated; grant select (id, status) on {t} to authenticated",
 )
 _table("healthy-empty-secured-table", (), "", SECURED + "create policy p on {t} using (true); delete from {t}")
+
+
+@healthy("database-role-that-may-not-act-as-others")
+async def _healthy_reader(world: World) -> AsyncGenerator[Arguments]:
+    reader = world.unused_name("reader")
+    table = world.table(
+        f"create role {reader} login password 'secret'; {SECURED} create policy p on {{t}} using (true)"
+    )
+    topic = world.unused_name("room")
+    world.server.sql((READ + WRITE).replace("{topic}", topic))
+    yield {
+        "url": world.server.url,
+        "key": world.server.anon_key,
+        "token": world.server.token(),
+        "table": table,
+        "topic": topic,
+        "database_url": conninfo.make_conninfo(world.server.database_url, user=reader, password="secret"),
+    }
+
+
 AUDITED: Final = (
     "create table log_{t} (at timestamptz); grant insert on log_{t} to authenticated; "
     "create function audit_{t}() returns boolean language sql as 'insert into log_{t} values (now()) returning true'; "

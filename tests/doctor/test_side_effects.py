@@ -22,7 +22,8 @@ async def test_the_database_is_only_read():
     pytest.importorskip("psycopg")
     async with LocalServer(postgres=True) as server:
         server.sql(
-            "create table orders (id bigint primary key); insert into orders values (1); create table log (at timestamptz);"
+            "create table orders (id bigint primary key); insert into orders values (1);"
+            "create table log (at timestamptz);"
             "alter table orders enable row level security; alter publication supabase_realtime add table orders;"
             "create function audit() returns boolean language sql security definer as"
             " 'insert into public.log values (now()) returning true';"

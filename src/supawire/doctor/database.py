@@ -50,30 +50,36 @@ _CONNECTION_PROBLEMS: Final = (
     ('database ".*" does not exist', "name"),
     ("too many (clients|connections)|remaining connection slots|max client", "crowded"),
     ("Network is unreachable|Cannot assign requested address", "ipv6"),
+    (r'host name "db\.[a-z0-9]+\.supabase\.\w+" to address', "ipv6"),
 )
 """Patterns in libpq's messages, each with the end of the name of a problem."""
 
 _SERVER: Final = """
+    with realtime as (select oid from pg_namespace where nspname = 'realtime'),
+      messages as (select c.oid, c.relkind from pg_class c join realtime on realtime.oid = c.relnamespace
+        where c.relname = 'messages'),
+      functions as (select proname, pronargs from pg_proc join realtime on realtime.oid = pronamespace)
     select current_setting('server_version'), current_setting('wal_level'),
       current_setting('max_replication_slots')::int, pg_is_in_recovery(),
       array_remove(array[
-        case when to_regnamespace('realtime') is null then 'the schema realtime' end,
-        case when to_regclass('realtime.messages') is null then 'the table realtime.messages' end,
-        case when to_regprocedure('realtime.topic()') is null then 'the function realtime.topic' end], null),
+        case when not exists (select from realtime) then 'the schema realtime' end,
+        case when not exists (select from messages) then 'the table realtime.messages' end,
+        case when not exists (select from functions where proname = 'topic') then 'the function realtime.topic' end],
+        null),
       array_remove(array[
-        case when to_regprocedure('realtime.send(jsonb,text,text,boolean)') is null
+        case when not exists (select from functions where proname = 'send' and pronargs = 4)
           then 'the function realtime.send' end,
-        case when not exists (select from pg_proc
-          where pronamespace = to_regnamespace('realtime') and proname = 'broadcast_changes')
+        case when not exists (select from functions where proname = 'broadcast_changes')
           then 'the function realtime.broadcast_changes' end], null),
-      coalesce((select relkind = 'p' from pg_class where oid = to_regclass('realtime.messages')), false),
+      coalesce((select relkind = 'p' from messages), false),
       array(select pg_get_expr(c.relpartbound, c.oid) from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = to_regclass('realtime.messages') order by c.relname desc limit 100),
+        where i.inhparent = (select oid from messages) order by c.relname desc limit 100),
       (select array_remove(array[case when pubinsert then 'insert' end, case when pubupdate then 'update' end,
         case when pubdelete then 'delete' end], null)
         from pg_publication where pubname = 'supabase_realtime'),
       exists (select from pg_roles where rolname = %s)
 """
+"""Without `to_regclass`, which fails where the role may not use the schema."""
 _SLOTS: Final = """
     select slot_name::text, active, coalesce(wal_status = 'lost', false),
       coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
@@ -144,7 +150,8 @@ _MESSAGES: Final = """
         case when not has_schema_privilege(%s::name, c.relnamespace, 'usage') then 'usage of the schema' end,
         case when not has_table_privilege(%s::name, c.oid, 'select') then 'select' end,
         case when not has_table_privilege(%s::name, c.oid, 'insert') then 'insert' end], null)
-    from pg_class c where c.oid = to_regclass('realtime.messages')
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'realtime' and c.relname = 'messages'
 """
 _MESSAGE_COLUMNS: Final = """
     select a.attname::text, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid)
@@ -174,8 +181,12 @@ async def examine_database(url: str, target: Target, deadline: float) -> Databas
     examination = _Examination(url, target, deadline)
 
     def resolve(facts: DatabaseFacts | None, error: BaseException | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error is not None else done.set_result(facts or DatabaseFacts())
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(facts or DatabaseFacts())
 
     def run() -> None:
         facts, error = None, None
@@ -204,6 +215,7 @@ class _Examination:
         self._url: Final = url
         self._target: Final = target
         self._deadline: Final = deadline
+        self._connected = False
         self._facts: dict[str, Any] = {}
         self._durations: dict[str, float] = {}
 
@@ -215,6 +227,8 @@ class _Examination:
                 self._read(connection, started)
         except psycopg.Error as error:
             text = error.diag.message_primary or " ".join(str(error).split())
+            if self._connected and not self._facts:
+                return DatabaseFacts(seconds=time.monotonic() - started, problem="refused", error=_brief(text))
             if not self._facts:
                 kind = next((name for pattern, name in _CONNECTION_PROBLEMS if re.search(pattern, text)), "unreachable")
                 return DatabaseFacts(seconds=time.monotonic() - started, problem=kind, error=_brief(text))
@@ -236,6 +250,7 @@ class _Examination:
             connect_timeout=max(MIN_CONNECT_TIMEOUT, int(self._left())),
         )
         try:
+            self._connected = True
             connection.execute("begin transaction read only")
             yield connection
         finally:
@@ -268,19 +283,27 @@ class _Examination:
             "role_exists": role_exists,
         }
         self._durations["database"] = self._durations["schema"] = time.monotonic() - started
-        with self._step("wal"):
+        with self._part(connection, "wal"):
             slots = connection.execute(_SLOTS).fetchall()
             self._facts["slots"] = tuple(SlotFacts(*slot) for slot in slots)
         if target.table is not None:
-            with self._step("table"):
+            with self._part(connection, "table"):
                 self._read_table(connection, target.table, exists=role_exists)
         if target.topic is not None and not missing and role_exists:
-            self._facts["messages"] = self._read_messages(connection, target.topic)
+            with self._part(connection, "policies"):
+                self._facts["messages"] = self._read_messages(connection, target.topic)
 
     @contextmanager
-    def _step(self, name: str) -> Generator[None]:
+    def _part(self, connection: Connection[TupleRow], name: str) -> Generator[None]:
+        """Measure a part. If PostgreSQL refuses it, the others are read all the same."""
         started = time.monotonic()
-        yield
+        try:
+            with connection.transaction():
+                yield
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            self._facts["incomplete"] = _brief(error.diag.message_primary or str(error))
         self._durations[name] = time.monotonic() - started
 
     # --- the table
@@ -288,6 +311,7 @@ class _Examination:
     def _read_table(self, connection: Connection[TupleRow], name: str, *, exists: bool) -> None:
         target, role = self._target, self._target.role
         row = connection.execute(_TABLE, [target.schema, name]).fetchone()
+        self._facts["table_read"] = True
         if row is None:
             near = connection.execute(_NEAR, [name, target.schema, name, name]).fetchall()
             self._facts["near"] = tuple(str(found) for (found,) in near)

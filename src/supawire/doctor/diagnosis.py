@@ -35,7 +35,6 @@ from supawire.options import (
     Secret,
     check_choice,
     check_number,
-    check_secret,
     check_text,
     check_token,
     check_topic,
@@ -125,7 +124,7 @@ async def diagnose_async(
     options = ClientOptions(ssl=ssl, proxy=proxy, host=host)
     key_secret = _secret("key", key)
     token_secret = None if token is None else _secret("token", token)
-    database = None if database_url is None else _check_database(check_secret("database_url", database_url))
+    database = None if database_url is None else _check_database(_secret("database_url", database_url))
     table, schema = _split_table(table, schema)
     target = Target(
         scheme="",

@@ -225,8 +225,8 @@ class SlotFacts(Struct, frozen=True):
 class DatabaseFacts(Timed, frozen=True, kw_only=True):
     """The database. problem: why it cannot be used: the end of the name of a row in `PROBLEMS`, with `error`.
 
-    incomplete: why some facts are missing. near: tables with a similar name. partitions: bounds of those of
-    realtime.messages. durations: of the steps, in seconds.
+    incomplete: why some facts are missing. table_read: whether the catalog was searched for the table. near: tables
+    with a similar name. partitions: bounds of those of realtime.messages. durations: of the steps, in seconds.
     """
 
     problem: str | None = None
@@ -244,6 +244,7 @@ class DatabaseFacts(Timed, frozen=True, kw_only=True):
     publication: bool = False
     operations: frozenset[str] = frozenset()
     role_exists: bool = True
+    table_read: bool = False
     table: TableFacts | None = None
     near: tuple[str, ...] = ()
     bad_values: Mapping[str, str] = {}

@@ -122,6 +122,8 @@ def _judge_table(facts: Facts) -> Verdict:
     if target.table is None:
         return skip("no table given")
     table, seconds, name = database.table, database.durations.get("table", 0.0), qualified(target)
+    if table is None and not database.table_read:
+        return skip("it could not be read")
     if table is None:
         near = f"; did you mean {_listed(database.near, 'or')}?" if database.near else ""
         return Verdict.of(found("table-missing", table=name, near=near), seconds=seconds)
@@ -203,7 +205,7 @@ def _judge_grants(facts: Facts) -> Verdict:
         return Verdict.of(found("role-missing", role=role, what=what, quoted=quoted(role)), seconds=seconds)
     table = database.table
     if table is None:
-        return skip("no table given" if target.table is None else "there is no such table")
+        return skip("no table given" if target.table is None else _no_table(database))
     values = {"role": role, "quoted": quoted(role), "table": table.quoted, "schema": quoted(target.schema)}
     findings: list[Finding] = []
     if not table.may_use_schema:
@@ -356,7 +358,11 @@ def _table(facts: Facts) -> TableFacts | Verdict:
         return database
     if facts.target.table is None:
         return skip("no table given")
-    return database.table or skip("there is no such table")
+    return database.table or skip(_no_table(database))
+
+
+def _no_table(database: DatabaseFacts) -> str:
+    return "there is no such table" if database.table_read else "it could not be read"
 
 
 def _filtered(target: Target) -> list[str]:

@@ -530,6 +530,13 @@ PROBLEMS: Final = (
     ),
     Problem(
         "database",
+        "database-refused",
+        FAIL,
+        "The database refused to be examined: {reason}.",
+        "Use a role with more privileges, such as postgres.",
+    ),
+    Problem(
+        "database",
         "database-other-project",
         FAIL,
         "The database URL belongs to the project {other}, and the URL to the project {project}.",
