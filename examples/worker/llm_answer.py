@@ -42,14 +42,14 @@ async def answer(job: Job) -> None:
             if now() - written_at >= WRITE_INTERVAL:
                 await connection.execute("update questions set answer = %s where id = %s", [text, job.key])
                 written_at = now()
-    job.write(answer=text)
+    job.write(answer=text.strip())
 
 
 async def generate(question: str) -> AsyncIterator[str]:
     """Yield the words of an answer, as a model does."""
-    for word in ("You ", "asked: ", *question.split(" "), " ", "I ", "do ", "not ", "know."):
+    for word in ("You", "asked:", *question.split(), "I", "do", "not", "know."):
         await asyncio.sleep(0.01)
-        yield word
+        yield f"{word} "
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ app = Worker(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], database=os
     where=col("welcome") == "pending",
     claim={"welcome": "sending"},
     done={"welcome": "sent"},
+    failed={"welcome": "failed"},
     retry=Backoff(initial=0.5, maximum=600),
     timeout=60,
 )
