@@ -58,6 +58,15 @@ def test_a_key_is_used_for_its_own_url_only(same: str):
         choose([Place("options", URL), Place("a", OTHER, "other")])
 
 
+def test_a_key_without_a_url_does_not_go_to_the_url_of_a_later_place():
+    """Otherwise the `.env` of a strange folder could name the server that gets the key of the environment."""
+    places = [Place("options"), Place("environment", None, "mine"), Place(".env", OTHER, None)]
+    with pytest.raises(InvalidArgumentError, match="no key is given for https://abc"):
+        choose(places)
+    assert choose([*places, Place("more", OTHER, "own")]) == target(OTHER, "own")
+    assert choose([Place("options", None, "typed"), *places[1:]]) == target(OTHER, "typed")
+
+
 def test_what_is_missing_is_named():
     """The error says where URL and key may be given."""
     with pytest.raises(InvalidArgumentError, match=r"no server is given.*SUPABASE_URL"):

@@ -152,6 +152,25 @@ def test_a_refused_join_ends_it(server: LocalServer, capsys: Capture):
     assert "supawire: " in err.splitlines()[-1] and "policy" in err.lower()
 
 
+def test_a_lost_connection_and_its_gap_are_shown(server: LocalServer, capsys: Capture):
+    """States go to stderr; the gap is on stdout, because a reader of events has to know of it."""
+
+    def joins() -> int:
+        return sum((frame.event, frame.topic) == ("phx_join", "realtime:gaps") for frame in server.frames)
+
+    with Running(server, "listen", "gaps", "--json", "--count", "1") as listening:
+        server.drop_connections()
+        waiting = threading.Event()
+        while joins() < 2:
+            waiting.wait(0.01)
+        server.broadcast("gaps", "after", {})
+    out, err = capsys.readouterr()
+    gap, event = objects(out)
+    assert listening.code == 0
+    assert (gap["kind"], gap["lost"], event["event"]) == ("gap", ["broadcast"], "after")
+    assert "connection retrying: " in err and err.count("channel gaps joined") == 2
+
+
 # --- passing events on
 
 
@@ -315,7 +334,7 @@ def test_the_delay_before_the_next_attempt(
         (["--exec", "no-such-program-here"], "no-such-program-here"),
         (["--exec", "'not closed"], "--exec"),
         (["--forward-to", "ftp://x"], "http://"),
-        (["--forward-to", "http://x", "--secret", "whsec_%%"], "whsec_"),
+        (["--forward-to", "http://x", "--secret", "whsec_hello world"], "whsec_"),
         (["--forward-to", "http://x", "--exec", "true"], "one of them"),
         (["--secret", SECRET], "--forward-to"),
         (["--in-flight", "1000"], "--in-flight"),
@@ -328,7 +347,7 @@ def test_wrong_options_are_refused_before_anything_is_sent(words: list[str], exp
     assert run(["listen", "x", "--url", "http://127.0.0.1:1", "--key", "k", *words]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert expected in err and "whsec_%%" not in err
+    assert expected in err and "whsec_hello world" not in err
 
 
 def test_results_of_deliveries_have_no_secret():

@@ -195,7 +195,7 @@ def test_a_token_is_explained_without_being_printed(server: LocalServer, capsys:
         (lambda _: jwt.encode({"sub": "x"}, "k" * 32), "has no role"),
         (lambda _: jwt.encode({"role": "anon", "exp": 9e99}, "k" * 32), "no valid exp"),
         (lambda _: jwt.encode({"role": "a", "exp": 4e9, "iat": 3e9}, "k" * 32), "issued in the future"),
-        (lambda _: jwt.encode({"role": "a"}, None, algorithm="none"), "not signed"),
+        (lambda _: jwt.encode({"role": "a"}, "", algorithm="none"), "not signed"),
     ],
 )
 def test_what_keys_and_tokens_are(server: LocalServer, make: Any, expected: str, capsys: Capture):

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -39,6 +40,10 @@ EXIT_CODES: Final = {
     WRONG_USAGE: "wrong arguments, a broken settings file, or the extra is not installed; nothing was sent",
     INTERRUPTED: "Ctrl-C",
 }
+
+
+_NO_LOG: Final = logging.NullHandler()
+"""Keeps warnings of clients off stderr: commands print states and errors themselves."""
 
 
 class Command(NamedTuple):
@@ -115,7 +120,7 @@ def run(words: Sequence[str]) -> int:
     from supawire.cli.output import tolerate_narrow_encodings
 
     tolerate_narrow_encodings()
-    logging.getLogger("supawire").addHandler(logging.NullHandler())  # commands print states and errors themselves
+    logging.getLogger("supawire").addHandler(_NO_LOG)
     app = build()
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -141,7 +146,8 @@ def _failed(error: BaseException) -> int:
             print_error(str(error))
             return WRONG_USAGE
         case BrokenPipeError():  # the reader of our output has ended; what is left in the buffer goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with suppress(ValueError, OSError):  # stdout was replaced by something without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return SUCCESS
         case RealtimeError():
             print_error(str(error))

@@ -35,6 +35,18 @@ Duration: TypeAlias = Annotated[float, Parameter(converter=_convert)]
 """A duration on the command line, in seconds for the command."""
 
 
+MIN_SECRET_BYTES: Final = 32
+
+
+def check_signing_secret(secret: str) -> str:
+    """Return the secret of a local server's tokens. Raises: InvalidArgumentError: it is too short."""
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise InvalidArgumentError(
+            f"--secret must have at least {MIN_SECRET_BYTES} bytes for HS256; without it, the secret is random"
+        )
+    return secret
+
+
 def read_payload(text: str | None) -> Any:
     """Return the payload of a message: JSON, "-" for JSON from stdin, "@FILE" for JSON in a file; without a text `{}`.
 

@@ -65,6 +65,8 @@ class NoServerError(InvalidArgumentError):
 def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = True) -> Target:
     """Return the first URL, the first key for it, and the first token for it. Later places are not read if not needed.
 
+    The first place is the command line, which the user has typed: its key goes to any URL.
+
     checked: refuse a URL, a key and a token that cannot be used, else leave that to the caller.
     Raises: InvalidArgumentError: URL or key is missing or not valid.
     """
@@ -72,7 +74,9 @@ def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = 
     key: str | None = None
     token: str | None = None
     others: list[str] = []
-    for place in places:
+    for number, place in enumerate(places):
+        if number and not url and not place.url:
+            continue  # its key belongs to an unknown URL, and must not go to the one that a later place names
         if url and place.url and _address(place.name, place.url) != _address("--url", url):
             others += [f"{place.name} has a key for {place.url}"] if place.key else []
             continue

@@ -11,7 +11,7 @@ import secrets
 import shlex
 import shutil
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +36,10 @@ REQUEST_TIMEOUT: Final = 15.0
 """Seconds for one request, as the specification recommends."""
 KILL_AFTER: Final = 5.0
 """Seconds between asking a command to end and killing it, when the program itself ends."""
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105  the beginning of every secret
+MIN_SECRET: Final = 24
+MAX_SECRET: Final = 64
+"""Bytes of a secret, by the specification."""
 RETRIED: Final = frozenset({408, 425, 429})
 """Client errors that are temporary; besides them every status from 500 on is."""
 
@@ -75,15 +79,21 @@ def retry_delay(status: int | None, retry_after: str | None, attempts: int, jitt
 
 def make_secret() -> str:
     """Return a new secret for signatures."""
-    return f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
+    return f"{SECRET_PREFIX}{b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def make_signer(secret: str) -> Webhook:
     """Return what signs with a secret of the form `whsec_…`. Raises: InvalidArgumentError."""
     try:
-        return Webhook(secret)
-    except Exception:  # noqa: BLE001  its errors are of several classes, and their text may contain the secret
-        raise InvalidArgumentError("--secret must be whsec_ and base64; leave it out to use a new one") from None
+        key = b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith(SECRET_PREFIX) or not MIN_SECRET <= len(key) <= MAX_SECRET:
+        raise InvalidArgumentError(
+            f"--secret must be {SECRET_PREFIX} and base64 of {MIN_SECRET} to {MAX_SECRET} bytes",
+            hint="Leave it out to use a new one.",
+        )
+    return Webhook(key)
 
 
 def check_url(url: str) -> str:

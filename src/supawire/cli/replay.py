@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 from cyclopts import Parameter
 
 from supawire.cli import FAILURE, SUCCESS
+from supawire.cli.arguments import check_signing_secret
 from supawire.cli.env_files import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, EnvFile
 from supawire.cli.event_output import event_fields, event_line
 from supawire.cli.output import JsonFlag, Output, print_error, shown
@@ -148,7 +149,8 @@ class _Server:
     def __init__(self, port: int, secret: str | None, env_file: Path | None) -> None:
         from supawire.server.local import LocalServer
 
-        self._server = LocalServer(port=check_count("--port", port, minimum=0, maximum=65_535), secret=secret)
+        checked = check_signing_secret(secret) if secret else None
+        self._server = LocalServer(port=check_count("--port", port, minimum=0, maximum=65_535), secret=checked)
         self._server.policy(_allow)
         self._env_file = None if env_file is None else EnvFile(env_file)
         self._output = Output()

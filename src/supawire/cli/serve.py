@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from rich.console import Console
 
+from supawire.cli.arguments import check_signing_secret
 from supawire.cli.banner import banner
 from supawire.cli.env_files import EnvFile
 from supawire.cli.output import make_console, print_error
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from supawire.server.postgres.backend import PostgresBackend
     from supawire.server.postgres.project import Project
 
-MIN_SECRET_BYTES: Final = 32
 STOPPED: Final = "Stopped. Clients were asked to reconnect (close code 1012)."
 
 
@@ -128,7 +128,7 @@ def serve(
         host=host,
         port=_port(port),
         strict=strict,
-        secret=_secret(secret),
+        secret=check_signing_secret(secret) if secret else secrets.token_urlsafe(48),
         fixed=bool(secret),
         show_keys=show_keys,
         env_file=EnvFile(env_file) if env_file else None,
@@ -222,13 +222,3 @@ def _port(port: int) -> int:
     if not 0 <= port < 65_536:
         raise InvalidArgumentError(f"--port must be from 0 to 65535, not {port}; 0 selects a free one")
     return port
-
-
-def _secret(secret: str | None) -> str:
-    if not secret:
-        return secrets.token_urlsafe(48)
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        raise InvalidArgumentError(
-            f"--secret must have at least {MIN_SECRET_BYTES} bytes for HS256; without it, the secret is random"
-        )
-    return secret

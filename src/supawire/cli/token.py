@@ -11,7 +11,7 @@ import msgspec
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from supawire.cli.arguments import parse_duration
+from supawire.cli.arguments import check_signing_secret, parse_duration
 from supawire.cli.connection import Connect
 from supawire.cli.key_kinds import MAX_TOKEN, decode_jwt, kind_of_key
 from supawire.cli.output import JsonFlag, Output, shown
@@ -62,6 +62,7 @@ def make(
     claims = dict(map(_claim, claim)) | ({} if sub is None else {"sub": sub})
     seconds = -parse_duration(expires[1:]) if expires.startswith("-") else parse_duration(expires)
     if secret:
+        check_signing_secret(secret)
         from supawire.server.tokens import sign
 
         token = sign({"role": role, "exp": int(time.time() + seconds), **claims}, secret)

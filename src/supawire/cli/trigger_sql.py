@@ -1,11 +1,11 @@
 """Changing a row of a table by SQL, with plausible values for its columns."""
 
 import ipaddress
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, LiteralString
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -50,13 +50,13 @@ class _Column(msgspec.Struct, frozen=True):
 
 def change_row(url: str, kind: str, schema: str, table: str, values: Row, random: Random, now: datetime) -> Row:
     """Insert, update or delete a row, and return it. Raises: InvalidArgumentError, StateError."""
-    _check_local(url)
     try:
         import psycopg
     except ModuleNotFoundError:
         raise InvalidArgumentError(
             "rows of a database need the extra `postgres`", hint="pip install 'supawire[postgres]'"
         ) from None
+    _check_local(url)
     try:
         with psycopg.connect(url, connect_timeout=10, autocommit=True) as connection:
             found = connection.execute(_COLUMNS, (schema, table)).fetchall()
@@ -78,15 +78,25 @@ def change_row(url: str, kind: str, schema: str, table: str, values: Row, random
 
 def _check_local(url: str) -> None:
     """Refuse a database of another machine: the command is for development."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
     try:
-        host = urlsplit(url).hostname
-        local = host is None or host == "localhost" or ipaddress.ip_address(host).is_loopback
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:  # its text may contain the password
+        raise InvalidArgumentError("--database-url is not a valid URL", hint="Write postgresql://…") from None
+    names = [str(given.get("host") or os.environ.get("PGHOST", "")), str(given.get("hostaddr") or "")]
+    if not all(_is_local(host) for name in names for host in name.split(",")):
+        raise InvalidArgumentError("trigger changes rows of a database on this machine only")
+
+
+def _is_local(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith("/"):  # a path is that of a Unix socket
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        local = False
-    if not local:
-        raise InvalidArgumentError(
-            "trigger changes rows of a database on this machine only, such as that of supawire serve"
-        )
+        return False
 
 
 class _Change:
@@ -188,9 +198,9 @@ class _Change:
     def _execute(self, text: LiteralString, **parts: Any) -> Row:
         from psycopg.rows import dict_row
 
-        newest = self._sql.SQL("ctid = (select ctid from {table} order by {order} desc limit 1)").format(
-            table=self._table, order=self._order()
-        )
+        newest = self._sql.SQL(
+            "(tableoid, ctid) = (select tableoid, ctid from {table} order by {order} desc limit 1)"
+        ).format(table=self._table, order=self._order())
         query = self._sql.SQL(text).format(**{"table": self._table, "newest": newest, **parts})
         with self._connection.cursor(row_factory=dict_row) as cursor:
             row = cursor.execute(query).fetchone()
