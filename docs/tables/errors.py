@@ -87,7 +87,11 @@ _ADVICE: Final[dict[type[RealtimeError], str]] = {
     errors.OutboxFullError: (
         "Wait until messages are sent, or remove dead ones: [limits of a store](outbox.md#stores)."
     ),
-    errors.SetupError: "Run the SQL in `sql`, or `supawire worker init`: [preparing the database](worker.md#preparing-the-database).",
+    errors.CacheError: (
+        "Nothing, if the file was damaged: it was renamed. Otherwise check the path: "
+        "[the snapshot file](mirror.md#start-with-the-rows-of-the-last-run)."
+    ),
+    errors.SetupError: "Run the SQL in `sql`; for a worker, `supawire worker init` does it: [preparing the database](worker.md#preparing-the-database).",
     errors.JobLostError: (
         "Stop what the handler does: another worker may have the job. See [what is guaranteed](worker.md#what-is-guaranteed)."
     ),

@@ -10,9 +10,18 @@ Every public name is imported from here. The client itself is loaded when it is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
+from supawire._mirror_events import (
+    MirrorEvent,
+    MirrorState,
+    MirrorStats,
+    Resynced,
+    RowDeleted,
+    RowInserted,
+    RowUpdated,
+)
 from supawire.errors import (
     AuthError,
+    CacheError,
     ClosedError,
     ConnectError,
     ConnectionLostError,
@@ -85,6 +94,7 @@ if TYPE_CHECKING:
     from supawire.aio.outbox import AsyncOutbox, OutboxStats
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
+    from supawire.core.verification import Summary
     from supawire.outbox_stores.base import DeadMessage, OutboxStore
     from supawire.outbox_stores.postgres import PostgresOutbox
     from supawire.outbox_stores.sqlite import SqliteOutbox
@@ -95,6 +105,7 @@ if TYPE_CHECKING:
     from supawire.sync.mirror import Mirror
     from supawire.sync.outbox import Outbox
     from supawire.sync.stream import Stream
+    from supawire.verifiers import PostgresVerifier, VerifiedTable, Verifier
 
     __version__: str
 
@@ -111,6 +122,7 @@ __all__ = [
     "AuthError",
     "Backoff",
     "Broadcast",
+    "CacheError",
     "Change",
     "Channel",
     "ChannelOptions",
@@ -141,6 +153,7 @@ __all__ = [
     "Mirror",
     "MirrorEvent",
     "MirrorState",
+    "MirrorStats",
     "OperationTimeout",
     "Outbox",
     "OutboxError",
@@ -149,6 +162,7 @@ __all__ = [
     "OutboxStore",
     "PayloadTooLargeError",
     "PostgresOutbox",
+    "PostgresVerifier",
     "Presence",
     "PresenceEvent",
     "PresenceJoin",
@@ -187,8 +201,11 @@ __all__ = [
     "StreamWriter",
     "Streams",
     "Subscription",
+    "Summary",
     "System",
     "Update",
+    "VerifiedTable",
+    "Verifier",
     "Where",
     "broadcast",
     "changes",
@@ -224,6 +241,10 @@ _HOMES: Final = {
     "OutboxStats": "aio.outbox",
     "OutboxStore": "outbox_stores.base",
     "PostgresOutbox": "outbox_stores.postgres",
+    "PostgresVerifier": "verifiers",
+    "Summary": "core.verification",
+    "VerifiedTable": "verifiers",
+    "Verifier": "verifiers",
     "Published": "aio.http_publish",
     "QueuedSent": "sync.channel",
     "SqliteOutbox": "outbox_stores.sqlite",

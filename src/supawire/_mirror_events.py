@@ -5,6 +5,8 @@ changing them does not change the mirror.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
@@ -41,6 +43,22 @@ class MirrorState(StrEnum):
     LIVE = "live"
     REFETCHING = "refetching"
     CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStats:
+    """Counters since the mirror was made. changes: received; fetches, row_fetches: calls of `fetch` and `fetch_row`.
+
+    verifications: comparisons with the table that ended; differences: rows that were found to differ, and repaired;
+    verified_at: when the last comparison ended, None before the first.
+    """
+
+    changes: int
+    fetches: int
+    row_fetches: int
+    verifications: int
+    differences: int
+    verified_at: datetime | None
 
 
 class RowView(Struct, frozen=True):
@@ -155,8 +173,8 @@ class Resynced(Struct, Generic[R], frozen=True, eq=False):
     """The mirror was reloaded: `rows` has all rows, `changes` the differences from what this iterator has reported.
 
     `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins;
-    "merged" replaces changes that exceeded the buffer of a slow iterator; "compared": `refresh_every` found a
-    difference.
+    "merged" replaces changes that exceeded the buffer of a slow iterator; "compared": `refresh_every` or `verify` found
+    a difference; "cache": the rows of an earlier run, which are not live.
     """
 
     reason: str

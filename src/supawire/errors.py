@@ -239,8 +239,12 @@ class HandlerError(RealtimeError):
     """A handler raised; `__cause__` is its exception."""
 
 
+class CacheError(RealtimeError):
+    """The snapshot file of a mirror cannot be read or written; the mirror goes on without it."""
+
+
 class SetupError(RealtimeError):
-    """The database is not prepared for a worker or an outbox. `sql`: statements that mend it, or None."""
+    """The database is not prepared for a worker, an outbox or a verifier. `sql`: statements that mend it, or None."""
 
     def __init__(self, message: str = "", *, sql: str | None = None, **details: Unpack[Details]) -> None:
         super().__init__(message, **details)
@@ -300,6 +304,7 @@ TREE: Final = (
     SlowConsumerError,
     RowError,
     HandlerError,
+    CacheError,
     SetupError,
     JobLostError,
     OutboxError,

@@ -166,9 +166,10 @@ class Workers:
         theirs.close()
         self._running[ours] = Worker(process, point)
 
-    def run(self, kills: int, at_once: int) -> None:
-        """Run until so many processes were killed."""
-        while sum(self._ledger.kills.values()) < kills:
+    def run(self, kills: int, at_once: int, seconds: float) -> None:
+        """Run until so many processes were killed, or for so many seconds."""
+        until = time.monotonic() + seconds
+        while sum(self._ledger.kills.values()) < kills and time.monotonic() < until:
             while len(self._running) < at_once:
                 self.start()
             self.receive(0.02)
@@ -200,7 +201,7 @@ class Workers:
                     worker.kill_at = time.monotonic() + self._luck.uniform(0, longest)
 
 
-def run(kills: int, at_once: int = 3, seed: int | None = None) -> Ledger:
+def run(kills: int, at_once: int = 3, seed: int | None = None, seconds: float = 3600.0) -> Ledger:
     """Kill so many processes, send what is left, and return the ledger."""
     ledger = Ledger()
     with tempfile.TemporaryDirectory() as folder, LocalServer() as server:
@@ -219,7 +220,7 @@ def run(kills: int, at_once: int = 3, seed: int | None = None) -> Ledger:
                 client.channel(topic).on(broadcast(), receive, overflow="pause")
                 client.channel(topic).subscribe()
             arguments = path, server.url, server.anon_key
-            Workers(arguments, ledger, random.Random(seed)).run(kills, at_once)
+            Workers(arguments, ledger, random.Random(seed)).run(kills, at_once, seconds)
             with SqliteOutbox(path) as store, client.outbox(store) as outbox:
                 outbox.flush(timeout=60)
                 assert outbox.stats().dead == 0
@@ -241,9 +242,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=3)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="at most; what is left is still sent")
     given = parser.parse_args()
     began = time.monotonic()
-    ledger = run(given.kills, given.at_once, given.seed)
+    ledger = run(given.kills, given.at_once, given.seed, given.seconds)
     print(ledger)
     print(f"{time.monotonic() - began:.0f} s")
     raise SystemExit(bool(ledger.lost or ledger.doubled))

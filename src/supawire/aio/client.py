@@ -4,6 +4,7 @@ import dataclasses
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from os import PathLike
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 from uuid import UUID
@@ -34,6 +35,7 @@ from supawire.options import (
     check_topic,
 )
 from supawire.outbox_stores.base import OutboxStore
+from supawire.verifiers import Verifier
 
 M = TypeVar("M")
 
@@ -194,6 +196,7 @@ class AsyncClient:
         select: Sequence[str] | None = ..., model: None = None, plain: bool = ..., narrow: bool = ...,
         topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
         backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
+        verify: float | None = ..., verifier: Verifier | None = ..., cache: str | PathLike[str] | None = ...,
     ) -> AsyncMirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
@@ -202,6 +205,7 @@ class AsyncClient:
         select: Sequence[str] | None = ..., model: type[M], plain: bool = ..., narrow: bool = ...,
         topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
         backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
+        verify: float | None = ..., verifier: Verifier | None = ..., cache: str | PathLike[str] | None = ...,
     ) -> AsyncMirror[M]: ...  # fmt: skip
     def mirror(
         self,
@@ -225,6 +229,9 @@ class AsyncClient:
         pause: float = 1.0,
         buffer: int = 10_000,
         refresh_every: float | None = None,
+        verify: float | None = None,
+        verifier: Verifier | None = None,
+        cache: str | PathLike[str] | None = None,
     ) -> AsyncMirror[Any]:
         """Return a live copy of a table, or of the rows that match a filter, kept up to date by changes.
 
@@ -253,6 +260,10 @@ class AsyncClient:
                 them the fetch fails with `SlowConsumerError`.
             refresh_every: seconds after which a live copy is fetched again and compared, for changes that the server
                 lost without a message; only differences are applied, as one `Resynced`. None: never.
+            verify: the same, but with the help of `verifier`, such as `PostgresVerifier`: only the rows that differ are
+                fetched, by `fetch_row`, or all if that is not given.
+            cache: path of a file that keeps the rows for the next start of the program; until they are fetched, the
+                mirror shows them, and `live` is False. It is only used for the same table, selection and user.
 
         Raises: InvalidArgumentError. RateLimitedError: too many channels are subscribed. ClosedError.
         Wire: docs/protocol.md, Postgres changes.
@@ -260,7 +271,7 @@ class AsyncClient:
         return AsyncMirror(*self._mirror_options(
             table, fetch, fetch_row, key=key, schema=schema, filter=filter, where=where, select=select, model=model,
             plain=plain, narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout, backoff=backoff,
-            pause=pause, buffer=buffer, refresh_every=refresh_every,
+            pause=pause, buffer=buffer, refresh_every=refresh_every, verify=verify, verifier=verifier, cache=cache,
         ))  # fmt: skip
 
     def _mirror_options(

@@ -8,9 +8,10 @@ Iterators over a mirror never lose changes: when more events wait than fit into 
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from copy import deepcopy
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import partial
 from itertools import count
@@ -23,6 +24,7 @@ from msgspec import Struct
 from supawire._mirror_events import (
     MirrorEvent,
     MirrorState,
+    MirrorStats,
     Resynced,
     Row,
     RowLookup,
@@ -38,13 +40,24 @@ from supawire.aio.buffers import Buffer
 from supawire.aio.callbacks import RANDOM
 from supawire.aio.driver import Driver
 from supawire.aio.mirror_fetch import FetchCalls, MirrorFetcher
+from supawire.aio.mirror_support import MirrorCacheTask, VerifierCalls
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import Registration
 from supawire.core.channel import CoreChannel
 from supawire.core.frames import PREFIX
-from supawire.core.mirror import Abandon, Emit, Fetch, MirrorCore, MirrorEffect, MirrorSettings, ReportError
+from supawire.core.mirror import (
+    Abandon,
+    Emit,
+    Fetch,
+    MirrorCore,
+    MirrorEffect,
+    MirrorSettings,
+    ReportError,
+    SaveCopy,
+)
 from supawire.core.row_fetch import AbandonRow, FetchRow
 from supawire.core.table_copy import KeyColumns
+from supawire.core.verification import AbandonVerification, Verify
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, again
 from supawire.events import ChannelState, Gap, Instant, Status, System
 from supawire.filters import Where
@@ -61,6 +74,7 @@ from supawire.options import (
     check_topic,
 )
 from supawire.selectors import ANY, ChangesSelector, changes, gaps, status, system
+from supawire.verifiers import Verifier, check_verifier
 
 
 class MergingBuffer(Buffer):
@@ -81,14 +95,20 @@ _IMMUTABLE: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, D
 """Immutable types, whose values are not copied."""
 
 
+SAVE_INTERVAL: Final = 30.0
+"""Seconds between saves of a copy that has changed."""
+
+
 class MirrorOptions(Struct, frozen=True):
-    """The checked options of a mirror. timeout: seconds of one fetch, None for no limit."""
+    """The checked options of a mirror. timeout: seconds of one fetch, None for no limit. cache: path of a snapshot."""
 
     topic: str
     channel: ChannelOptions
     settings: MirrorSettings
     shown: RowView
     timeout: float | None
+    verifier: Verifier | None = None
+    cache: str | None = None
 
 
 def read_mirror_options(
@@ -113,6 +133,9 @@ def read_mirror_options(
     pause: float,
     buffer: int,
     refresh_every: float | None,
+    verify: float | None,
+    verifier: object,
+    cache: str | os.PathLike[str] | None,
 ) -> MirrorOptions:
     """Check all options. used_topics: the topics that are in use. Raises: InvalidArgumentError."""
     selector = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
@@ -131,7 +154,17 @@ def read_mirror_options(
             f"backoff must be a Backoff without an end, not {backoff!r}: a mirror retries as long as it is open",
             hint="ready(timeout=…) says how long you wait.",
         )
+    if verify is not None and refresh_every is not None:
+        raise InvalidArgumentError("verify and refresh_every both compare the mirror with its table; give one of them")
+    if verifier is not None and verify is None:
+        raise InvalidArgumentError("verifier is given without verify", hint="verify=300 verifies every 300 s.")
+    if verifier is not None:
+        check_verifier(verifier, text)
+    version: str | None = getattr(verifier, "version", None)
+    if version is not None and selector.select is not None and version not in selector.select:
+        raise InvalidArgumentError(f"select must have the column {version!r}, the version that the verifier compares")
     columns_of = KeyColumns(columns)
+    every = refresh_every if verify is None else verify
     return MirrorOptions(
         check_topic(topic)
         if topic is not None
@@ -153,11 +186,16 @@ def read_mirror_options(
             buffer=check_count("buffer", buffer),
             by_row=fetch_row is not None,
             refresh_every=None
-            if refresh_every is None
-            else check_number("refresh_every", refresh_every, above=0, unit="seconds, or None"),
+            if every is None
+            else check_number("refresh_every" if verify is None else "verify", every, above=0, unit="seconds, or None"),
+            verified=verifier is not None,
+            version=version,
+            save_every=None if cache is None else SAVE_INTERVAL,
         ),
         make_row_view(columns_of, checked_model),
         check_timeout(timeout, None),
+        cast("Verifier | None", verifier),
+        None if cache is None else os.fspath(cache),
     )
 
 
@@ -231,6 +269,18 @@ class AsyncMirror(Mapping[Any, R]):
             )  # fmt: skip
             hint = "All rows are fetched instead; the mirror is not live until then."
             self._row_fetcher = fetcher(row_calls, on_result=self._on_row_fetched, hint=hint)
+        self._verifications: MirrorFetcher[Any] | None = None
+        if options.verifier is not None:
+            settings = options.settings
+            verifier = VerifierCalls(options.verifier, settings, self._machine.verification)
+            verify_calls: FetchCalls[Any] = FetchCalls(
+                "verifier", verifier.perform, verifier.read, on_thread_only=driver.on_thread
+            )
+            hint = "The mirror is verified again later."
+            self._verifications = fetcher(verify_calls, on_result=self._on_verified, hint=hint)
+        self._cache: MirrorCacheTask | None = None
+        if options.cache is not None:
+            self._cache = MirrorCacheTask(driver, options.cache, options.settings, self._machine, self._pump)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         """The time of the timer."""
@@ -262,6 +312,19 @@ class AsyncMirror(Mapping[Any, R]):
     def incomplete(self) -> frozenset[Any]:
         """The keys of the rows that `fetch_row` is fetching, in the state `refetching`; all other rows are live."""
         return frozenset(self._shown.key(row) for row in self._machine.incomplete)
+
+    @property
+    def cached_at(self) -> datetime | None:
+        """When the rows were saved, if they are those of an earlier run (`cache=`); None if they are newer."""
+        return None if self._cache is None or not self._machine.is_cached else self._cache.saved_at
+
+    def stats(self) -> MirrorStats:
+        """Return counters since the mirror was made."""
+        counts = self._machine.counts
+        verified_at = None if counts.verified_at is None else datetime.fromtimestamp(counts.verified_at, UTC)
+        return MirrorStats(
+            counts.changes, counts.fetches, counts.row_fetches, counts.verifications, counts.differences, verified_at
+        )
 
     def __repr__(self) -> str:
         return f"<AsyncMirror of {self._machine.settings.table!r} {self.state}, {len(self)} rows>"
@@ -338,13 +401,16 @@ class AsyncMirror(Mapping[Any, R]):
         call does nothing.
         """
         self._driver.check_loop()
+        if self._cache is not None:
+            await self._cache.finish(self._driver.now())
         if self._core.state is not ChannelState.CLOSED:
             self._driver.session.remove(self._topic, self._driver.now())
             self._driver.registry.remove_all(self._topic)
             self._driver.pump()
         await self._fetcher.ended()
-        if self._row_fetcher is not None:
-            await self._row_fetcher.ended()
+        for other in (self._row_fetcher, self._verifications):
+            if other is not None:
+                await other.ended()
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this mirror is for async code", "Write `async with`, or use connect().")
@@ -375,6 +441,8 @@ class AsyncMirror(Mapping[Any, R]):
             raise
         finally:
             driver.pump()
+        if self._cache is not None:
+            self._cache.load()
 
     def _listen(self) -> None:
         add, now = partial(self._driver.registry.add, self._topic), self._driver.now()
@@ -432,6 +500,8 @@ class AsyncMirror(Mapping[Any, R]):
             case Emit(event):
                 self._emit(event)
             case Fetch(generation):
+                if self._cache is not None:
+                    self._cache.fetch_began()
                 self._fetcher.begin(generation)
             case Abandon(generation):
                 self._fetcher.abandon(generation)
@@ -444,6 +514,20 @@ class AsyncMirror(Mapping[Any, R]):
             case ReportError(error):
                 # group by type: the text of a fetch error may differ each time
                 self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
+            case Verify() | AbandonVerification() | SaveCopy():
+                self._perform_extra(effect)
+
+    def _perform_extra(self, effect: Verify | AbandonVerification | SaveCopy) -> None:
+        """Perform an effect for the verifier or the snapshot file."""
+        if isinstance(effect, SaveCopy):
+            assert self._cache is not None
+            self._cache.save(effect.rows, whole=effect.whole)
+            return
+        assert self._verifications is not None
+        if isinstance(effect, Verify):
+            self._verifications.begin(effect.number, effect.request)
+        else:
+            self._verifications.abandon(effect.number)
 
     def _emit(self, event: MirrorEvent[Any]) -> None:
         for registration, buffer in list(self._iterators.items()):
@@ -485,6 +569,14 @@ class AsyncMirror(Mapping[Any, R]):
             self._machine.row_failed(number, answer)
         else:
             self._machine.row_fetched(number, answer, self._driver.now())
+        self._pump()
+
+    def _on_verified(self, number: int, answer: Any) -> None:
+        now = self._driver.now()
+        if isinstance(answer, RealtimeError):
+            self._machine.verification_failed(number, answer, now)
+        else:
+            self._machine.verified(number, answer, now)
         self._pump()
 
     # --- internal: iterators and waiting callers

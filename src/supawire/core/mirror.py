@@ -16,8 +16,9 @@ Why the copy ends up correct:
   arrives during a fetch, that fetch is not interrupted: each result is shown, but does not make the mirror live. If the
   user can fetch single rows (`by_row`), only that row is fetched, see `row_fetch`; the mirror is not live until then.
 * The server may lose changes silently, for example when its database restarts. With `refresh_every`, a live copy is
-  compared with newly fetched rows at intervals. The mirror stays live, and only differences are applied and reported.
-  If the copy becomes stale, the comparison is abandoned, since a new fetch is needed anyway.
+  compared with newly fetched rows at intervals, or with the help of a verifier, see `verification`. The mirror stays
+  live meanwhile, and only differences are applied and reported. If the copy becomes stale, the comparison is abandoned,
+  since a new fetch is needed anyway.
 
 The shell reports events with their time, performs the effects in order, and calls `tick` at the deadline. Like the
 rest of the core, this module does no I/O, never blocks and calls no user code.
@@ -32,7 +33,18 @@ from typing import Any, Final, Protocol, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Row, Rows, RowView, same_row
+from supawire._mirror_events import (
+    MirrorEvent,
+    MirrorState,
+    Resynced,
+    Row,
+    RowDeleted,
+    RowInserted,
+    Rows,
+    RowUpdated,
+    RowView,
+    same_row,
+)
 from supawire._server_errors import SUBSCRIBED
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
@@ -44,12 +56,21 @@ from supawire.core.table_copy import (
     Delta,
     Drop,
     Incomplete,
+    Key,
     KeyColumns,
     Put,
     TableCopy,
     Undecidable,
     read_rows,
     type_difference,
+)
+from supawire.core.verification import (
+    AbandonVerification,
+    Changed,
+    Differences,
+    Finding,
+    Verification,
+    Verify,
 )
 from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
 from supawire.events import Change, Gap, Instant, System
@@ -63,8 +84,10 @@ class MirrorSettings(Struct, frozen=True):
     filter: None for all rows. narrow: subscribe only to changes that match the filter. plain: rows as plain JSON.
     settle: seconds to wait after a fetch for changes that it already includes. backoff: between failed fetches.
     buffer: maximum number of changes buffered during a fetch. refresh_every: seconds between comparisons of a live copy
-    with the table, None for none. by_row: fetch single rows that came incomplete, at most `most_rows` at once. pause:
-    minimum seconds from one fetch result to the next fetch, so that several stale rows share one fetch.
+    with the table, None for none; verified: with a verifier; version: the column with the version of each row, None if
+    there is none. save_every: seconds between saves of the copy, None for none. by_row: fetch single rows that came
+    incomplete, at most `most_rows` at once. pause: minimum seconds from one fetch result to the next fetch, so that
+    several stale rows share one fetch.
     """
 
     table: str
@@ -80,6 +103,9 @@ class MirrorSettings(Struct, frozen=True):
     backoff: Backoff = Backoff(initial=1.0)
     buffer: int = 10_000
     refresh_every: float | None = None
+    verified: bool = False
+    version: str | None = None
+    save_every: float | None = None
     by_row: bool = False
     most_rows: int = 10
     pause: float = 1.0
@@ -109,7 +135,25 @@ class ReportError(Struct, frozen=True):
     error: RealtimeError
 
 
-MirrorEffect = Fetch | Abandon | FetchRow | AbandonRow | Emit | ReportError
+class SaveCopy(Struct, frozen=True):
+    """Save the copy: these rows by key, None for one that is gone; whole: these are all rows. Report it by `saved`."""
+
+    rows: Mapping[Key, Row | None]
+    whole: bool
+
+
+class MirrorCounts(Struct):
+    """Counters of one mirror; see `MirrorStats`."""
+
+    changes: int = 0
+    fetches: int = 0
+    row_fetches: int = 0
+    verifications: int = 0
+    differences: int = 0
+    verified_at: float | None = None
+
+
+MirrorEffect = Fetch | Abandon | FetchRow | AbandonRow | Verify | AbandonVerification | SaveCopy | Emit | ReportError
 
 
 class ChangeCallback(Protocol):
@@ -165,6 +209,16 @@ class MirrorCore:
         self._types_checked = settings.has_model
         self._row_fetches: Final = RowFetches(settings.settle, MAX_SETTLE_FACTOR * settings.settle, settings.pause)
         """The fetches of the incomplete rows of the copy, while it is otherwise live."""
+        self.verification: Final = Verification(
+            settings.version, settings.key, settings.settle, MAX_SETTLE_FACTOR * settings.settle, settings.buffer
+        )
+        self.counts: Final = MirrorCounts()
+        self.is_cached = False
+        """Whether the copy is that of an earlier run, as it was saved."""
+        self._unsaved: set[Key] | None = None
+        """The keys of the rows that have changed since the copy was saved, None if all must be saved."""
+        self._saving = False
+        self._save_at = 0.0
 
     @property
     def rows(self) -> Rows:
@@ -185,7 +239,7 @@ class MirrorCore:
             case MirrorState.SETTLING:
                 return self._settled_at
             case MirrorState.LIVE | MirrorState.REFETCHING:
-                deadlines = (self._compare_deadline, self._row_fetches.next_deadline)
+                deadlines = (self._compare_deadline, self._row_fetches.next_deadline, self._save_deadline)
                 return min((one for one in deadlines if one is not None), default=None)
             case _:
                 return None
@@ -195,7 +249,15 @@ class MirrorCore:
         """When the next comparison begins, or when the running one ends; None if not known."""
         if self._comparing:
             return None if self._next is None else self._settled_at
+        if self.verification.running:
+            return self.verification.next_deadline
         return None if self.settings.refresh_every is None else self._compare_at
+
+    @property
+    def _save_deadline(self) -> float | None:
+        """When the copy is saved, None if it need not be."""
+        is_due = self.settings.save_every is not None and not self._saving and self._unsaved != set()
+        return self._save_at if is_due else None
 
     @property
     def incomplete(self) -> tuple[Row, ...]:
@@ -239,6 +301,7 @@ class MirrorCore:
         self.error = error or self.error
         self._missed_changes, self._reason = True, "gap"
         self._abandon()
+        self._stop_verification()
         self._clear_row_fetches()
         self._move(MirrorTrigger.LOST)
 
@@ -260,6 +323,7 @@ class MirrorCore:
         self._stale = self._stale or why
         if self._comparing:
             self._abandon()
+        self._stop_verification()
         self._clear_row_fetches()
         self._move(MirrorTrigger.DOUBT)
 
@@ -270,10 +334,16 @@ class MirrorCore:
         op = self._reader.read(change, inside=inside)
         if op is None:
             return
+        self.counts.changes += 1
         if isinstance(op, Undecidable) or (isinstance(op, Incomplete) and not self.settings.by_row):
             self._fetch_all_because(op)
             return
-        if self._next is not None or self._row_fetches:
+        if self.verification.running:
+            self.verification.changed((op.key, op.moved_to) if isinstance(op, Drop) else (op.key, op.old_key))
+            self._forward_verification()
+            if not self.verification.running:  # too many rows have changed meanwhile
+                self._compare_later(now)
+        if self._next is not None or self._row_fetches or self.verification.running:
             self._await_older(change, now)
         self._follow(op)
         if self._next is not None:
@@ -348,6 +418,41 @@ class MirrorCore:
             self.error = error
             self.mark_stale("row: it could not be fetched")
 
+    def restore(self, rows: Rows) -> None:
+        """Show the rows of an earlier run, unless there are newer ones already. They are not live."""
+        if self._copy is None and self.state is not MirrorState.CLOSED:
+            self.is_cached = self._missed_changes = True
+            self._copy = TableCopy(rows, self._shown)
+            self.effects.append(Emit(Resynced("cache", {}, dict(rows), self._shown)))
+
+    def save(self, now: Instant) -> None:
+        """Save what has changed, if the copy is live and is not being saved."""
+        if self._save_deadline is None or not self._is_followed or self._copy is None:
+            return
+        rows, keys = self._copy.rows, self._unsaved
+        changed = dict(rows) if keys is None else {key: rows.get(key) for key in keys}
+        self._unsaved, self._saving = set(), True
+        self._save_at = now.mono + (self.settings.save_every or 0.0)
+        self.effects.append(SaveCopy(changed, keys is None))
+
+    def saved(self, *, complete: bool) -> None:
+        """Record that the copy was saved; complete: False if it was not, and all rows must be saved the next time."""
+        self._saving = False
+        if not complete:
+            self._unsaved = None
+
+    def verified(self, number: int, answer: Any, now: Instant) -> None:
+        """Handle the result of a request to the verifier. Results of abandoned requests are dropped."""
+        finding = self.verification.answered(number, answer, now)
+        self._forward_verification()
+        self._apply_finding(finding, now)
+
+    def verification_failed(self, number: int, error: RealtimeError, now: Instant) -> None:
+        """Verify later, because the verifier raised an error or timed out; the copy is as good as before."""
+        if self.verification.failed(number):
+            self.effects.append(ReportError(error))
+            self._compare_later(now)
+
     def tick(self, now: Instant) -> None:
         """Handle the deadline if it has passed."""
         deadline = self.next_deadline
@@ -369,19 +474,29 @@ class MirrorCore:
             self._show(answer)
             self._complete(answer)
         self._fetch_incomplete()
+        if (save_at := self._save_deadline) is not None and save_at <= now.mono:
+            self.save(now)
         deadline = self._compare_deadline
         if not self._is_followed or deadline is None or deadline > now.mono:
             return
         if self._comparing:
             self._finish_comparison(now)
+        elif self.verification.running:
+            assert self._copy is not None
+            finding = self.verification.tick(self._copy.rows, self._copy.incomplete, now)
+            self._forward_verification()
+            self._apply_finding(finding, now)
+        elif self.settings.verified:
+            self.verification.begin(len(self.rows))
+            self._forward_verification()
         else:
-            self._comparing = True
-            self._fetch()
+            self._compare()
 
     def close(self, error: RealtimeError | None = None) -> None:
         """Close permanently. The copy keeps its last state."""
         self.error = error or self.error
         self._abandon()
+        self._stop_verification()
         self._clear_row_fetches()
         self._move(MirrorTrigger.CLOSE)
 
@@ -395,7 +510,14 @@ class MirrorCore:
     def _fetch(self) -> None:
         self._generation += 1
         self._buffered = []
+        self.counts.fetches += 1
+        self.verification.fetch_began()
         self.effects.append(Fetch(self._generation))
+
+    def _compare(self) -> None:
+        """Fetch the rows to compare them with the copy, which stays live."""
+        self._comparing = True
+        self._fetch()
 
     def _follow(self, op: Put | Drop | Incomplete) -> None:
         """Apply a change to the copy that users see."""
@@ -404,6 +526,8 @@ class MirrorCore:
         if copy is None or (self._missed_changes and not is_whole):
             return
         odd = self._check_types(op, copy) if isinstance(op, Put) and not self._types_checked else None
+        if not is_whole:
+            self.verification.merged()
         result = op if isinstance(op, Incomplete) else copy.follow(op)
         if isinstance(result, Incomplete) and self.settings.by_row:
             again = self._row_fetches.changed(result.key) if result.key in self._row_fetches else None
@@ -430,8 +554,19 @@ class MirrorCore:
             self.mark_stale(f"row: {unclear.why}")
 
     def _emit(self, delta: Delta | None) -> None:
-        if delta is not None:
-            self.effects.append(Emit(delta))
+        if delta is None:
+            return
+        self.effects.append(Emit(delta))
+        if self._unsaved is not None and self.settings.save_every is not None:
+            match delta:
+                case RowInserted(row):
+                    self._unsaved.add(self.key.of(row))
+                case RowUpdated(row, old):
+                    self._unsaved.update((self.key.of(row), self.key.of(old)))
+                case RowDeleted(old):
+                    self._unsaved.add(self.key.of(old))
+            if len(self._unsaved) > self.settings.buffer:
+                self._unsaved = None
 
     def _fetch_all_because(self, op: Incomplete | Undecidable) -> None:
         """Fetch all rows, because a change did not tell the whole row."""
@@ -472,8 +607,47 @@ class MirrorCore:
         self._forward_row_fetches()
 
     def _forward_row_fetches(self) -> None:
+        self.counts.row_fetches += sum(isinstance(effect, FetchRow) for effect in self._row_fetches.effects)
         self.effects.extend(self._row_fetches.effects)
         self._row_fetches.effects.clear()
+
+    # --- internal: verification
+
+    def _apply_finding(self, finding: Finding | None, now: Instant) -> None:
+        """Fetch the rows that differ one by one, or all rows if there are too many; or compare all."""
+        match finding:
+            case Changed():
+                self._compare()
+            case Differences(keys, disputed):
+                if not keys and self.verification.has_merged:
+                    self._compare()
+                else:
+                    self._count_verification(len(keys), now)
+                    self._compare_later(now)
+                if disputed:
+                    self.effects.append(ReportError(_dispute(disputed)))
+                if len(keys) > (self.settings.most_rows if self.settings.by_row else 0):
+                    self.mark_stale(f"verify: {len(keys)} rows differ")
+                elif keys:
+                    assert self._copy is not None
+                    for key in keys:
+                        self._copy.incomplete[key] = self._copy.rows.get(key) or self.key.values_of(key)
+                    self._fetch_incomplete()
+            case None:
+                pass
+
+    def _count_verification(self, differences: int, now: Instant) -> None:
+        self.counts.verifications += 1
+        self.counts.differences += differences
+        self.counts.verified_at = now.wall
+
+    def _stop_verification(self) -> None:
+        self.verification.stop()
+        self._forward_verification()
+
+    def _forward_verification(self) -> None:
+        self.effects.extend(self.verification.effects)
+        self.verification.effects.clear()
 
     # --- internal: all rows
 
@@ -486,6 +660,7 @@ class MirrorCore:
         if committed is None:
             return
         self._row_fetches.await_older(committed, now)
+        self.verification.await_older(committed, now)
         if self._next is not None and committed < self._answered_at.at():
             longest = self._answered_at.mono + MAX_SETTLE_FACTOR * self.settings.settle
             self._settled_at = max(self._settled_at, min(now.mono + self.settings.settle, longest))
@@ -493,11 +668,13 @@ class MirrorCore:
     def _adopt(self, now: Instant) -> None:
         """Replace the old copy with the new one."""
         assert self._next is not None
-        reason = self._reason if self._copy is not None else "first"
+        reason = self._reason if self._copy is not None and not self.is_cached else "first"
         before, self._copy, self._next = self.rows, self._next, None
         self._missed_changes, self._not_before = False, now.mono + self.settings.pause
+        self.is_cached, self._unsaved = False, None
         if self._stale is None:
             self.error = None
+            self.verification.confirm()
             self._move(MirrorTrigger.SETTLED)
         else:
             self._move(MirrorTrigger.UNSETTLED)
@@ -513,9 +690,14 @@ class MirrorCore:
         copy, after = self._copy, self._next
         self._next, self._comparing = None, False
         self._compare_later(now)
+        self.verification.confirm()
         after.keep_incomplete(copy)
         before, self._copy = copy.rows, after
-        if before.keys() != after.rows.keys() or not all(same_row(row, after.rows[key]) for key, row in before.items()):
+        differing = before.keys() ^ after.rows.keys()
+        differing |= {key for key, row in before.items() if key in after.rows and not same_row(row, after.rows[key])}
+        self._count_verification(len(differing - copy.incomplete.keys()), now)
+        if differing:
+            self._unsaved = None
             self.effects.append(Emit(Resynced("compared", before, dict(after.rows), self._shown)))
         if copy.incomplete:
             self._fetch_incomplete()
@@ -563,3 +745,12 @@ class MirrorCore:
         if move is None:
             raise LocalProtocolError(f"the mirror is {self.state.name} and cannot handle {on.name}")
         self.state = move.next  # the only assignment of a mirror's state
+
+
+def _dispute(keys: Iterable[Any]) -> RowError:
+    """Return the error for rows that differ from the table again, although they were fetched."""
+    some = ", ".join(sorted(map(repr, keys))[:5])
+    return RowError(
+        f"rows differ from the verifier's although they were fetched: {some}",
+        hint="Both must see the same rows: the same filter, rights and table. Each UPDATE must change the version.",
+    )

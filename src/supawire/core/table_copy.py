@@ -87,6 +87,10 @@ class KeyColumns:
         """Return the key columns of a row and their values."""
         return {name: row[name] for name in self.names}
 
+    def values_of(self, key: Hashable) -> Row:
+        """Return the key columns and their values for a key in canonical form."""
+        return dict(zip(self.names, (key,) if self._only is not None else cast("tuple[Any, ...]", key), strict=True))
+
     def lookup(self, key: Any) -> Hashable:
         """Return a user's lookup key in canonical form. Raises: TypeError: it is not hashable."""
         hash(key)

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from os import PathLike
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, overload
 from uuid import UUID
@@ -40,6 +41,7 @@ from supawire.sync.mirror import Mirror
 from supawire.sync.outbox import Outbox
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
+from supawire.verifiers import Verifier
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -233,6 +235,7 @@ class Client:
         select: Sequence[str] | None = ..., model: None = None, plain: bool = ..., narrow: bool = ...,
         topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
         backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
+        verify: float | None = ..., verifier: Verifier | None = ..., cache: str | PathLike[str] | None = ...,
     ) -> Mirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
@@ -241,6 +244,7 @@ class Client:
         select: Sequence[str] | None = ..., model: type[M], plain: bool = ..., narrow: bool = ...,
         topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
         backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
+        verify: float | None = ..., verifier: Verifier | None = ..., cache: str | PathLike[str] | None = ...,
     ) -> Mirror[M]: ...  # fmt: skip
     def mirror(
         self,
@@ -264,6 +268,9 @@ class Client:
         pause: float = 1.0,
         buffer: int = 10_000,
         refresh_every: float | None = None,
+        verify: float | None = None,
+        verifier: Verifier | None = None,
+        cache: str | PathLike[str] | None = None,
     ) -> Mirror[Any]:
         """Return a live copy of a table, or of the rows that match a filter, kept up to date by changes.
 
@@ -293,6 +300,10 @@ class Client:
                 them the fetch fails with `SlowConsumerError`.
             refresh_every: seconds after which a live copy is fetched again and compared, for changes that the server
                 lost without a message; only differences are applied, as one `Resynced`. None: never.
+            verify: the same, but with the help of `verifier`, such as `PostgresVerifier`: only the rows that differ are
+                fetched, by `fetch_row`, or all if that is not given.
+            cache: path of a file that keeps the rows for the next start of the program; until they are fetched, the
+                mirror shows them, and `live` is False. It is only used for the same table, selection and user.
 
         Raises: InvalidArgumentError. RateLimitedError: too many channels are subscribed. ClosedError.
         Wire: docs/protocol.md, Postgres changes.
@@ -300,7 +311,8 @@ class Client:
         made = self._portal.run(
             self._async.make_mirror, table, fetch, fetch_row, key=key, schema=schema, filter=filter, where=where,
             select=select, model=model, plain=plain, narrow=narrow, topic=topic, private=private, settle=settle,
-            timeout=timeout, backoff=backoff, pause=pause, buffer=buffer, refresh_every=refresh_every,
+            timeout=timeout, backoff=backoff, pause=pause, buffer=buffer, refresh_every=refresh_every, verify=verify,
+            verifier=verifier, cache=cache,
         )  # fmt: skip
         return Mirror(self._portal, made)
 

@@ -5,10 +5,11 @@ together are copied on the I/O thread, where they cannot change meanwhile. Model
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from supawire._mirror_events import MirrorEvent, MirrorState
+from supawire._mirror_events import MirrorEvent, MirrorState, MirrorStats
 from supawire._validation import misused
 from supawire.errors import RealtimeError
 from supawire.options import DEFAULT, Timeout
@@ -56,6 +57,15 @@ class Mirror(Mapping[Any, R]):
     def incomplete(self) -> frozenset[Any]:
         """The keys of the rows that `fetch_row` is fetching, in the state `refetching`; all other rows are live."""
         return self._portal.run(lambda: self._async.incomplete)
+
+    @property
+    def cached_at(self) -> datetime | None:
+        """When the rows were saved, if they are those of an earlier run (`cache=`); None if they are newer."""
+        return self._async.cached_at
+
+    def stats(self) -> MirrorStats:
+        """Return counters since the mirror was made."""
+        return self._portal.run(self._async.stats)
 
     def __repr__(self) -> str:
         return f"<Mirror of {self._async.table!r} {self.state}, {len(self)} rows>"
