@@ -19,5 +19,5 @@ def test_it_is_short_and_names_pages_that_exist():
     """An agent reads the whole file, so it has at most 10 kB; each page that it names exists."""
     text = SKILL.read_text("utf-8")
     assert len(text.encode()) < 10_000
-    names = re.findall(r"`([a-z-]+)`", text[text.index("Start with") :])
+    names = re.findall(r"`([a-z-]+)`", text[text.index("Start with") :].partition(". ")[0])
     assert names and [name for name in names if not (ROOT / "docs" / f"{name}.md").exists()] == []

@@ -100,6 +100,31 @@ async def test_the_exported_test_passes(tmp_path: Path):
 
 
 @pytest.mark.slow
+async def test_a_topic_that_is_joined_again_and_shared_keys_are_repeated(tmp_path: Path):
+    """A topic may be joined again with other options, and two entries of one presence key are one key."""
+
+    def act(server: LocalServer) -> None:
+        with connect(server.url, server.anon_key) as one, connect(server.url, server.anon_key) as two:
+            mine, theirs = (each.channel("class", presence_key="alice") for each in (one, two))
+            for room in (mine, theirs):
+                room.on(presence(), lambda event: None)
+                room.subscribe()
+                room.track({"device": 1})
+            theirs.untrack()
+            mine.unsubscribe()
+            one.remove_channel(mine)
+            again = one.channel("class", echo=True)
+            heard = again.listen(broadcast())
+            again.subscribe()
+            again.broadcast("message", {"n": 1})
+            next(heard)
+
+    text = await exported(act)
+    assert "client_1.remove_channel(room_class)" in text
+    run_as_test(text, tmp_path)
+
+
+@pytest.mark.slow
 async def test_what_the_exported_test_asserts_can_fail(tmp_path: Path):
     """A changed expectation makes the exported test fail, so it does check what arrives."""
 

@@ -9,9 +9,10 @@ from base64 import urlsafe_b64decode
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from keyword import iskeyword
 from typing import Any, Final, NamedTuple
 
-from supawire._display import hide_tokens
+from supawire._display import hide_tokens, printable
 from supawire.core.frames import (
     ACCESS_TOKEN,
     BROADCAST,
@@ -49,7 +50,13 @@ def until(condition):
 LIVE: Final = "Subscribed to PostgreSQL"
 MAX_SENT: Final = 200
 """Number of recent messages with which one that arrived is compared."""
-NAMES: Final = ("broadcast", "changes", "presence")
+RESERVED: Final = frozenset(
+    {
+        "broadcast", "change", "changes", "closing", "connect", "list", "message", "presence", "pytest", "server",
+        "set", "time", "until",
+    }
+)  # fmt: skip
+"""Names that the test uses already."""
 _WORD: Final = re.compile(r"[^a-z0-9]+")
 
 
@@ -95,16 +102,16 @@ def _without_tokens(entry: Entry) -> bytes:
     return head + hide_tokens(hidden.decode("latin-1")).encode("latin-1")
 
 
+_Topic = tuple[int, str]
+"""A connection and a topic."""
+
+
 class _Join(NamedTuple):
     """A join: the variables of the channel and of its stream of events, and whether it is private."""
 
     channel: str
     events: str
     private: bool
-
-
-_Topic = tuple[int, str]
-"""A connection and a topic."""
 
 
 class _Module:
@@ -115,8 +122,11 @@ class _Module:
         self._parts = [parts_of(entry) if entry.kind in (Kind.IN, Kind.OUT) else Parts() for entry in entries]
         self._lines: list[str] = []
         self._clients: set[int] = set()
-        self._joins: dict[tuple[int, str], _Join] = {}
-        self._present: dict[tuple[int, str], set[str]] = {}
+        self._joins: dict[_Topic, _Join] = {}
+        self._left: dict[_Topic, str] = {}
+        """Channels that were left: they must be removed before their topic is used again, with other options."""
+        self._present: dict[_Topic, dict[str, set[str]]] = {}
+        """The references of who is present, by presence key."""
         self._sent: deque[tuple[str, str, Any]] = deque(maxlen=MAX_SENT)
         """Broadcasts that clients sent or the test itself sends, as topic, event and payload."""
         self._replies: dict[tuple[int, str, str], Parts] = {}
@@ -189,12 +199,12 @@ class _Module:
         self._used.update(names)
 
     def _comment(self, text: str) -> None:
-        self._add(f"# {' '.join(text.split())[:200]}")
+        self._add(f"# {printable(' '.join(text.split()), 200)}")
 
     def _unused(self, name: str) -> str:
         """Return a name that no other variable has."""
         base, number = _WORD.sub("_", name.lower()).strip("_") or "channel", 1
-        base = f"room_{base}" if base[0].isdigit() or base in (*NAMES, "server", "client", "time", "connect") else base
+        base = f"room_{base}" if base[0].isdigit() or base in RESERVED or iskeyword(base) else base
         found = base
         while found in self._names:
             number += 1
@@ -215,8 +225,9 @@ class _Module:
         if connection in self._clients:
             self._clients.discard(connection)
             self._add(f"client_{connection}.close()")
-        for key in [key for key in self._joins if key[0] == connection]:
-            del self._joins[key]
+        for kept in (self._joins, self._left, self._present):
+            for key in [key for key in kept if key[0] == connection]:
+                del kept[key]
 
     def _refused(self, entry: Entry) -> None:
         self._comment(f"a handshake was refused: {entry.data.decode(errors='replace')}")
@@ -240,6 +251,7 @@ class _Module:
         elif parts.event == LEAVE:
             join = self._joins.pop((connection, parts.topic), None)
             if join is not None:
+                self._left[connection, parts.topic] = join.channel
                 self._add(f"{join.channel}.unsubscribe()")
         elif parts.event == PRESENCE and is_object(value):
             join = self._channel(connection, parts.topic)
@@ -257,35 +269,40 @@ class _Module:
         config = config if is_object(config) else {}
         key = (connection, parts.topic)
         if (former := self._joins.pop(key, None)) is not None:
-            self._add(f"{former.channel}.unsubscribe()")
+            self._left[key] = former.channel
         topic = parts.topic.removeprefix(PREFIX)
         options = _options(config)
         if is_object(payload) and (token := _token(payload)) is not None:
             options.append(f"token={token}")
         reply = self._replies.get((connection, parts.topic, parts.ref))
         if reply is not None and status_of(reply) not in ("", "ok"):
-            self._join_refused(connection, topic, options, _reason(_value(reply)))
+            self._join_refused(key, topic, options, _reason(_value(reply)))
             return
         join = self._open(key, topic, options, config)
         self._private = self._private or "private=True" in options
         ready = 'wait="ready"' if key in self._live else ""
         self._add(f"{join.channel}.subscribe({ready})")
 
-    def _join_refused(self, connection: int, topic: str, options: list[str], reason: str) -> None:
-        client, name = self._client(connection), self._unused(topic)
-        self._add(f"{name} = {client}.channel({', '.join([repr(topic), *options])})")
+    def _join_refused(self, key: _Topic, topic: str, options: list[str], reason: str) -> None:
+        client, name = self._new_channel(key, topic, options)
         self._add(f"server.reject_join({topic!r}, {reason!r})")
         self._add("with pytest.raises(RealtimeError):", "RealtimeError")
         self._add(f"    {name}.subscribe(timeout=2)")
         self._add("server.reset_faults()")
         self._add(f"{client}.remove_channel({name})")
 
-    def _open(self, key: tuple[int, str], topic: str, options: list[str], config: dict[str, Any]) -> _Join:
-        """Write a channel and its listeners."""
-        connection, _ = key
-        client, name = self._client(connection), self._unused(topic)
-        join = self._joins[key] = _Join(name, self._unused(f"{name}_events"), "private=True" in options)
+    def _new_channel(self, key: _Topic, topic: str, options: list[str]) -> tuple[str, str]:
+        """Write a channel, and return the variables of its client and of the channel."""
+        client, name = self._client(key[0]), self._unused(topic)
+        if (former := self._left.pop(key, None)) is not None:
+            self._add(f"{client}.remove_channel({former})")
         self._add(f"{name} = {client}.channel({', '.join([repr(topic), *options])})")
+        return client, name
+
+    def _open(self, key: _Topic, topic: str, options: list[str], config: dict[str, Any]) -> _Join:
+        """Write a channel and its listeners."""
+        _, name = self._new_channel(key, topic, options)
+        join = self._joins[key] = _Join(name, self._unused(f"{name}_events"), "private=True" in options)
         bindings = config.get("postgres_changes")
         selectors = [*(_selector(each) for each in (bindings if is_list(bindings) else []) if is_object(each))]
         self._add(f"{join.events} = {name}.listen({', '.join(['broadcast()', *selectors])})", "broadcast")
@@ -361,17 +378,16 @@ class _Module:
             key = (connection, parts.topic)
             if (join := self._joins.get(key)) is None:
                 continue
-            keys = self._present.setdefault(key, set())
+            here = self._present.setdefault(key, {})
             if parts.event == PRESENCE_STATE:
-                keys.clear()
-                keys.update(value)
-            else:
-                joins, leaves = value.get("joins"), value.get("leaves")
-                keys -= set(leaves if is_object(leaves) else ())
-                keys |= set(joins if is_object(joins) else ())
-            names = ", ".join(map(repr, sorted(keys)))
-            here = f"{{{names}}}" if keys else "set()"
-            self._add(f"until(lambda: set({join.channel}.presence_state()) == {here})")
+                here.clear()
+            for name, refs in _refs(value if parts.event == PRESENCE_STATE else value.get("joins")):
+                here.setdefault(name, set()).update(refs)
+            for name, refs in _refs(value.get("leaves") if parts.event == PRESENCE_DIFF else None):
+                here.setdefault(name, set()).difference_update(refs)
+            names = ", ".join(repr(name) for name in sorted(here) if here[name])
+            expected = f"{{{names}}}" if names else "set()"
+            self._add(f"until(lambda: set({join.channel}.presence_state()) == {expected})")
 
     def _changed(self, entry: Entry) -> None:
         """Write the change of a row. Listeners for some columns give further entries of the same change."""
@@ -386,6 +402,13 @@ class _Module:
         more += [] if data.get("schema") == "public" else [f"schema={data.get('schema')!r}"]
         more += [f"columns={named!r}"] if named else []
         self._add(f"server.emit({', '.join([repr(data['type']), repr(data.get('table')), *more])})")
+
+
+def _refs(entries: Any) -> Iterable[tuple[str, set[str]]]:
+    """Yield each key of presence entries with the references of its entries."""
+    for key, entry in entries.items() if is_object(entries) else ():
+        metas = entry.get("metas") if is_object(entry) else None
+        yield key, {str(meta.get("phx_ref")) for meta in (metas if is_list(metas) else []) if is_object(meta)}
 
 
 def _identity(data: dict[str, Any]) -> str:
