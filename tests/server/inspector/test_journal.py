@@ -102,6 +102,17 @@ def test_a_long_payload_is_truncated() -> None:
     assert not one(b'["1","1","t","e",{}]').cut
 
 
+def test_a_payload_can_be_shown_whole() -> None:
+    """With a larger maximum, long texts and bytes are complete."""
+    history = History()
+    raw = binary.pack(binary.USER_PUSH, b"1", b"2", b"realtime:room", b"x", b"", payload=bytes(500), json=False)
+    history.frame_received(1, raw, True, NOW)
+    history.frame_received(1, json.dumps(["1", "1", "t", "e", "x" * 200_000]).encode(), False, NOW)
+    blob, text = (journal.frame_line(entry, most=1_000_000, whole=True) for entry in history.since(0))
+    assert (bytes.fromhex(blob.payload), blob.cut) == (bytes(500), False)
+    assert (len(text.payload), text.cut) == (200_002, False)
+
+
 def test_a_change_counts_its_channels() -> None:
     """A change is one line with its rows and the number of channels."""
     table = '"schema":"public","table":"users"'

@@ -17,6 +17,8 @@ from supawire.server.wire import DECODE_ERRORS, decode, encode
 
 MAX_SHOWN: Final = 4_000
 """Default maximum characters shown of a payload."""
+MAX_BYTES_SHOWN: Final = 64
+"""Default maximum bytes shown of a binary payload."""
 UNREADABLE: Final = "unreadable"
 MAX_DECODED: Final = 64_000
 """Maximum bytes of a payload that is decoded; of a longer one only the beginning is shown, unless it holds a token."""
@@ -25,7 +27,7 @@ MAX_DECODED: Final = 64_000
 def for_display(payload: bytes, *, json: bool = True, whole: bool = False, most: int = MAX_SHOWN) -> tuple[str, bool]:
     """Return a payload for display and whether it was cut. `whole`: decode it completely, regardless of its size."""
     if not json:
-        head = payload[:64]
+        head = payload[: MAX_BYTES_SHOWN if most <= MAX_SHOWN else most // 3]
         return head.hex(" "), len(payload) > len(head)
     if whole or len(payload) <= MAX_DECODED:
         payload = _redacted(payload)
