@@ -206,7 +206,7 @@ def test_a_result_after_the_lease_was_lost_does_not_count():
     jobs = MemoryJobs([{"id": 1}, {"id": 2}])
 
     async def handler(job: Job[Any]) -> None:
-        jobs.jobs[job.claim.token[0]].claims += 1
+        jobs.jobs[job.key].claims += 1
         if job.row["id"] == 2:
             raise ValueError
 

@@ -1,5 +1,6 @@
-"""The object that a handler gets: one attempt of one job."""
+"""The object that a handler gets, and the state of an attempt that it shares with the engine."""
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -28,14 +29,67 @@ class JobEnded(Exception):
     """Ends a handler after `job.retry()` or `job.fail()`, which have already noted the outcome."""
 
 
+class Attempt:
+    """The state of one attempt.
+
+    values: columns to write with the completion. alive: whether `keep_alive` was called since the last check. lost: why
+    the result no longer counts. failed: the reason of `job.fail`. retried, delay: whether `job.retry` was called, and
+    with which delay. committing, committed: a transaction of the handler completes the job, or has completed it.
+
+    task, timer: those of the handler. cancelled_for: why the engine cancelled the task. withdrawn: it did, and the
+    result is not written. has_ended: the handler has ended, and its result is being written.
+    """
+
+    __slots__ = (
+        "alive", "cancelled_for", "claim", "committed", "committing", "delay", "failed", "has_ended", "lost", "retried",
+        "source", "task", "timer", "values", "withdrawn",
+    )  # fmt: skip
+
+    def __init__(self, claim: Claimed, source: Source) -> None:
+        self.claim: Final = claim
+        self.source: Final = source
+        self.values: dict[str, Any] = {}
+        self.alive = False
+        self.lost: str | None = None
+        self.failed: str | None = None
+        self.retried = False
+        self.delay: float | None = None
+        self.committing = False
+        self.committed = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.cancelled_for: str | None = None
+        self.withdrawn = False
+        self.has_ended = False
+
+    @property
+    def key(self) -> Any:
+        """The key of the job; without a tuple if it has one part."""
+        return self.claim.key[0] if len(self.claim.key) == 1 else self.claim.key
+
+    @property
+    def finished(self) -> Finished:
+        """The claim, and the columns to write with its completion."""
+        return Finished(self.claim, self.values)
+
+    def mark_lost(self, why: str) -> None:
+        """Note that the result no longer counts."""
+        if self.lost is None:
+            self.lost = why
+
+    def lost_error(self) -> JobLostError:
+        """Return the error for a job that is lost."""
+        return JobLostError(f"job {self.key!r} of {self.source.name} is no longer held by this worker: {self.lost}")
+
+
 class Transactions(Protocol):
     """Opens transactions for handlers, in which the job is completed."""
 
-    def open(self, job: "Job[Any]") -> AbstractAsyncContextManager[Any]:
+    def open(self, attempt: Attempt) -> AbstractAsyncContextManager[Any]:
         """Return the transaction for an async handler."""
         ...
 
-    def open_blocking(self, job: "Job[Any]") -> AbstractContextManager[Any]:
+    def open_blocking(self, attempt: Attempt) -> AbstractContextManager[Any]:
         """Return the transaction for a plain handler, on its thread."""
         ...
 
@@ -47,39 +101,26 @@ class Job(Generic[R]):
     last attempt. All methods may be called on the thread of a plain handler.
     """
 
-    def __init__(self, claim: Claimed, source: Source, model: Model | None, transactions: Transactions | None) -> None:
-        self._claim: Final = claim
-        self._source: Final = source
+    def __init__(self, attempt: Attempt, model: Model | None = None, transactions: Transactions | None = None) -> None:
+        self._attempt: Final = attempt
         self._model: Final = model
         self._transactions: Final = transactions
-        self._values: dict[str, Any] = {}
-        self._alive = False
         self._record: Any = None
-        self._lost: str | None = None
-        self.decision: float | str | None = None
-        self.committing = False
-        """Whether a transaction completes the job now, so that the side table may not say any more that it is held."""
-        self.committed = False
 
     @property
     def source(self) -> str:
         """The name of what the job comes from, such as "public.orders"."""
-        return self._source.name
-
-    @property
-    def claim(self) -> Claimed:
-        """What the source gave out."""
-        return self._claim
+        return self._attempt.source.name
 
     @property
     def key(self) -> Any:
         """The primary key of the row, or the id of the message; a tuple when it has several columns."""
-        return self._claim.key[0] if len(self._claim.key) == 1 else self._claim.key
+        return self._attempt.key
 
     @property
     def row(self) -> dict[str, Any]:
         """The row as it was after it was claimed, as Python values by column."""
-        return self._claim.row
+        return self._attempt.claim.row
 
     @property
     def record(self) -> R:
@@ -88,25 +129,25 @@ class Job(Generic[R]):
         Raises: RowError: the row does not fit the model.
         """
         if self._model is None:
-            return cast("R", self._claim.row)
+            return cast("R", self.row)
         if self._record is None:
-            self._record = self._model.make(self._claim.row, frozenset())
+            self._record = self._model.make(self.row, frozenset())
         return self._record
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        """The headers of a message of a queue; empty for a row."""
-        return self._claim.headers
 
     @property
     def attempt(self) -> int:
         """The number of this attempt, from 1. Attempts whose worker died count too."""
-        return self._claim.attempt
+        return self._attempt.claim.attempt
 
     @property
     def age(self) -> float:
         """Seconds from the first claim of the job to this one."""
-        return self._claim.age
+        return self._attempt.claim.age
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers of a message of a queue; empty for a row."""
+        return self._attempt.claim.headers
 
     @property
     def lost(self) -> bool:
@@ -114,20 +155,21 @@ class Job(Generic[R]):
 
         An async handler is cancelled then. A plain one cannot be stopped and should look here from time to time.
         """
-        return self._lost is not None
+        return self._attempt.lost is not None
 
     def retry(self, delay: float | None = None) -> NoReturn:
         """End this attempt as one that failed; the next follows after `delay` seconds, by default those of `retry=`.
 
         After the last attempt (`max_attempts`), the job fails. Raises an exception that ends the handler.
         """
-        self.decision = -1.0 if delay is None else check_number("delay", delay, minimum=0, unit="seconds")
+        self._attempt.delay = None if delay is None else check_number("delay", delay, minimum=0, unit="seconds")
+        self._attempt.retried = True
         raise JobEnded(f"the job is tried again{'' if delay is None else f' in {delay:g} s'}")
 
     def fail(self, reason: str) -> NoReturn:
         """End the job for good, as a dead letter with this reason. Raises an exception that ends the handler."""
-        self.decision = printable(str(reason), MAX_REASON)
-        raise JobEnded(f"the job has failed: {self.decision}")
+        self._attempt.failed = printable(str(reason), MAX_REASON)
+        raise JobEnded(f"the job has failed: {self._attempt.failed}")
 
     def keep_alive(self) -> None:
         """Start the time of `timeout=` again, because the job makes progress.
@@ -135,9 +177,9 @@ class Job(Generic[R]):
         The lease needs no call: it is extended as long as the handler runs.
         Raises: JobLostError: the result of this attempt no longer counts.
         """
-        if self._lost is not None:
-            raise self.lost_error()
-        self._alive = True
+        if self.lost:
+            raise self._attempt.lost_error()
+        self._attempt.alive = True
 
     def write(self, **columns: Any) -> None:
         """Set columns of the row that are written in the same statement as the completion.
@@ -145,11 +187,12 @@ class Job(Generic[R]):
         A later call for the same column replaces the value. Nothing is written unless the attempt succeeds.
         Raises: InvalidArgumentError: the row has no such column.
         """
-        unknown = sorted(columns.keys() - set(self._source.columns))
+        available = self._attempt.source.columns
+        unknown = sorted(columns.keys() - set(available))
         if unknown:
-            known = ", ".join(self._source.columns) or "none: its source has no columns that can be written"
+            known = ", ".join(available) or "none: its source has no columns that can be written"
             raise InvalidArgumentError(f"{self.source} has no column {', '.join(map(repr, unknown))}; it has {known}")
-        self._values |= columns
+        self._attempt.values |= columns
 
     def transaction(self) -> "JobTransaction":
         """Return a transaction that also completes the job, for `async with` or, in a plain handler, `with`.
@@ -166,26 +209,7 @@ class Job(Generic[R]):
                 "this job has no transaction: its source is not reached by a PostgreSQL URL",
                 hint="Pass database= to the worker.",
             )
-        return JobTransaction(self, self._transactions)
-
-    @property
-    def finished(self) -> Finished:
-        """The claim, and the columns to write with its completion."""
-        return Finished(self._claim, self._values)
-
-    def take_alive(self) -> bool:
-        """Return whether `keep_alive` was called since the last call of this method."""
-        alive, self._alive = self._alive, False
-        return alive
-
-    def mark_lost(self, why: str) -> None:
-        """Note that the result no longer counts."""
-        if self._lost is None:
-            self._lost = why
-
-    def lost_error(self) -> JobLostError:
-        """Return the error for a job that is lost."""
-        return JobLostError(f"job {self.key!r} of {self.source} is no longer held by this worker: {self._lost}")
+        return JobTransaction(self._attempt, self._transactions)
 
     def __repr__(self) -> str:
         return f"<Job {self.source} {self.key!r}, attempt {self.attempt}>"
@@ -194,50 +218,42 @@ class Job(Generic[R]):
 class JobTransaction:
     """What `Job.transaction()` returns; provides the connection on entry."""
 
-    def __init__(self, job: Job[Any], transactions: Transactions) -> None:
-        self._job: Final = job
+    def __init__(self, attempt: Attempt, transactions: Transactions) -> None:
+        self._attempt: Final = attempt
         self._transactions: Final = transactions
-        self._open: contextlib.AsyncExitStack | None = None
-        self._open_blocking: contextlib.ExitStack | None = None
+        self._async_stack: Final = contextlib.AsyncExitStack()
+        self._stack: Final = contextlib.ExitStack()
 
     async def __aenter__(self) -> "AsyncConnection[Any]":
         self._check()
-        stack = contextlib.AsyncExitStack()
-        connection = await stack.enter_async_context(self._transactions.open(self._job))
-        self._open = stack
-        return connection
+        return await self._async_stack.enter_async_context(self._transactions.open(self._attempt))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._open is not None
-        self._job.committing = error is None
+        self._attempt.committing = error is None
         try:
-            await self._open.__aexit__(kind, error, trace)
-            self._job.committed = error is None
+            await self._async_stack.__aexit__(kind, error, trace)
+            self._attempt.committed = error is None
         finally:
-            self._job.committing = False
+            self._attempt.committing = False
 
     def __enter__(self) -> "Connection[Any]":
         self._check()
-        stack = contextlib.ExitStack()
-        connection = stack.enter_context(self._transactions.open_blocking(self._job))
-        self._open_blocking = stack
-        return connection
+        return self._stack.enter_context(self._transactions.open_blocking(self._attempt))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._open_blocking is not None
-        self._job.committing = error is None
+        self._attempt.committing = error is None
         try:
-            self._open_blocking.__exit__(kind, error, trace)
-            self._job.committed = error is None
+            self._stack.__exit__(kind, error, trace)
+            self._attempt.committed = error is None
         finally:
-            self._job.committing = False
+            self._attempt.committing = False
 
     def _check(self) -> None:
-        if self._job.committed:
+        if self._attempt.committed:
             raise StateError("this job is already completed by an earlier transaction; a job has one of them")
-        if self._job.lost:
-            raise self._job.lost_error()
+        if self._attempt.lost is not None:
+            raise self._attempt.lost_error()

@@ -20,7 +20,7 @@ from supawire.aio.callbacks import RANDOM, describe_callable, is_async
 from supawire.core.pacing import Uniform, delay
 from supawire.errors import OperationTimeout, RealtimeError
 from supawire.options import Backoff
-from supawire.worker.job import MAX_REASON, Job, Transactions
+from supawire.worker.job import MAX_REASON, Attempt, Job, Transactions
 from supawire.worker.scheduling import ClaimSchedule, Leases, RetryPolicy
 from supawire.worker.source import Claimed, Settled, Source
 
@@ -109,24 +109,6 @@ class Alarm:
         return deadline if deadline is not None and 0 < deadline - now < TIMER_RESOLUTION else now
 
 
-class _Attempt:
-    """An attempt that runs.
-
-    cancelled_for: why its task was cancelled by this module. withdrawn: it was, and its result is not written.
-    has_ended: the handler has ended, and its result is being written.
-    """
-
-    __slots__ = ("cancelled_for", "has_ended", "job", "task", "timer", "withdrawn")
-
-    def __init__(self, job: Job[Any]) -> None:
-        self.job: Final = job
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.cancelled_for: str | None = None
-        self.withdrawn = False
-        self.has_ended = False
-
-
 class Runner:
     """Runs the jobs of one source in the current event loop."""
 
@@ -155,10 +137,10 @@ class Runner:
         self._loop: Final = asyncio.get_running_loop()
         self._schedule: Final = ClaimSchedule(settings.concurrency, settings.poll, random)
         self._leases: Final = Leases(settings.lease)
-        self._attempts: Final[dict[Any, _Attempt]] = {}
+        self._attempts: Final[dict[Any, Attempt]] = {}
         self._claims: Final[dict[Any, Claimed]] = {}
         """All claims that are held: those of `_attempts`, and those whose completion is not written yet."""
-        self._finished: Final[deque[Job[Any]]] = deque()
+        self._finished: Final[deque[Attempt]] = deque()
         self._writing = 0
         self._waiting_writes: Final[set[asyncio.Task[None]]] = set()
         """Tasks that write completions which wait for another transaction."""
@@ -217,7 +199,7 @@ class Runner:
         tasks = [attempt.task for attempt in running if attempt.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT)
-        await self._release([attempt.job.claim for attempt in running if attempt.job.claim.token in self._claims])
+        await self._release([attempt.claim for attempt in running if attempt.claim.token in self._claims])
 
     @property
     def error(self) -> str | None:
@@ -285,8 +267,7 @@ class Runner:
             await self._release(claims)
             return
         for claim in claims:
-            job = Job[Any](claim, self.source, self._settings.model, self._transactions)
-            attempt = self._attempts[claim.token] = _Attempt(job)
+            attempt = self._attempts[claim.token] = Attempt(claim, self.source)
             attempt.task = self._loop.create_task(self._execute(attempt), name=f"supawire-job-{claim.key}")
             attempt.task.add_done_callback(self._on_task_done)
 
@@ -327,36 +308,36 @@ class Runner:
 
     # --- one attempt
 
-    async def _execute(self, attempt: _Attempt) -> None:
-        job = attempt.job
-        token = job.claim.token
+    async def _execute(self, attempt: Attempt) -> None:
+        claim = attempt.claim
         began_at = self._loop.time()
         try:
-            if self._settings.policy.is_exhausted(job.attempt):
-                reason = f"attempt {job.attempt - 1} ended without a result, and no other is allowed"
-                await self._end(job, None, reason)
+            if self._settings.policy.is_exhausted(claim.attempt):
+                reason = f"attempt {claim.attempt - 1} ended without a result, and no other is allowed"
+                await self._end(attempt, None, reason)
                 return
-            error = await self._attempt(attempt)
+            error = await self._run_handler(attempt)
             self._busy += self._loop.time() - began_at
-            if job.committed:
-                self._count_done(job, error)
+            if attempt.committed:
+                self._count_done(attempt, error)
             elif not attempt.withdrawn:
                 attempt.has_ended = True
-                await self._settle(job, error)
+                await self._settle(attempt, error)
         finally:
-            self._attempts.pop(token, None)
+            self._attempts.pop(claim.token, None)
             self._claim_alarm.set()
             self._idle_alarm.set()
 
-    async def _attempt(self, attempt: _Attempt) -> BaseException | None:
+    async def _run_handler(self, attempt: Attempt) -> BaseException | None:
         """Call the handler. Return what it raised, or None when it succeeded."""
         if self._settings.timeout is not None:
             attempt.timer = self._loop.call_later(self._settings.timeout, self._check_timeout, attempt)
+        job = Job[Any](attempt, self._settings.model, self._transactions)
         try:
             if self._is_async:
-                await self._handler(attempt.job)
+                await self._handler(job)
             else:
-                await self._in_thread(attempt.job)
+                await self._in_thread(attempt, job)
         except asyncio.CancelledError as error:
             if attempt.cancelled_for is None:
                 task = asyncio.current_task()
@@ -371,7 +352,7 @@ class Runner:
                 attempt.timer.cancel()
         return None
 
-    async def _in_thread(self, job: Job[Any]) -> None:
+    async def _in_thread(self, attempt: Attempt, job: Job[Any]) -> None:
         """Call a plain handler on a thread of its own, which does not keep the process alive."""
         done: asyncio.Future[BaseException | None] = self._loop.create_future()
         context = contextvars.copy_context()
@@ -399,48 +380,51 @@ class Runner:
             error = await done
         except asyncio.CancelledError:
             self._threads += 1
-            job.mark_lost("its time is over")
+            attempt.mark_lost("its time is over")
             raise
         if error is not None:
             raise error
 
-    def _check_timeout(self, attempt: _Attempt) -> None:
+    def _check_timeout(self, attempt: Attempt) -> None:
         timeout = self._settings.timeout
         assert timeout is not None
-        if attempt.job.take_alive():
+        if attempt.alive:
+            attempt.alive = False
             attempt.timer = self._loop.call_later(timeout, self._check_timeout, attempt)
         elif attempt.task is not None:
             attempt.cancelled_for = f"the attempt took longer than {timeout:g} s"
             attempt.task.cancel()
 
-    def _cancel(self, attempt: _Attempt, why: str) -> None:
-        attempt.job.mark_lost(why)
+    def _cancel(self, attempt: Attempt, why: str) -> None:
+        attempt.mark_lost(why)
         attempt.cancelled_for = why
         attempt.withdrawn = True
         if attempt.task is not None:
             attempt.task.cancel()
 
-    async def _settle(self, job: Job[Any], error: BaseException | None) -> None:
-        if job.decision is None and error is None:
-            self._finished.append(job)
+    async def _settle(self, attempt: Attempt, error: BaseException | None) -> None:
+        if attempt.failed is not None:
+            await self._end(attempt, None, attempt.failed)
+            return
+        if error is None and not attempt.retried:
+            self._finished.append(attempt)
             self._write_alarm.set()
             return
-        reason = describe_error(error)
-        if isinstance(job.decision, str):
-            await self._end(job, None, job.decision)
-            return
-        wait = self._settings.policy.delay_after(job.attempt, job.claim.age, self._random)
-        if job.decision is not None:
+        claim = attempt.claim
+        wait = self._settings.policy.delay_after(claim.attempt, claim.age, self._random)
+        if attempt.retried:
             reason = "job.retry() was called"
-            wait = job.decision if job.decision >= 0 and wait is not None else wait
+            wait = attempt.delay if wait is not None and attempt.delay is not None else wait
         else:
+            reason = describe_error(error)
             level = logging.WARNING if wait is None else logging.INFO
-            self._logger.log(level, "%s: attempt %d of job %r failed: %s", job.source, job.attempt, job.key, reason)
-        await self._end(job, wait, reason)
+            name = self.source.name
+            self._logger.log(level, "%s: attempt %d of job %r failed: %s", name, claim.attempt, attempt.key, reason)
+        await self._end(attempt, wait, reason)
 
-    async def _end(self, job: Job[Any], wait: float | None, reason: str) -> None:
+    async def _end(self, attempt: Attempt, wait: float | None, reason: str) -> None:
         """Write that the job is tried again after `wait` seconds, or has failed (None)."""
-        claim = job.claim
+        claim = attempt.claim
 
         async def write() -> bool:
             if wait is None:
@@ -475,14 +459,14 @@ class Runner:
             if not self._finished:
                 await self._write_alarm.wait(None)
                 continue
-            jobs = [self._finished.popleft() for _ in range(min(MAX_COMPLETIONS, len(self._finished)))]
-            jobs = [job for job in jobs if job.claim.token in self._claims]
-            self._writing = len(jobs)
+            attempts = [self._finished.popleft() for _ in range(min(MAX_COMPLETIONS, len(self._finished)))]
+            attempts = [attempt for attempt in attempts if attempt.claim.token in self._claims]
+            self._writing = len(attempts)
             try:
-                await self._complete(jobs)
+                await self._complete(attempts)
                 failures = 0
             except RealtimeError as error:
-                self._finished.extendleft(reversed(jobs))
+                self._finished.extendleft(reversed(attempts))
                 self._report_failure("completions cannot be written yet", error)
                 await asyncio.sleep(delay(WRITE_BACKOFF, failures, self._random))
                 failures += 1
@@ -490,55 +474,56 @@ class Runner:
                 self._writing = 0
             self._claim_alarm.set()
 
-    async def _complete(self, jobs: Sequence[Job[Any]]) -> None:
+    async def _complete(self, attempts: Sequence[Attempt]) -> None:
         """Write completions. Raises: RealtimeError that is worth another attempt."""
-        if not jobs:
+        if not attempts:
             return
         try:
             self._counts["completions"] += 1
-            settled = await self._call(self.source.complete([job.finished for job in jobs]))
+            settled = await self._call(self.source.complete([attempt.finished for attempt in attempts]))
         except RealtimeError as error:
             if error.retryable:
                 raise
-            if len(jobs) > 1:  # find the one that is refused
-                for job in jobs:
-                    await self._complete([job])
+            if len(attempts) > 1:  # find the one that is refused
+                for attempt in attempts:
+                    await self._complete([attempt])
                 return
-            self._logger.warning("%s: the result of job %r is refused: %s", jobs[0].source, jobs[0].key, error)
-            wait = self._settings.policy.delay_after(jobs[0].attempt, jobs[0].claim.age, self._random)
-            await self._end(jobs[0], wait, f"its result was refused: {error.message}")
+            (attempt,) = attempts
+            self._logger.warning("%s: the result of job %r is refused: %s", self.source.name, attempt.key, error)
+            wait = self._settings.policy.delay_after(attempt.claim.attempt, attempt.claim.age, self._random)
+            await self._end(attempt, wait, f"its result was refused: {error.message}")
             return
-        for job, outcome in zip(jobs, settled, strict=True):
-            self._note(job, outcome)
+        for attempt, outcome in zip(attempts, settled, strict=True):
+            self._note(attempt, outcome)
 
-    def _note(self, job: Job[Any], outcome: Settled) -> None:
+    def _note(self, attempt: Attempt, outcome: Settled) -> None:
         if outcome == "lost":
-            self._lose(job.claim.token, "another worker has it, or it was withdrawn")
+            self._lose(attempt.claim.token, "another worker has it, or it was withdrawn")
             return
         if outcome == "busy":
-            task = self._loop.create_task(self._complete_later(job), name=f"supawire-write-{job.source}")
+            task = self._loop.create_task(self._complete_later(attempt), name=f"supawire-write-{self.source.name}")
             self._waiting_writes.add(task)
             task.add_done_callback(self._waiting_writes.discard)
             task.add_done_callback(self._on_task_done)
             return
-        self._count_done(job, None)
+        self._count_done(attempt, None)
         if outcome == "again":
             self.wake("again")
 
-    async def _complete_later(self, job: Job[Any]) -> None:
+    async def _complete_later(self, attempt: Attempt) -> None:
         """Write a completion after a pause, without delaying those of other jobs."""
         await asyncio.sleep(BUSY_DELAY)
         settled = await self._until_written(
-            lambda: self.source.complete([job.finished]), lambda: job.claim.token in self._claims
+            lambda: self.source.complete([attempt.finished]), lambda: attempt.claim.token in self._claims
         )
         if settled is not None:
-            self._note(job, settled[0])
+            self._note(attempt, settled[0])
 
-    def _count_done(self, job: Job[Any], error: BaseException | None) -> None:
+    def _count_done(self, attempt: Attempt, error: BaseException | None) -> None:
         if error is not None:
-            self._logger.warning("%s: job %r raised after it was completed: %r", job.source, job.key, error)
+            self._logger.warning("%s: job %r raised after it was completed: %r", self.source.name, attempt.key, error)
         self._counts["done"] += 1
-        self._drop(job.claim.token)
+        self._drop(attempt.claim.token)
 
     # --- leases
 
@@ -570,7 +555,7 @@ class Runner:
         write decides.
         """
         attempt = self._attempts.get(token)
-        if attempt is not None and not (attempt.has_ended or attempt.job.committing or attempt.job.committed):
+        if attempt is not None and not (attempt.has_ended or attempt.committing or attempt.committed):
             self._lose(token, why)
 
     def _lose(self, token: Any, why: str) -> None:

@@ -19,7 +19,7 @@ from supawire.errors import RealtimeError, StateError
 from supawire.options import Backoff, Secret
 from supawire.worker.announcements import Announcements
 from supawire.worker.database import BlockingDatabase, Database
-from supawire.worker.job import Job
+from supawire.worker.job import Attempt, Job
 from supawire.worker.rest import RestClient, RestSettings
 from supawire.worker.runner import CANCEL_TIMEOUT, JobSettings, JobStats, Runner
 from supawire.worker.source import Source, TransactionalSource
@@ -284,20 +284,20 @@ class DatabaseTransactions:
         self._blocking: Final = blocking
 
     @asynccontextmanager
-    async def open(self, job: Job[Any]) -> AsyncGenerator[Any]:
+    async def open(self, attempt: Attempt) -> AsyncGenerator[Any]:
         """Provide a connection; complete the job and commit at the end of the block."""
         if self._database is None:
             raise StateError("this handler is a plain function", hint="Write `with job.transaction() as connection:`.")
         async with self._database.raw_connection() as connection, connection.transaction():
             yield connection
-            statement, parameters = self._source.completion(job.finished)
+            statement, parameters = self._source.completion(attempt.finished)
             row = await (await connection.execute(statement, parameters)).fetchone()
             if row is None or not row[1]:
-                job.mark_lost("another worker has it, or it was withdrawn")
-                raise job.lost_error()
+                attempt.mark_lost("another worker has it, or it was withdrawn")
+                raise attempt.lost_error()
 
     @contextmanager
-    def open_blocking(self, job: Job[Any]) -> Generator[Any]:
+    def open_blocking(self, attempt: Attempt) -> Generator[Any]:
         """Provide a connection for a plain handler; complete the job and commit at the end of the block."""
         if self._blocking is None:
             raise StateError(
@@ -305,11 +305,11 @@ class DatabaseTransactions:
             )
         with self._blocking.connection() as connection, connection.transaction():
             yield connection
-            statement, parameters = self._source.completion(job.finished)
+            statement, parameters = self._source.completion(attempt.finished)
             row = connection.execute(statement, parameters).fetchone()
             if row is None or not row[1]:
-                job.mark_lost("another worker has it, or it was withdrawn")
-                raise job.lost_error()
+                attempt.mark_lost("another worker has it, or it was withdrawn")
+                raise attempt.lost_error()
 
 
 class ServingThread:
