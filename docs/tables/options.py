@@ -37,6 +37,8 @@ CLIENT = {
     "http": "An HTTP client, see `supawire.transport.HttpClient`.",
     "logger": "The parent logger, instead of `supawire`.",
     "on_frame": "Called with every frame, without tokens. Must return quickly.",
+    "history": "What reads stored messages for `history` and for `listen(from_=…)`: a `DatabaseHistory`, a `RestHistory` or one of yours; "
+    "see [history](history.md). You close it.",
 }
 
 CHANNEL = {

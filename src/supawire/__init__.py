@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from supawire.aio.client import AsyncClient
     from supawire.aio.connect import ClientOpener, connect_async
     from supawire.aio.handlers import Subscription
+    from supawire.aio.history import AsyncHistory, AsyncMessageStream
     from supawire.aio.http_publish import Message, Published
     from supawire.aio.live_streams import (
         AsyncStreamReader,
@@ -95,12 +96,14 @@ if TYPE_CHECKING:
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
     from supawire.core.verification import Summary
+    from supawire.cursors import Cursor, StoredBroadcast
     from supawire.outbox_stores.base import DeadMessage, OutboxStore
     from supawire.outbox_stores.postgres import PostgresOutbox
     from supawire.outbox_stores.sqlite import SqliteOutbox
     from supawire.server.local import LocalServer as LocalServer  # not in __all__: it requires an extra
     from supawire.sync.channel import Channel, QueuedSent
     from supawire.sync.client import Client, connect, from_supabase
+    from supawire.sync.history import History, MessageStream
     from supawire.sync.live_streams import StreamReader, Streams, StreamWriter
     from supawire.sync.mirror import Mirror
     from supawire.sync.outbox import Outbox
@@ -112,6 +115,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncChannel",
     "AsyncClient",
+    "AsyncHistory",
+    "AsyncMessageStream",
     "AsyncMirror",
     "AsyncOutbox",
     "AsyncQueuedSent",
@@ -134,6 +139,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "ConnectionState",
+    "Cursor",
     "DeadMessage",
     "Delete",
     "Event",
@@ -141,6 +147,7 @@ __all__ = [
     "Gap",
     "HandlerError",
     "Heartbeat",
+    "History",
     "HttpError",
     "Insert",
     "InvalidArgumentError",
@@ -150,6 +157,7 @@ __all__ = [
     "Limits",
     "LocalProtocolError",
     "Message",
+    "MessageStream",
     "Mirror",
     "MirrorEvent",
     "MirrorState",
@@ -192,6 +200,7 @@ __all__ = [
     "StateError",
     "Stats",
     "Status",
+    "StoredBroadcast",
     "StoredStream",
     "Stream",
     "StreamError",
@@ -223,6 +232,8 @@ __all__ = [
 _HOMES: Final = {
     "AsyncChannel": "aio.channel",
     "AsyncClient": "aio.client",
+    "AsyncHistory": "aio.history",
+    "AsyncMessageStream": "aio.history",
     "AsyncMirror": "aio.mirror",
     "AsyncOutbox": "aio.outbox",
     "AsyncQueuedSent": "aio.channel",
@@ -233,8 +244,11 @@ _HOMES: Final = {
     "Channel": "sync.channel",
     "Client": "sync.client",
     "DeadMessage": "outbox_stores.base",
+    "Cursor": "cursors",
+    "History": "sync.history",
     "LocalServer": "server",
     "Message": "aio.http_publish",
+    "MessageStream": "sync.history",
     "Mirror": "sync.mirror",
     "ClientOpener": "aio.connect",
     "Outbox": "sync.outbox",
@@ -248,6 +262,7 @@ _HOMES: Final = {
     "Published": "aio.http_publish",
     "QueuedSent": "sync.channel",
     "SqliteOutbox": "outbox_stores.sqlite",
+    "StoredBroadcast": "cursors",
     "Stream": "sync.stream",
     "StreamReader": "sync.live_streams",
     "StoredStream": "aio.live_streams",

@@ -661,6 +661,14 @@ class LateBroadcast(Broadcast[P], frozen=True, gc=False, eq=False):
             raise
 
 
+def sent_payload(event: Broadcast[Any]) -> tuple[Raw | bytes, Model | None]:
+    """Return the payload of a broadcast as JSON text or bytes, and the model it is converted to."""
+    if isinstance(event, LateBroadcast):
+        return event._raw, event._model  # pyright: ignore[reportPrivateUsage]  of this module
+    payload = event.payload
+    return (payload if isinstance(payload, bytes) else Raw(msgspec.json.encode(payload))), None
+
+
 def text_size(event: LateBroadcast[Any]) -> int:
     """Return the bytes of the payload as received."""
     return len(event._raw)  # pyright: ignore[reportPrivateUsage]  of this module

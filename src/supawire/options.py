@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import logging
     import ssl
 
+    from supawire.cursors import HistorySource
+
 __all__ = [
     "DEFAULT",
     "OFFLINE",
@@ -304,7 +306,7 @@ class ClientOptions:
     close the socket after this time without channels. token_on_heartbeat: call the callable of token= at each heartbeat
     too. max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of
     the URL's.
-    on_error: receives errors that no caller is waiting for.
+    on_error: receives errors that no caller is waiting for. history: reads stored messages.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -330,6 +332,7 @@ class ClientOptions:
     http: Any = None
     logger: logging.Logger | None = None
     on_frame: Callable[..., object] | None = None
+    history: HistorySource | None = None
 
     def __post_init__(self) -> None:
         if callable(self.token):
@@ -349,6 +352,10 @@ class ClientOptions:
         self._check_connection()
         if self.on_error is not None:
             check_takes("on_error", check_plain("on_error", self.on_error), 1, "a function of one error")
+        if self.history is not None and not callable(getattr(self.history, "read", None)):
+            raise InvalidArgumentError(
+                f"history must have a method read, such as DatabaseHistory(url), not {self.history!r}"
+            )
         if self.on_frame is not None:
             hook = check_plain("on_frame", self.on_frame)
             check_takes("on_frame", hook, 3, "a function of (direction, data, binary)")

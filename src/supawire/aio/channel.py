@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeVar, cast, overload
 
@@ -17,6 +18,16 @@ from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.driver import Driver
 from supawire.aio.handlers import Subscription
+from supawire.aio.history import (
+    AsyncHistory,
+    AsyncMessageStream,
+    Commit,
+    From,
+    Start,
+    read_history,
+    read_stream_options,
+    wanted_of,
+)
 from supawire.aio.live_streams import AsyncStreams, AsyncStreamWriter, Source, StreamResult, StreamStore, send_all
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import is_of_changes
@@ -24,8 +35,9 @@ from supawire.core.channel import CoreChannel
 from supawire.core.effects import Ticket
 from supawire.core.live_streams import SEGMENT_EVENT, StreamKind
 from supawire.core.outbox import OutgoingBroadcast
+from supawire.cursors import Cursor
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
-from supawire.events import ChannelState, Instant, PresenceState, Sent
+from supawire.events import Broadcast, ChannelState, Instant, PresenceState, Sent
 from supawire.options import (
     DEFAULT,
     ChannelOptions,
@@ -162,6 +174,12 @@ class AsyncChannel:
 
     @overload
     def listen(
+        self, one: Selector[Broadcast[E]], /, *more: Selector[Broadcast[E]], from_: From, cursor_name: str | None = ...,
+        start: Start = ..., commit: Commit = ..., save_every: int = ..., strict: bool = ..., settle: float = ...,
+        poll: float = ..., page: int = ..., buffer: int = ...,
+    ) -> AsyncMessageStream[E]: ...  # fmt: skip
+    @overload
+    def listen(
         self, one: Selector[E1], /, *,
         buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1], Any] | None = ...,
     ) -> AsyncStream[E1]: ...  # fmt: skip
@@ -191,9 +209,25 @@ class AsyncChannel:
         six: Selector[Any], /, *more: Selector[Any], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...,
     ) -> AsyncStream[Any]: ...  # fmt: skip
     def listen(
-        self, *selectors: Selector[Any], buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
-    ) -> AsyncStream[Any]:
+        self,
+        *selectors: Selector[Any],
+        buffer: int = 1000,
+        overflow: Overflow = "error",
+        key: Key | None = None,
+        from_: From | None = None,
+        cursor_name: str | None = None,
+        start: Start = "oldest",
+        commit: Commit = "auto",
+        save_every: int = 1,
+        strict: bool = False,
+        settle: float = 5.0,
+        poll: float = 30.0,
+        page: int = 500,
+    ) -> AsyncStream[Any] | AsyncMessageStream[Any]:
         """Return an iterator over the events of all selectors, registered immediately; see `AsyncStream`.
+
+        With `from_` it begins with the stored messages after that position, then come live ones; see
+        `AsyncMessageStream`. This is for broadcasts of private channels.
 
         Args:
             buffer: the most events that may wait for the consumer.
@@ -201,15 +235,81 @@ class AsyncChannel:
                 events, then continues. "drop_oldest", "drop_newest". "latest": keep the newest event per `key(event)`.
                 "pause": stop reading the socket, for at most one heartbeat interval and never while a request waits for
                 its reply; then "error".
+            from_: where to begin: a `Cursor`, a store of cursors, a time as aware datetime or Unix seconds.
+            cursor_name: the name of the cursor in the store; if omitted, the topic. start: where to begin if the store
+                has no such cursor: at the "oldest" stored message or with the "newest".
+            commit: "auto": a message is handled when the next one is asked for; "manual": by calling `commit()`.
+                save_every: save the cursor after how many messages, and before waiting for one.
+            strict: deliver no message before it is `settle` seconds old, so that none comes behind a newer one.
+                settle: seconds after which a stored message is visible, at most; see the page about history.
+            poll: the most seconds between two reads of the table. page: the most messages of one read.
 
-        Raises: InvalidArgumentError: no selector, or `overflow` and `key` do not fit together.
+        Raises: InvalidArgumentError: no selector, or arguments that do not fit together.
         """
         self._check_selectors(selectors)
+        if from_ is not None:
+            return self._resume(
+                selectors, overflow, key, from_, cursor_name=cursor_name, start=start, commit=commit,
+                save_every=save_every, strict=strict, settle=settle, poll=poll, page=page, buffer=buffer,
+            )  # fmt: skip
         kept = make_buffer(buffer, overflow, key, self._driver.pauses.overflow_pause)
         registry = self._driver.registry
         registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now())
         self._driver.pump()
         return AsyncStream(registration, kept, self._events(selectors))
+
+    def _resume(
+        self, selectors: tuple[Selector[Any], ...], overflow: str, key: Key | None, from_: object, **options: Any
+    ) -> AsyncMessageStream[Any]:
+        if overflow != "error" or key is not None:
+            raise InvalidArgumentError("overflow= and key= cannot be combined with from_=, which drops no message")
+        if not self.options.private:
+            raise InvalidArgumentError(
+                "from_= requires private=True: the server stores messages of private topics only", topic=self.topic
+            )
+        checked = read_stream_options(self.topic, from_, **options)
+        wanted = wanted_of(selectors)
+        driver = self._driver
+        return AsyncMessageStream(
+            driver, self._core, self._events(selectors), driver.options.history, wanted, selectors, checked
+        )
+
+    @overload
+    def history(
+        self, *, since: Cursor | datetime | float | None = ..., limit: int | None = ..., page: int = ...
+    ) -> AsyncHistory[Any]: ...
+    @overload
+    def history(
+        self, one: Selector[Broadcast[E]], /, *more: Selector[Broadcast[E]],
+        since: Cursor | datetime | float | None = ..., limit: int | None = ..., page: int = ...,
+    ) -> AsyncHistory[E]: ...  # fmt: skip
+    def history(
+        self,
+        *selectors: Selector[Any],
+        since: Cursor | datetime | float | None = None,
+        limit: int | None = None,
+        page: int = 500,
+    ) -> AsyncHistory[Any]:
+        """Return an iterator over the stored messages of this topic, oldest first, as `StoredBroadcast`.
+
+        It ends with the messages that are stored now. The channel need not be subscribed, and must be private. Pages
+        are read as the iteration goes on. After a cursor that is older than the messages that are kept, it begins with
+        a `Gap`.
+
+        Args:
+            selectors: broadcasts with these event names, all if omitted. since: the first time, as aware datetime or
+                Unix seconds, or the cursor of the message before the first; if omitted, the oldest stored message.
+            limit: the most messages; None: all. page: the most messages of one read.
+
+        Raises: InvalidArgumentError. StateError: the client was opened without history=. Reading raises what it raises.
+        """
+        self._check()
+        if not self.options.private:
+            raise InvalidArgumentError(
+                "history() requires private=True: the server stores messages of private topics only", topic=self.topic
+            )
+        driver = self._driver
+        return read_history(driver, self.topic, driver.options.history, selectors, since=since, limit=limit, page=page)
 
     # --- joining and leaving
 

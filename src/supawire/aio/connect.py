@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from supawire._validation import NoAttributeError, NotSupportedError
 from supawire.aio.client import AsyncClient
 from supawire.aio.driver import Driver
+from supawire.cursors import HistorySource
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider
 from supawire.options import Protocol as Version
@@ -133,6 +134,7 @@ def connect_async(
     http: HttpClient | None = None,
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
+    history: HistorySource | None = None,
 ) -> ClientOpener[AsyncClient]:
     """Open a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it.
 
@@ -150,13 +152,14 @@ def connect_async(
         on_error: called on the event loop with every error that is not raised to a caller; if omitted, it is logged.
         transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick.
+        history: reads stored messages, such as `DatabaseHistory(url)`; not closed with the client.
 
     Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
         idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
-        http, logger, on_frame,
+        http, logger, on_frame, history,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_installed(options)

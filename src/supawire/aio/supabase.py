@@ -19,6 +19,7 @@ from supawire.aio.callbacks import is_async
 from supawire.aio.client import AsyncClient
 from supawire.aio.connect import ClientOpener, check_installed
 from supawire.aio.driver import Driver
+from supawire.cursors import HistorySource
 from supawire.errors import AuthError, InvalidArgumentError
 from supawire.events import ConnectionState
 from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_bool, check_token
@@ -76,6 +77,7 @@ class Passed(TypedDict, total=False):
     http: HttpClient | None
     logger: logging.Logger | None
     on_frame: Callable[..., object] | None
+    history: HistorySource | None
 
 
 def from_supabase_async(

@@ -46,6 +46,9 @@ MAX_KEPT_IDS: Final = 10_000
 ID_LIFETIME: Final = 600.0
 """Seconds that an id beyond the first 1,000 is kept: longer than an outbox waits until it repeats a message."""
 
+RESUME_REASON: Final = "resume"
+"""Reason of the gap between a cursor and the first join."""
+
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -125,12 +128,18 @@ class Gaps:
         self._lost_kinds |= lost
         self._active_limit = None  # what an earlier join replays cannot cover what is missed from now on
 
+    def resume(self, since: float, now: Instant) -> None:
+        """Open a gap before the first join: messages may be missing since this time of the server."""
+        self._began, self._since = (Instant(now.mono, since), RESUME_REASON), since
+        self._new_replayed, self._lost_kinds = 0, self._lost_kinds | {"broadcast"}
+
     def replay(self) -> dict[str, int] | None:
         """Return the replay request of the next join, None for no replay. Public channels have no replay."""
         limit = MAX_REPLAYED_MESSAGES
         since: int | None = None
         self._start_known = self._since is not None
-        if self._options.private and self._options.replay_gaps and self._began is not None:
+        wanted = self._options.replay_gaps or (self._began is not None and self._began[1] == RESUME_REASON)
+        if self._options.private and wanted and self._began is not None:
             began = self._began[0]
             known = (self._since, self._clock.extrapolate_back(began))
             earliest = min((at for at in known if at is not None), default=began.wall)

@@ -317,6 +317,10 @@ class Session:
         if channel is not None:
             channel.unlisten(listener)
 
+    def server_time(self, now: Instant) -> float | None:
+        """Return the server's Unix time now or slightly before, None if it is unknown."""
+        return self._context.server_clock.earliest(now)
+
     def join(
         self,
         topic: str,

@@ -9,6 +9,7 @@ from supawire.aio.buffers import Key
 from supawire.aio.callbacks import is_async
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.client import AsyncClient, ClientEvents
+from supawire.aio.history import AsyncMessageStream
 from supawire.aio.mirror import AsyncMirror
 from supawire.aio.mirror_fetch import async_fetch_error
 from supawire.aio.stream import Source
@@ -40,6 +41,13 @@ class ThreadedAsyncChannel(AsyncChannel):
         registration = driver.registry.add(self._topic, selectors, put, kept, driver.now())
         driver.pump()
         return Listening(registration, kept, self._events(selectors))
+
+    def resume_on_thread(
+        self, selectors: tuple[Selector[Any], ...], overflow: str, key: Key | None, from_: object, **options: Any
+    ) -> AsyncMessageStream[Any]:
+        """Return the async stream behind a sync one."""
+        self._check_selectors(selectors)
+        return self._resume(selectors, overflow, key, from_, **options)
 
 
 class ThreadedAsyncClient(AsyncClient):

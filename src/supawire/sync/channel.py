@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
@@ -16,12 +17,15 @@ from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.channel import AsyncQueuedSent, Wait
 from supawire.aio.handlers import Subscription
+from supawire.aio.history import Commit, From, Start
 from supawire.aio.live_streams import StreamKind, StreamResult, StreamStore
+from supawire.cursors import Cursor
 from supawire.errors import RealtimeError
-from supawire.events import ChannelState, PresenceState, Sent
+from supawire.events import Broadcast, ChannelState, PresenceState, Sent
 from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
 from supawire.selectors import Selector
 from supawire.sync._async import ThreadedAsyncChannel
+from supawire.sync.history import History, MessageStream
 from supawire.sync.live_streams import Streams, StreamWriter, send_all
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
@@ -153,6 +157,12 @@ class Channel:
 
     @overload
     def listen(
+        self, one: Selector[Broadcast[E]], /, *more: Selector[Broadcast[E]], from_: From, cursor_name: str | None = ...,
+        start: Start = ..., commit: Commit = ..., save_every: int = ..., strict: bool = ..., settle: float = ...,
+        poll: float = ..., page: int = ..., buffer: int = ...,
+    ) -> MessageStream[E]: ...  # fmt: skip
+    @overload
+    def listen(
         self, one: Selector[E1], /, *,
         buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1], Any] | None = ...,
     ) -> Stream[E1]: ...  # fmt: skip
@@ -182,9 +192,25 @@ class Channel:
         six: Selector[Any], /, *more: Selector[Any], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...,
     ) -> Stream[Any]: ...  # fmt: skip
     def listen(
-        self, *selectors: Selector[Any], buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
-    ) -> Stream[Any]:
+        self,
+        *selectors: Selector[Any],
+        buffer: int = 1000,
+        overflow: Overflow = "error",
+        key: Key | None = None,
+        from_: From | None = None,
+        cursor_name: str | None = None,
+        start: Start = "oldest",
+        commit: Commit = "auto",
+        save_every: int = 1,
+        strict: bool = False,
+        settle: float = 5.0,
+        poll: float = 30.0,
+        page: int = 500,
+    ) -> Stream[Any] | MessageStream[Any]:
         """Return an iterator over the events of all selectors, registered immediately; see `Stream`.
+
+        With `from_` it begins with the stored messages after that position, then come live ones; see
+        `MessageStream`. This is for broadcasts of private channels.
 
         Args:
             buffer: the most events that may wait for the consumer.
@@ -192,11 +218,59 @@ class Channel:
                 events, then continues. "drop_oldest", "drop_newest". "latest": keep the newest event per `key(event)`.
                 "pause": stop reading the socket, for at most one heartbeat interval and never while a request waits for
                 its reply; then "error".
+            from_: where to begin: a `Cursor`, a store of cursors, a time as aware datetime or Unix seconds.
+            cursor_name: the name of the cursor in the store; if omitted, the topic. start: where to begin if the store
+                has no such cursor: at the "oldest" stored message or with the "newest".
+            commit: "auto": a message is handled when the next one is asked for; "manual": by calling `commit()`.
+                save_every: save the cursor after how many messages, and before waiting for one.
+            strict: deliver no message before it is `settle` seconds old, so that none comes behind a newer one.
+                settle: seconds after which a stored message is visible, at most; see the page about history.
+            poll: the most seconds between two reads of the table. page: the most messages of one read.
 
-        Raises: InvalidArgumentError: no selector, or `overflow` and `key` do not fit together.
+        Raises: InvalidArgumentError: no selector, or arguments that do not fit together.
         """
+        if from_ is not None:
+            made = self._portal.run(
+                self._async.resume_on_thread, selectors, overflow, key, from_, cursor_name=cursor_name, start=start,
+                commit=commit, save_every=save_every, strict=strict, settle=settle, poll=poll, page=page,
+                buffer=buffer,
+            )  # fmt: skip
+            return MessageStream(self._portal, made)
         parts = self._portal.run(self._async.listen_on_thread, selectors, buffer, overflow, key)
         return Stream(self._portal, *parts)
+
+    @overload
+    def history(
+        self, *, since: Cursor | datetime | float | None = ..., limit: int | None = ..., page: int = ...
+    ) -> History[Any]: ...
+    @overload
+    def history(
+        self, one: Selector[Broadcast[E]], /, *more: Selector[Broadcast[E]],
+        since: Cursor | datetime | float | None = ..., limit: int | None = ..., page: int = ...,
+    ) -> History[E]: ...  # fmt: skip
+    def history(
+        self,
+        *selectors: Selector[Any],
+        since: Cursor | datetime | float | None = None,
+        limit: int | None = None,
+        page: int = 500,
+    ) -> History[Any]:
+        """Return an iterator over the stored messages of this topic, oldest first, as `StoredBroadcast`.
+
+        It ends with the messages that are stored now. The channel need not be subscribed, and must be private. Pages
+        are read as the iteration goes on. After a cursor that is older than the messages that are kept, it begins with
+        a `Gap`.
+
+        Args:
+            selectors: broadcasts with these event names, all if omitted. since: the first time, as aware datetime or
+                Unix seconds, or the cursor of the message before the first; if omitted, the oldest stored message.
+            limit: the most messages; None: all. page: the most messages of one read.
+
+        Raises: InvalidArgumentError. StateError: the client was opened without history=. Reading raises what it raises.
+        """
+        return History(
+            self._portal, self._portal.run(self._async.history, *selectors, since=since, limit=limit, page=page)
+        )
 
     # --- joining and leaving
 

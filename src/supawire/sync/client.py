@@ -18,6 +18,7 @@ from supawire.aio.connect import HttpClient, Transport, check_installed
 from supawire.aio.driver import Driver
 from supawire.aio.http_publish import Message, Published
 from supawire.aio.supabase import Account, Passed, Supabase
+from supawire.cursors import HistorySource
 from supawire.errors import InvalidArgumentError
 from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
 from supawire.filters import Where
@@ -77,6 +78,7 @@ def connect(
     http: HttpClient | None = None,
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
+    history: HistorySource | None = None,
 ) -> "Client":
     """Open a sync client of Supabase Realtime, which any thread may call; a context manager that closes it.
 
@@ -97,13 +99,14 @@ def connect(
         transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick, and must not
             call the client, because it runs on the I/O thread.
+        history: reads stored messages, such as `DatabaseHistory(url)`; not closed with the client.
 
     Raises: InvalidArgumentError. ConnectError, AuthError.
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
         idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
-        http, logger, on_frame,
+        http, logger, on_frame, history,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_installed(options)

@@ -1,0 +1,106 @@
+"""A store of cursors in an SQLite file."""
+
+import os
+import sqlite3
+import threading
+from types import TracebackType
+from typing import Final, Self
+
+from supawire.cursors import Cursor
+from supawire.errors import InvalidArgumentError, StateError
+from supawire.options import check_kind, check_number, check_text
+
+_CREATE: Final = """
+    create table if not exists supawire_cursors (
+      name text primary key,
+      at integer not null,
+      place integer not null,
+      cursor text not null
+    ) without rowid
+"""
+_SAVE: Final = """
+    insert into supawire_cursors (name, at, place, cursor) values (?, ?, ?, ?)
+    on conflict (name) do update set at = excluded.at, place = excluded.place, cursor = excluded.cursor
+    where (excluded.at, excluded.place) >= (supawire_cursors.at, supawire_cursors.place)
+"""
+_LOAD: Final = "select cursor from supawire_cursors where name = ?"
+_DELETE: Final = "delete from supawire_cursors where name = ?"
+
+
+class SqliteCursors:
+    """Keeps cursors in an SQLite file, which several threads and processes may use at once.
+
+    `save` keeps the later of two cursors, in one statement. A saved cursor survives the end of the process; the newest
+    ones may be lost when the machine loses power, and their messages are then read again.
+
+    Args: path: the file, created if it does not exist. timeout: seconds to wait for another process that writes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0) -> None:
+        self._path: Final = os.fspath(path)
+        self._timeout: Final = check_number("timeout", timeout, above=0, unit="seconds")
+        self._lock: Final = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = os.getpid()
+        with self._lock:
+            self._open()
+
+    def __repr__(self) -> str:
+        return f"SqliteCursors({self._path!r})"
+
+    def load(self, name: str) -> Cursor | None:
+        """Return the cursor saved under this name, or None. Raises: StateError: the file cannot be read."""
+        rows = self._run(_LOAD, (check_text("name", name),))
+        return Cursor.parse(rows[0][0]) if rows else None
+
+    def save(self, name: str, cursor: Cursor) -> None:
+        """Save a cursor, unless a later one is saved already. Raises: StateError: the file cannot be written."""
+        self._run(*self.statement(name, cursor))
+
+    def delete(self, name: str) -> None:
+        """Delete the cursor with this name, so that an earlier one can be saved."""
+        self._run(_DELETE, (check_text("name", name),))
+
+    @staticmethod
+    def statement(name: str, cursor: Cursor) -> tuple[str, tuple[str, int, int, str]]:
+        """Return the SQL and the parameters of `save`, to execute it in a transaction of yours on the same file."""
+        check_kind("cursor", cursor, Cursor, "a Cursor")
+        return _SAVE, (check_text("name", name), cursor.at, cursor.place, str(cursor))
+
+    def close(self) -> None:
+        """Close the file. A later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _run(self, text: str, parameters: tuple[str | int, ...]) -> list[tuple[str]]:
+        with self._lock:
+            try:
+                return self._open().execute(text, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise StateError(f"the cursors in {self._path!r} cannot be used: {error}", retryable=True) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():  # a connection must not be used in a child of the process that opened it
+            self._connection, self._pid = None, os.getpid()
+        if self._connection is None:
+            try:
+                self._connection = sqlite3.connect(
+                    self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+                )
+                self._connection.execute("pragma journal_mode = wal")
+                self._connection.execute("pragma synchronous = normal")
+                self._connection.execute(_CREATE)
+            except sqlite3.Error as error:
+                self._connection = None
+                raise InvalidArgumentError(f"{self._path!r} cannot be opened as an SQLite file: {error}") from error
+        return self._connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
