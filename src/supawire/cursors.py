@@ -23,7 +23,7 @@ P = TypeVar("P")
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-LAST_PLACE: Final = 2**48 - 1
+LAST_PLACE: Final = 2**40
 """The place after all messages of an instant."""
 _MAX_AT: Final = 250_000_000_000_000_000
 """Microseconds since 1970 up to the year 9892, which a `datetime` can represent."""
@@ -33,11 +33,13 @@ _TEXT: Final = re.compile(r"1;([0-9]{1,18});([0-9]{1,15});([0-9a-f-]{36})?;([A-Z
 class Position(NamedTuple):
     """A place in the order of the stored messages of one topic.
 
-    at: `inserted_at` in microseconds since 1970. place: the place of the row among those of the same instant.
+    at: `inserted_at` in microseconds since 1970. place: the place of the row among those of the same instant. id: its
+    id, by which rows of one place are ordered.
     """
 
     at: int
     place: int
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ class Cursor:
 
     @property
     def position(self) -> Position:
-        """Time and place, by which cursors of a topic are ordered."""
-        return Position(self.at, self.place)
+        """Time, place and id, by which cursors of a topic are ordered."""
+        return Position(self.at, self.place, self.id or "")
 
     @property
     def inserted_at(self) -> datetime:
@@ -165,7 +167,7 @@ class StoredRow(Struct, frozen=True, gc=False):
     @property
     def position(self) -> Position:
         """Its place in the order of the messages."""
-        return Position(self.at, self.place)
+        return Position(self.at, self.place, self.id)
 
 
 def stored_broadcast(
@@ -187,14 +189,13 @@ def received_broadcast(event: Broadcast[Any], cursor: Cursor) -> StoredBroadcast
 class PageQuery(Struct, frozen=True):
     """A query of a history: the messages of a private topic after a position, oldest first.
 
-    Attributes: after: the position, `anchor` the id of the message there if there is one. seen: ids to leave out.
+    Attributes: after: the position; its id is empty if there is no message there. seen: ids to leave out.
     events: the event names, None for all. limit: the most rows. settle: seconds after which a message is expected to be
     visible. settled_only: leave out newer rows. ids: also return the rows with these ids, wherever they are.
     """
 
     topic: str
     after: Position
-    anchor: str | None = None
     seen: tuple[str, ...] = ()
     events: tuple[str, ...] | None = None
     limit: int = 500

@@ -74,7 +74,7 @@ class StoredReader:
         strict: bool = False,
     ) -> None:
         self._topic = cursor.topic
-        self._oldest = oldest
+        self._oldest = oldest or cursor.at == 0
         """Whether removed messages are not reported: not asked for, or reported already since it had caught up."""
         self._events = None if events is None else tuple(events)
         self._page = page
@@ -82,7 +82,6 @@ class StoredReader:
         self._poll = poll
         self._strict = strict
         self._settled = cursor.position
-        self._anchor = cursor.id
         self._seen: dict[str, int] = dict.fromkeys(cursor.seen, UNKNOWN)
         """Ids of delivered messages after the settled position, with their times."""
         self._cursor = cursor
@@ -108,7 +107,7 @@ class StoredReader:
         if self._stale:
             self._stale = False
             self._cursor = Cursor(
-                self._topic, self._settled.at, self._settled.place, self._anchor, frozenset(self._seen)
+                self._topic, self._settled.at, self._settled.place, self._settled.id or None, frozenset(self._seen)
             )
         return self._cursor
 
@@ -123,7 +122,7 @@ class StoredReader:
             is_new = row.id not in self._delivered
             self._remember(row.id)
             if settles:
-                self._move_to(row.position, row.id)
+                self._move_to(row.position)
             elif row.position > self._settled:
                 self._seen[row.id] = row.at
                 self._stale = True
@@ -141,12 +140,12 @@ class StoredReader:
         self.caught_up, self._oldest = True, False
         horizon, self._horizon = self._horizon, None
         if horizon - 1 > self._settled.at:
-            self._move_to(Position(horizon - 1, LAST_PLACE), None)
+            self._move_to(Position(horizon - 1, LAST_PLACE))
 
-    def _move_to(self, position: Position, anchor: str | None) -> None:
-        self._settled, self._anchor = position, anchor
+    def _move_to(self, position: Position) -> None:
+        self._settled = position
         if self._seen:
-            self._seen = {one: at for one, at in self._seen.items() if at >= position.at and one != anchor}
+            self._seen = {one: at for one, at in self._seen.items() if at >= position.at and one != position.id}
         self._stale = True
 
     def _remember(self, identity: str) -> None:
@@ -191,7 +190,6 @@ class StoredReader:
         self._query = PageQuery(
             self._topic,
             self._settled,
-            self._anchor,
             tuple(self._seen),
             self._events,
             self._page if self._only_settled else min(self._page, MAX_SEEN - len(self._seen)),

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, LiteralString, Self, cast
 
-from supawire.cursors import LAST_PLACE, MICROSECOND, Cursor, Page, PageQuery, StoredRow
+from supawire.cursors import MICROSECOND, Cursor, Page, PageQuery, StoredRow
 from supawire.errors import AuthError, InvalidArgumentError, StateError
-from supawire.options import Secret, check_kind, check_secret, check_text
+from supawire.options import Secret, check_kind, check_text
 
 try:
     import psycopg
@@ -52,31 +52,34 @@ _STATE: Final = """
 """
 _COLUMNS: Final = """
     select id::text, event, payload::text, binary_payload,
-           (extract(epoch from inserted_at) * 1000000)::bigint, ctid::text
+           (extract(epoch from inserted_at) * 1000000)::bigint, cmin::text::bigint
     from realtime.messages
     where topic = %(topic)s and private and extension = 'broadcast' and event is not null
       and (payload is not null or binary_payload is not null)
       and (%(events)s::text[] is null or event = any(%(events)s))
 """
 _NOT_EXPIRED: Final = " and (expires_at is null or expires_at > now() at time zone 'utc')"
+_ORDER: Final = " order by inserted_at, cmin::text::bigint, id"
+"""`cmin` is the number of the command in its transaction, whose messages all have the same `inserted_at`."""
 _AFTER: Final = """
       and inserted_at >= %(at)s
-      and (inserted_at > %(at)s or ctid > %(place)s::tid or (%(anchor)s::uuid is not null and not exists (
-        select from realtime.messages anchor
-        where anchor.id = %(anchor)s::uuid and anchor.inserted_at = %(at)s and anchor.ctid = %(place)s::tid)))
+      and (inserted_at > %(at)s or cmin::text::bigint > %(place)s
+        or (cmin::text::bigint = %(place)s and id > %(id)s::uuid)
+        or (%(id)s::uuid is not null and not exists (
+          select from realtime.messages handled
+          where handled.id = %(id)s::uuid and handled.inserted_at = %(at)s and handled.cmin::text::bigint = %(place)s)))
       and id <> all(%(seen)s::uuid[])
       and (%(before)s::timestamp is null or inserted_at < %(before)s)
-    order by inserted_at, ctid
-    limit %(limit)s
 """
-_BY_ID: Final = " and id = any(%(ids)s::uuid[]) order by inserted_at, ctid"
+"""If the row of the position is gone or was rewritten, all messages of its instant are returned again."""
+_BY_ID: Final = " and id = any(%(ids)s::uuid[])"
 
 
 class SharedConnection:
     """A connection that is opened on first use and again after it was lost; one thread at a time uses it."""
 
     def __init__(self, url: str | Secret, name: str) -> None:
-        self._url: Final = check_secret("url", url)
+        self._url: Final = url if isinstance(url, Secret) else Secret(check_text("url", url, secret=True))
         self._name: Final = name
         try:
             conninfo_to_dict(self._url.reveal())
@@ -164,18 +167,18 @@ class DatabaseHistory:
             "topic": query.topic,
             "events": None if query.events is None else list(query.events),
             "at": _timestamp(query.after.at),
-            "place": _tid(query.after.place),
-            "anchor": query.anchor,
+            "place": query.after.place,
+            "id": query.after.id or None,
             "seen": list(query.seen),
             "before": _timestamp(horizon) if query.settled_only else None,
             "limit": query.limit,
             "ids": list(query.ids),
         }
-        rows = [_row(row) for row in self._connection.run(columns + _AFTER, parameters)]
+        rows = [_row(row) for row in self._connection.run(columns + _AFTER + _ORDER + " limit %(limit)s", parameters)]
         read = {row.id for row in rows}
         found: list[StoredRow] = []
         if not read.issuperset(query.ids):
-            found = [_row(row) for row in self._connection.run(columns + _BY_ID, parameters)]
+            found = [_row(row) for row in self._connection.run(columns + _BY_ID + _ORDER, parameters)]
         oldest = 0 if day is None else (datetime.combine(day, datetime.min.time()) - _EPOCH) // MICROSECOND
         return Page(tuple(rows), now, horizon, oldest, tuple(row for row in found if row.id not in read))
 
@@ -193,9 +196,7 @@ class DatabaseHistory:
 
 
 def _row(row: Sequence[Any]) -> StoredRow:
-    number, event, text, raw, at, tid = row
-    block, offset = tid[1:-1].split(",")
-    place = int(block) << 16 | int(offset)
+    number, event, text, raw, at, place = row
     return StoredRow(number, event, text.encode() if raw is None else bytes(raw), raw is None, at, place)
 
 
@@ -203,16 +204,12 @@ def _timestamp(at: int) -> datetime:
     return _EPOCH + timedelta(microseconds=at)
 
 
-def _tid(place: int) -> str:
-    place = min(place, LAST_PLACE)
-    return f"({place >> 16},{place & 0xFFFF})"
-
-
 _CREATE: Final = """
     create table if not exists TABLE (
       name text primary key,
       at bigint not null,
       place bigint not null,
+      id text collate "C" not null,
       cursor text not null,
       saved_at timestamptz not null default now()
     );
@@ -223,10 +220,10 @@ _EXISTS: Final = "select to_regclass(%s) is not null"
 _LOAD: Final = "select cursor from TABLE where name = %s"
 _DELETE: Final = "delete from TABLE where name = %s"
 _SAVE: Final = """
-    insert into TABLE as saved (name, at, place, cursor) values (%s, %s, %s, %s)
+    insert into TABLE as saved (name, at, place, id, cursor) values (%s, %s, %s, %s, %s)
     on conflict (name) do update
-      set at = excluded.at, place = excluded.place, cursor = excluded.cursor, saved_at = now()
-    where (excluded.at, excluded.place) >= (saved.at, saved.place)
+      set at = excluded.at, place = excluded.place, id = excluded.id, cursor = excluded.cursor, saved_at = now()
+    where (excluded.at, excluded.place, excluded.id) >= (saved.at, saved.place, saved.id)
 """
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 
@@ -258,20 +255,20 @@ class PostgresCursors:
     def save(self, name: str, cursor: Cursor) -> None:
         """Save a cursor, unless a later one is saved already; blocks. Raises: StateError, AuthError."""
         check_kind("cursor", cursor, Cursor, "a Cursor")
-        self._run(_SAVE, (check_text("name", name), cursor.at, cursor.place, str(cursor)))
+        self._run(_SAVE, (check_text("name", name), *cursor.position, str(cursor)))
 
     def delete(self, name: str) -> None:
         """Delete the cursor with this name, so that an earlier one can be saved; blocks."""
         self._run(_DELETE, (check_text("name", name),))
 
-    def statement(self, name: str, cursor: Cursor) -> tuple[str, tuple[str, int, int, str]]:
+    def statement(self, name: str, cursor: Cursor) -> tuple[str, tuple[str | int, ...]]:
         """Return the SQL and the parameters of `save`, to execute it in a transaction of yours.
 
         With psycopg: `connection.execute(*store.statement(name, message.cursor))`. The table must exist: call `create`
         once before.
         """
         check_kind("cursor", cursor, Cursor, "a Cursor")
-        return self._text(_SAVE), (check_text("name", name), cursor.at, cursor.place, str(cursor))
+        return self._text(_SAVE), (check_text("name", name), *cursor.position, str(cursor))
 
     def create(self) -> None:
         """Create the table unless it exists; blocks. Raises: StateError, AuthError."""

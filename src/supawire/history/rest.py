@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
-from uuid import UUID
 
 import msgspec
 from msgspec import Raw, Struct
 
-from supawire.cursors import EPOCH, LAST_PLACE, MICROSECOND, Page, PageQuery, StoredRow, instant_of
+from supawire.cursors import EPOCH, MICROSECOND, Page, PageQuery, StoredRow, instant_of
 from supawire.errors import HttpError, OperationTimeout
 from supawire.options import Secret, check_number, check_secret, check_text, check_token
 from supawire.transport.base import parse_date
@@ -95,7 +94,7 @@ class RestHistory:
             common.append(("event", f"in.({','.join(map(_quoted, query.events))})"))
         rows: list[StoredRow] = []
         seen = frozenset(query.seen)
-        at, anchor = query.after.at, query.anchor if query.after.place != LAST_PLACE else None
+        at, anchor = query.after.at, query.after.id
         now, horizon = 0, None
         while len(rows) < query.limit:
             given, date = await self._get(session, [*common, _after(at, anchor), ("limit", str(MAX_ROWS))])
@@ -153,10 +152,10 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _after(at: int, anchor: str | None) -> tuple[str, str]:
+def _after(at: int, anchor: str) -> tuple[str, str]:
     """Return the condition for rows after a position."""
     text = instant_of(at).strftime("%Y-%m-%dT%H:%M:%S.%f")
-    if anchor is None:
+    if not anchor:
         return "inserted_at", f"gt.{text}"
     return "or", f"(inserted_at.gt.{text},and(inserted_at.eq.{text},id.gt.{anchor}))"
 
@@ -171,7 +170,6 @@ def _stored(row: _Row) -> StoredRow:
     if inserted_at.tzinfo is None:
         inserted_at = inserted_at.replace(tzinfo=UTC)
     at = (inserted_at - EPOCH) // MICROSECOND
-    place = UUID(row.id).int >> 80  # rows of one instant are in the order of their ids
     if row.bytes is not None:
-        return StoredRow(row.id, row.event, bytes.fromhex(row.bytes), False, at, place)
-    return StoredRow(row.id, row.event, bytes(row.payload), True, at, place)
+        return StoredRow(row.id, row.event, bytes.fromhex(row.bytes), False, at, 0)
+    return StoredRow(row.id, row.event, bytes(row.payload), True, at, 0)

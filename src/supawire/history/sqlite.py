@@ -15,13 +15,16 @@ _CREATE: Final = """
       name text primary key,
       at integer not null,
       place integer not null,
+      id text not null,
       cursor text not null
     ) without rowid
 """
 _SAVE: Final = """
-    insert into supawire_cursors (name, at, place, cursor) values (?, ?, ?, ?)
-    on conflict (name) do update set at = excluded.at, place = excluded.place, cursor = excluded.cursor
-    where (excluded.at, excluded.place) >= (supawire_cursors.at, supawire_cursors.place)
+    insert into supawire_cursors (name, at, place, id, cursor) values (?, ?, ?, ?, ?)
+    on conflict (name) do update
+      set at = excluded.at, place = excluded.place, id = excluded.id, cursor = excluded.cursor
+    where (excluded.at, excluded.place, excluded.id)
+      >= (supawire_cursors.at, supawire_cursors.place, supawire_cursors.id)
 """
 _LOAD: Final = "select cursor from supawire_cursors where name = ?"
 _DELETE: Final = "delete from supawire_cursors where name = ?"
@@ -62,10 +65,10 @@ class SqliteCursors:
         self._run(_DELETE, (check_text("name", name),))
 
     @staticmethod
-    def statement(name: str, cursor: Cursor) -> tuple[str, tuple[str, int, int, str]]:
+    def statement(name: str, cursor: Cursor) -> tuple[str, tuple[str | int, ...]]:
         """Return the SQL and the parameters of `save`, to execute it in a transaction of yours on the same file."""
         check_kind("cursor", cursor, Cursor, "a Cursor")
-        return _SAVE, (check_text("name", name), cursor.at, cursor.place, str(cursor))
+        return _SAVE, (check_text("name", name), *cursor.position, str(cursor))
 
     def close(self) -> None:
         """Close the file. A later call opens it again."""
