@@ -14,13 +14,17 @@ from typing import Any, Final, Literal
 from supawire import (
     AsyncChannel,
     AsyncClient,
+    AsyncHistory,
+    AsyncMessageStream,
     AsyncMirror,
     AsyncOutbox,
     AsyncQueuedSent,
     AsyncStream,
     Channel,
     Client,
+    History,
     LocalServer,
+    MessageStream,
     Mirror,
     Outbox,
     QueuedSent,
@@ -30,11 +34,11 @@ from supawire import (
     connect_async,
 )
 
-ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox)
+ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox, AsyncMessageStream, AsyncHistory)
 END: Final = "the iteration is over"
 WRAPPED: Final = (
-    AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror, AsyncOutbox,
-    Client, Channel, Stream, QueuedSent, Subscription, Mirror, Outbox,
+    AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror, AsyncOutbox, AsyncMessageStream, AsyncHistory,
+    Client, Channel, Stream, QueuedSent, Subscription, Mirror, Outbox, MessageStream, History,
 )  # fmt: skip
 
 
@@ -62,7 +66,7 @@ class AwaitableProxy:
 
     async def next(self) -> Any:
         """Return the next event of an iterator, or `END`."""
-        if isinstance(self.inner, AsyncStream):
+        if isinstance(self.inner, AsyncStream | AsyncMessageStream | AsyncHistory):
             return await anext(self.inner, END)
         return await asyncio.to_thread(next, self.inner, END)
 

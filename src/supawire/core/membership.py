@@ -23,7 +23,7 @@ from supawire.core import frames
 from supawire.core.codec import items, members, read
 from supawire.core.context import Context
 from supawire.core.effects import BindingMismatch, ChangesFailed, Ended, GapReported, Ticket, TokenFailed
-from supawire.core.gaps import REJOIN_REASON, REPLAY_QUEUE_TIME, Gaps
+from supawire.core.gaps import REJOIN_REASON, REPLAY_QUEUE_TIME, RESUME_REASON, Gaps
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Index
 from supawire.core.outbox import ChannelOutbox
@@ -678,6 +678,7 @@ class Membership:
         if (gap := self.gaps.close(now)) is None:
             return
         reported = self.readiness.permanent_error is not None  # already reported as an error, with more detail
+        reported = reported or gap.reason == RESUME_REASON  # concerns only the stream that has asked for it
         if not self.index.gaps and not self._context.watchers and not reported:
             self._context.report(GapReported(gap))
         self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))

@@ -1,0 +1,294 @@
+"""Streams from a cursor and stored messages: with the server's replay alone, and with a reader of the table."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supawire import Cursor, Gap, LocalServer, broadcast, changes
+from supawire.cursors import Page, PageQuery, StoredRow
+from supawire.errors import HandlerError, InvalidArgumentError, JoinDeniedError, OperationTimeout, StateError
+from supawire.history import SqliteCursors
+from tests.clients.client_api import END, ClientApi, until
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Table:
+    """A reader of the messages in this list, whose times are those of the test."""
+
+    rows: list[StoredRow] = field(default_factory=list[StoredRow])
+    errors: list[Exception] = field(default_factory=list[Exception])
+    reads: int = 0
+
+    def add(self, server: LocalServer, payload: bytes = b"{}", event: str = "e") -> None:
+        """Store a message, and deliver it with its id."""
+        number = f"00000000-0000-4000-8000-{len(self.rows):012d}"
+        self.rows.append(StoredRow(number, event, payload, True, int(time.time() * 1e6), len(self.rows)))
+        server.send_raw(
+            b'[null,null,"realtime:room","broadcast",{"event":"%b","payload":%b,"type":"broadcast","meta":{"id":"%b"}}]'
+            % (event.encode(), payload, number.encode())
+        )
+
+    def read(self, query: PageQuery, /) -> Page:
+        """Return the rows after the position."""
+        self.reads += 1
+        if self.errors:
+            raise self.errors.pop()
+        now = int(time.time() * 1e6)
+        rows = [
+            row
+            for row in self.rows
+            if row.position > query.after and row.id not in query.seen and row.event in (query.events or [row.event])
+        ]
+        return Page(tuple(rows[: query.limit]), now, now - int(query.settle * 1e6))
+
+
+class AsyncTable(Table):
+    """The same with an async method."""
+
+    async def read(self, query: PageQuery, /) -> Page:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return super().read(query)
+
+
+def numbers(messages: list[Any]) -> list[Any]:
+    return [one if isinstance(one, Gap) else one.payload["n"] for one in messages]
+
+
+# --- with the replay alone
+
+
+async def test_a_stream_without_a_table_continues_by_replay(api: ClientApi, server: LocalServer, tmp_path: Path):
+    """Messages stored since the cursor are replayed at the join, then live ones come, each once over restarts."""
+    store = SqliteCursors(tmp_path / "cursors.db")
+    for first in (0, 4):
+        async with api.client(server, token=server.token()) as client:
+            if first:
+                server.send("room", "e", {"n": 3})
+                room = await client.channel("room", private=True)
+                async with await room.listen(broadcast("e"), from_=store) as stream:
+                    assert numbers(await stream.take(2)) == [2, 3]  # 2 was not handled
+                    server.send("room", "e", {"n": 4})
+                    server.broadcast("room", "e", {"n": "unstored"}, private=True)
+                    server.send("room", "e", {"n": 5})
+                    assert numbers(await stream.take(2)) == [4, 5]
+            else:
+                server.send("room", "e", {"n": 0})
+                room = await client.channel("room", private=True)
+                async with await room.listen(broadcast("e"), from_=store) as stream:
+                    assert numbers(await stream.take(1)) == [0]
+                    server.send("room", "e", {"n": 1})
+                    server.send("room", "e", {"n": 2})
+                    assert numbers(await stream.take(2)) == [1, 2]
+
+
+async def test_more_messages_than_the_replay_returns_give_a_gap(api: ClientApi, server: LocalServer):
+    """The server replays the newest 25: with more, a gap says that older ones may be missing."""
+    for n in range(30):
+        server.send("room", "e", {"n": n})
+    async with api.client(server, token=server.token()) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=time.time() - 60) as stream:
+            got = await stream.take(26)
+    assert sorted(one for one in numbers(got) if not isinstance(one, Gap)) == list(range(5, 30))
+    (gap,) = [one for one in got if isinstance(one, Gap)]
+    assert (gap.verdict, gap.reason) == ("truncated", "resume")
+
+
+async def test_a_lost_connection_is_bridged_by_replay(api: ClientApi, server: LocalServer):
+    """Messages stored while the connection was lost are delivered, and a gap that was closed is not reported."""
+    async with api.client(server, token=server.token()) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=time.time()) as stream:
+            server_sends = asyncio.create_task(stream.next())
+            await until(lambda: room.state == "joined")
+            server.send("room", "e", {"n": 0})
+            assert numbers([await server_sends]) == [0]
+            server.drop_connections()
+            server.send("room", "e", {"n": 1})
+            assert numbers(await stream.take(1)) == [1]
+            server.send("room", "e", {"n": 2})
+            assert numbers(await stream.take(1)) == [2]
+
+
+async def test_without_a_table_the_channel_must_not_be_subscribed(api: ClientApi, server: LocalServer):
+    """The replay is requested by the join, so a channel that has joined cannot continue from a cursor."""
+    async with api.client(server, token=server.token()) as client:
+        room = await client.channel("room", private=True)
+        await room.subscribe()
+        stream = await room.listen(broadcast(), from_=time.time())
+        with pytest.raises(StateError, match="subscribed already"):
+            await stream.next()
+
+
+# --- with a table
+
+
+@pytest.mark.parametrize("table", [Table, AsyncTable])
+async def test_stored_messages_come_first_and_then_live_ones(api: ClientApi, server: LocalServer, table: type[Table]):
+    """A stream reads the table in pages, and is woken by live messages."""
+    history = table()
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        for n in range(10):
+            history.add(server, b'{"n":%d}' % n)
+        async with await room.listen(broadcast(), from_=0, page=3) as stream:
+            assert numbers(await stream.take(10)) == list(range(10))
+            await until(lambda: room.state == "joined")
+            history.add(server, b'{"n":10}')
+            (message,) = await stream.take(1)
+            assert (message.payload, message.topic, message.replayed) == ({"n": 10}, "room", False)
+            assert message.cursor is not None
+            with pytest.raises(OperationTimeout):
+                await stream.get(timeout=0.05)
+            assert stream.caught_up
+            assert stream.count == 11
+
+
+async def test_a_cursor_value_continues_another_stream(api: ClientApi, server: LocalServer):
+    """The cursor of a message, also as text, is where another stream begins."""
+    history = Table()
+    for n in range(5):
+        history.add(server, b'{"n":%d}' % n)
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=0) as stream:
+            third = (await stream.take(3))[-1]
+        async with await room.listen(broadcast(), from_=Cursor.parse(str(third.cursor))) as stream:
+            assert numbers(await stream.take(2)) == [3, 4]
+
+
+async def test_only_the_selected_events_are_delivered(api: ClientApi, server: LocalServer):
+    """Selectors choose the events, and their models convert the payloads."""
+
+    @dataclass
+    class Move:
+        n: int
+
+    history = Table()
+    history.add(server, b'{"n":0}', "other")
+    history.add(server, b'{"n":1}', "move")
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast("move", model=Move), from_=0) as stream:
+            (message,) = await stream.take(1)
+            assert message.payload == Move(1)
+
+
+async def test_the_cursor_is_committed_by_hand(api: ClientApi, server: LocalServer, tmp_path: Path):
+    """With commit="manual" only `commit()` saves the cursor, after all messages delivered until then."""
+    history, store = Table(), SqliteCursors(tmp_path / "cursors.db")
+    for n in range(5):
+        history.add(server, b'{"n":%d}' % n)
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=store, commit="manual") as stream:
+            await stream.take(2)
+            assert store.load("room") is None
+            await stream.commit()
+            await stream.take(2)
+        async with await room.listen(broadcast(), from_=store) as stream:
+            assert numbers(await stream.take(1)) == [2]
+
+
+async def test_a_cursor_is_saved_after_some_messages_and_before_waiting(
+    api: ClientApi, server: LocalServer, tmp_path: Path
+):
+    """With save_every, the store is used less often; before waiting the cursor is saved all the same."""
+    history, store = Table(), SqliteCursors(tmp_path / "cursors.db")
+    for n in range(5):
+        history.add(server, b'{"n":%d}' % n)
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=store, save_every=100) as stream:
+            await stream.take(5)
+            assert store.load("room") is None
+            with pytest.raises(OperationTimeout):
+                await stream.get(timeout=0.05)
+            assert store.load("room") is not None
+
+
+async def test_history_ends_with_what_is_stored_now(api: ClientApi, server: LocalServer):
+    """`history()` needs no join, and `limit` bounds it."""
+    history = Table()
+    for n in range(5):
+        history.add(server, b'{"n":%d}' % n)
+    async with api.client(server, history=history) as client:
+        room = await client.channel("room", private=True)
+        iterator = await room.history(page=2)
+        assert numbers(await iterator.take(5)) == list(range(5))
+        assert await iterator.next() == END
+        limited = await room.history(broadcast("e"), limit=3)
+        assert numbers(await limited.take(3)) == [0, 1, 2]
+        assert await limited.next() == END
+        assert room.state == "idle"
+
+
+async def test_a_failing_read_is_repeated_or_raised(api: ClientApi, server: LocalServer):
+    """An error that may pass is reported and the read repeated; any other is raised, and the stream can continue."""
+    history = Table(errors=[ValueError("broken"), StateError("away", retryable=True)])
+    history.add(server, b'{"n":0}')
+    errors: list[Exception] = []
+    async with api.client(server, token=server.token(), history=history, on_error=errors.append) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=0) as stream:
+            with pytest.raises(HandlerError, match="ValueError: broken"):
+                await stream.next()
+            assert numbers(await stream.take(1)) == [0]
+    assert [str(error) for error in errors] == ["away"]
+
+
+async def test_a_channel_that_is_refused_ends_the_stream(api: ClientApi, server: LocalServer):
+    """A join that the server refuses is raised by the stream; a channel that is left ends it."""
+    history = Table()
+    async with api.client(server, history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=0) as stream:
+            with pytest.raises(JoinDeniedError):
+                await stream.next()
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=0) as stream:
+            reading = asyncio.create_task(stream.next())
+            await until(lambda: room.state == "joined")
+            await room.unsubscribe()
+            assert await reading == END
+
+
+async def test_wrong_arguments_are_refused_at_once(api: ClientApi, server: LocalServer, tmp_path: Path):
+    """Each argument of `listen(from_=…)` and `history()` is checked before anything is sent."""
+    store = SqliteCursors(tmp_path / "cursors.db")
+    store.save("other", Cursor("elsewhere", 5))
+    async with api.client(server, token=server.token()) as client:
+        room = await client.channel("room", private=True)
+        public = await client.channel("public")
+        for selector, options in [
+            (changes("notes"), {"from_": 0}),
+            (broadcast(), {"from_": "1;0;0;;;room"}),
+            (broadcast(), {"from_": Cursor("elsewhere", 5)}),
+            (broadcast(), {"from_": 0, "cursor_name": "mine"}),
+            (broadcast(), {"from_": store, "start": "middle"}),
+            (broadcast(), {"from_": store, "commit": "never"}),
+            (broadcast(), {"from_": store, "save_every": 0}),
+            (broadcast(), {"from_": store, "settle": -1}),
+            (broadcast(), {"from_": store, "poll": 0}),
+            (broadcast(), {"from_": store, "page": 100_000}),
+            (broadcast(), {"from_": store, "strict": 1}),
+            (broadcast(), {"from_": store, "overflow": "drop_oldest"}),
+        ]:
+            with pytest.raises(InvalidArgumentError):
+                await room.listen(selector, **options)
+        with pytest.raises(InvalidArgumentError, match="private=True"):
+            await public.listen(broadcast(), from_=0)
+        with pytest.raises(InvalidArgumentError, match="private=True"):
+            await public.history()
+        with pytest.raises(StateError, match="without history="):
+            await room.history()
+        stream = await room.listen(broadcast(), from_=store, cursor_name="other")
+        with pytest.raises(InvalidArgumentError, match="elsewhere"):
+            await stream.next()
