@@ -57,7 +57,7 @@ def test_cursors_are_ordered_by_their_position():
     with pytest.raises(TypeError, match="different topics"):
         assert first < Cursor("b", 1)
     with pytest.raises(TypeError, match="cannot be compared"):
-        assert first < 5  # type: ignore[operator]
+        assert first < 5  # pyright: ignore[reportOperatorIssue]
 
 
 def test_a_cursor_of_a_time_is_before_its_first_message():

@@ -34,7 +34,7 @@ from supawire import (
     connect_async,
 )
 
-ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox, AsyncMessageStream, AsyncHistory)
+ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox, AsyncMessageStream)
 END: Final = "the iteration is over"
 WRAPPED: Final = (
     AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror, AsyncOutbox, AsyncMessageStream, AsyncHistory,

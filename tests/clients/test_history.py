@@ -51,7 +51,7 @@ class Table:
 class AsyncTable(Table):
     """The same with an async method."""
 
-    async def read(self, query: PageQuery, /) -> Page:  # type: ignore[override]
+    async def read(self, query: PageQuery, /) -> Page:  # pyright: ignore[reportIncompatibleMethodOverride]
         await asyncio.sleep(0)
         return super().read(query)
 

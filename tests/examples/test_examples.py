@@ -35,7 +35,8 @@ PROGRAMS = sorted(
 
 @asynccontextmanager
 async def running(server: LocalServer, *words: str) -> AsyncGenerator[Process]:
-    environment = os.environ | {"SUPAWIRE_URL": server.url, "SUPAWIRE_KEY": server.anon_key}
+    keys = {"SUPAWIRE_URL": server.url, "SUPAWIRE_KEY": server.anon_key, "SUPAWIRE_TOKEN": server.token()}
+    environment = os.environ | keys
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
@@ -149,6 +150,18 @@ async def test_stored_messages_are_sent_at_the_next_start(tmp_path: Path):
         async with running(server, "outbox.py", "--file", file) as program:
             assert await ended(program) == (0, "stored: 2\nsent: 2\n", "")
         assert [(await anext(messages)).event for _ in range(2)] == ["paid", "paid"]
+
+
+async def test_stored_messages_are_read_on_at_the_next_start(tmp_path: Path):
+    """history.py prints stored messages, and continues with the next one when it is started again."""
+    async with LocalServer() as server:
+        for number in range(3):
+            server.send("orders", "paid", {"id": number})
+        options = ("history.py", "--file", str(tmp_path / "cursors.db"), "--messages")
+        async with running(server, *options, "2") as program:
+            assert await ended(program) == (0, "paid {'id': 0}\npaid {'id': 1}\n", "")
+        async with running(server, *options, "1") as program:
+            assert await ended(program) == (0, "paid {'id': 2}\n", "")
 
 
 async def test_a_script_with_the_sync_client_uses_every_feature():

@@ -26,7 +26,7 @@ async def read(url: str, key: str, token: str, database: str, records: str, deli
     begin = Cursor(TOPIC, 0) if row is None else Cursor.parse(row[0])
     log = os.open(deliveries, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with DatabaseHistory(database) as history:
-        async with connect_async(url, key, token=token, history=history) as client:
+        async with connect_async(url, key, token=token, history=history, timeout=60, open_timeout=None) as client:
             async for message in client.channel(TOPIC, private=True).listen(broadcast(), from_=begin):
                 if isinstance(message, Gap):
                     sys.exit(f"a gap: {message}")

@@ -1,5 +1,7 @@
 """A small run of the program that kills a reader, and its own comparison."""
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("psycopg")
@@ -17,7 +19,7 @@ def test_each_message_is_handled_once_over_kills_of_the_reader():
 
 def test_the_comparison_finds_what_is_wrong():
     """Messages that are missing, handled twice, or out of order without a late commit are counted."""
-    figures = {"delivered": 4, "kills": 1, "cuts": 0, "seconds": 1.0}
+    figures: dict[str, Any] = {"delivered": 4, "kills": 1, "cuts": 0, "seconds": 1.0}
     assert compare([1, 2, 3], [1, 2, 3], set(), **figures).correct
     late = compare([1, 2, 3], [1, 3, 2], {2}, **figures)
     assert late.correct

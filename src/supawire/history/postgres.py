@@ -261,7 +261,7 @@ class PostgresCursors:
         """Delete the cursor with this name, so that an earlier one can be saved; blocks."""
         self._run(_DELETE, (check_text("name", name),))
 
-    def statement(self, name: str, cursor: Cursor) -> tuple[str, tuple[str | int, ...]]:
+    def statement(self, name: str, cursor: Cursor) -> tuple[LiteralString, tuple[str | int, ...]]:
         """Return the SQL and the parameters of `save`, to execute it in a transaction of yours.
 
         With psycopg: `connection.execute(*store.statement(name, message.cursor))`. The table must exist: call `create`
@@ -281,9 +281,9 @@ class PostgresCursors:
             raise _error_of(error, f"the table {self._table} cannot be created") from error
         self._created = True
 
-    def _text(self, template: LiteralString) -> str:
-        """Return a statement with the quoted name of the table."""
-        return template.replace("TABLE", self._table)
+    def _text(self, template: LiteralString) -> LiteralString:
+        """Return a statement with the quoted name of the table, which was checked."""
+        return cast("LiteralString", template.replace("TABLE", self._table))
 
     def _run(self, template: LiteralString, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if not self._created:
