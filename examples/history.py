@@ -23,16 +23,19 @@ def main() -> None:
     database = os.environ.get("DATABASE_URL")
     history = DatabaseHistory(database) if database else None
     url, key, token = (os.environ[name] for name in ("SUPAWIRE_URL", "SUPAWIRE_KEY", "SUPAWIRE_TOKEN"))
-    with connect(url, key, token=token, history=history) as client, SqliteCursors(given.file) as store:
-        with client.channel("orders", private=True).listen(broadcast(), from_=store) as messages:
-            for message in messages:
-                if isinstance(message, Gap):
-                    print("messages may be missing", message.verdict, flush=True)
-                    continue
-                print(message.event, message.payload, flush=True)
-                if messages.count == given.messages:
-                    messages.commit()
-                    break
+    with (
+        connect(url, key, token=token, history=history) as client,
+        SqliteCursors(given.file) as store,
+        client.channel("orders", private=True).listen(broadcast(), from_=store) as messages,
+    ):
+        for message in messages:
+            if isinstance(message, Gap):
+                print("messages may be missing", message.verdict, flush=True)
+                continue
+            print(message.event, message.payload, flush=True)
+            if messages.count == given.messages:
+                messages.commit()
+                break
 
 
 if __name__ == "__main__":
