@@ -38,9 +38,12 @@ _LISTS: Final = {
 """The sections that are lists: the title, and how a name is printed."""
 
 CREATED: Final = frozenset({
-    "Backoff", "ChannelOptions", "ClientOptions", "FakeHttp", "Gap", "Hub", "HubOptions", "HttpRequest", "HttpResponse",
-    "Limits", "LocalServer", "MemoryTransport", "OpenRequest", "RecordingTransport", "ServerLimits", "Status", "System",
-    "Timings", "VirtualClock", "VirtualServer", "VirtualTimeLoop", "World",
+    "Backoff", "Batch", "ChannelOptions", "Claimed", "ClientOptions", "Closed", "Cursor", "DatabaseHistory",
+    "FakeHttp", "Finished", "Gap", "HttpRequest", "HttpResponse", "Hub", "HubOptions", "Limits", "LocalServer",
+    "MemoryJobs", "MemoryTransport", "OpenRequest", "Page", "PostgresCursors", "PostgresOutbox", "PostgresStreams",
+    "PostgresVerifier", "RecordingTransport", "RestHistory", "ServerLimits", "SqliteCursors", "SqliteOutbox",
+    "Status", "StoredRow", "StoredStream", "Summary", "System", "Timings", "VirtualClock", "VirtualServer",
+    "VirtualTimeLoop", "Worker", "World",
 })  # fmt: skip
 """The public classes that users create. All others are made by calls, or by the client from what it receives."""
 
