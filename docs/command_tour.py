@@ -35,7 +35,7 @@ _CHANGING: Final = (
     (r"failed in [\d.]+ s", "failed in 1.0 s"),
     (r"\([\d,]+ bytes\)", "(2,000 bytes)"),
     (r"in \d+ frames", "in 9 frames"),
-    (r"\S+/contexts\.toml", "~/.config/supawire/contexts.toml"),
+    (r"saved in .*contexts\.toml", "saved in ~/.config/supawire/contexts.toml"),
     (r"in 59 minutes", "in 60 minutes"),
     (r"[ \t]+\n", "\n"),
 )

@@ -5,17 +5,20 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any, Self
+from uuid import UUID
 
 import pytest
 from standardwebhooks import Webhook
 
 from supawire import connect
 from supawire.cli import deliveries, run
+from supawire.cli.output import to_json
 from supawire.server import LocalServer
 
 Capture = pytest.CaptureFixture[str]
@@ -348,6 +351,35 @@ def test_wrong_options_are_refused_before_anything_is_sent(words: list[str], exp
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert expected in err and "whsec_hello world" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "windows", "words"),
+    [
+        (r"python 'a b.py' \$x", False, ["python", "a b.py", "$x"]),
+        (r"""'C:\Program Files\py.exe' -c "print(1)" x""", True, [r"C:\Program Files\py.exe", "-c", "print(1)", "x"]),
+    ],
+)
+def test_words_of_a_command(command: str, windows: bool, words: list[str]):
+    """Quotation marks group words; on Windows a backslash is part of a path."""
+    assert deliveries.split_command(command, windows=windows) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (2**70, "1180591620717411303424"),
+        ({"a": [-(2**70), 1]}, '{"a":[-1180591620717411303424,1]}'),
+        (Decimal("1.10"), '"1.10"'),
+        (b"\x00\xff", '"AP8="'),
+        (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), '"2026-01-02T03:04:05Z"'),
+        (UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
+        (float("nan"), "null"),
+    ],
+)
+def test_values_in_json(value: Any, expected: str):
+    """As the page of the command line says."""
+    assert to_json(value) == expected
 
 
 def test_results_of_deliveries_have_no_secret():

@@ -155,12 +155,20 @@ class WebhookReceiver:
             return None, shown(str(error) or type(error).__name__, 200), None
 
 
+def split_command(command: str, *, windows: bool = os.name == "nt") -> list[str]:
+    """Return the words of a command line. Raises: ValueError: a quotation mark is not closed."""
+    if not windows:
+        return shlex.split(command)
+    words = shlex.split(command, posix=False)  # keeps the backslashes of paths, and also the quotation marks
+    return [word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'" else word for word in words]
+
+
 class CommandReceiver:
     """Runs a command for each event, with the event as JSON on stdin. No shell is involved."""
 
     def __init__(self, command: str) -> None:
         try:
-            words = shlex.split(command, posix=os.name != "nt")
+            words = split_command(command)
         except ValueError as error:
             raise InvalidArgumentError(f"--exec: {error}: {shown(command, 100)}") from error
         if not words:

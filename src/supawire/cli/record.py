@@ -72,7 +72,7 @@ def record(
 
 
 def _create(file: Path, force: bool) -> IO[bytes]:
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | (os.O_TRUNC if force else os.O_EXCL)
     try:
         return os.fdopen(os.open(file, flags, 0o600), "wb")
     except FileExistsError:
