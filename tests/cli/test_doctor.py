@@ -63,6 +63,7 @@ def test_json_is_one_object(server: LocalServer, capsys: pytest.CaptureFixture[s
         (["http://127.0.0.1:1", "--key", "k", "--filter", "a=eq.1"], "table"),
         (["http://127.0.0.1:1", "--key", "k", "--table", "*"], "one table"),
         (["http://127.0.0.1:1", "--key", "k", "--topic", ""], "topic"),
+        (["http://127.0.0.1:1", "--key", "k", "--table", "a\0b"], "control characters"),
         (["http://127.0.0.1:1", "--key", "k", "--ca-file", "missing.pem"], "missing.pem"),
         (["http://127.0.0.1:1", "--key", "k", "--proxy", "ftp://x"], "proxy"),
         (["http://127.0.0.1:1", "--key", "k", "--event", "TRUNCATE"], "INSERT"),

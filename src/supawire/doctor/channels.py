@@ -7,7 +7,7 @@ joined: nothing is sent to it and no presence is tracked on it.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -20,14 +20,12 @@ from supawire.doctor.facts import ActionFacts
 from supawire.doctor.network import CLOSE_TIMEOUT, Clock, Network, within
 from supawire.errors import OperationTimeout, RealtimeError
 from supawire.options import Backoff
-from supawire.selectors import Selector, broadcast, changes, presence
+from supawire.selectors import broadcast, presence
 from supawire.transport.websocket import WebSocketTransport
 
 RESERVE: Final = 0.3
 """Seconds at the end of the time limit that are kept for closing."""
 EVENT: Final = "supawire-doctor"
-_changes_selector: Final[Callable[..., Selector[Any]]] = changes
-"""Without its overloads, which need the event as a literal."""
 ONE_ATTEMPT: Final = Backoff(initial=0, max_attempts=1)
 
 
@@ -56,7 +54,7 @@ async def examine(network: Network, url: str, *, token_usable: bool) -> ChannelF
         if target.topic is not None and token_usable:
             tasks.create_task(_private(network, url, facts, target.topic))
         if target.table is not None and target.filter_error is None and token_usable:
-            tasks.create_task(_changes(network, url, facts, target.table))
+            tasks.create_task(_changes(network, url, facts))
     return facts
 
 
@@ -166,14 +164,12 @@ async def _private(network: Network, url: str, facts: ChannelFacts, topic: str) 
         facts.private_join = await _act(network, channel.subscribe(timeout=_left(network)), channel)
 
 
-async def _changes(network: Network, url: str, facts: ChannelFacts, table: str) -> None:
+async def _changes(network: Network, url: str, facts: ChannelFacts) -> None:
     client = await _open(network, url)
     if isinstance(client, ActionFacts):
         facts.changes = client
         return
-    target = network.target
     async with client:
         channel = client.channel(f"supawire-doctor-{secrets.token_hex(8)}")
-        selector = _changes_selector(table, schema=target.schema, event=target.event, filter=target.filter)
-        channel.on(selector, lambda _: None)
+        channel.on(network.target.selector(), lambda _: None)
         facts.changes = await _act(network, channel.subscribe(wait="ready", timeout=_left(network)), channel)

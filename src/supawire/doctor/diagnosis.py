@@ -144,6 +144,8 @@ async def diagnose_async(
         database_project=None if database is None else database[1],
     )
     target = _with_filter(target)
+    if target.table is not None and target.filter_error is None:
+        target.selector()  # raises for names that cannot be
     try:
         endpoint = options.endpoint(url, key_secret if target.key_error is None else NO_KEY)
     except InvalidArgumentError as error:

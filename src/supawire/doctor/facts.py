@@ -1,13 +1,14 @@
 """What was seen: plain values, collected by `network`, `channels` and `database`, judged by `judge`."""
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, cast
 
 from msgspec import Struct
 
 from supawire._values.filter_syntax import Condition
 from supawire.doctor.credentials import Credential
 from supawire.errors import RealtimeError
+from supawire.selectors import Selector, changes
 
 
 class Target(Struct, frozen=True):
@@ -52,6 +53,11 @@ class Target(Struct, frozen=True):
     def user(self) -> Credential:
         """The token with which channels are joined."""
         return self.token if self.token is not None and self.token.kind == "jwt" else self.key
+
+    def selector(self) -> Selector[Any]:
+        """Return the selector of the changes to listen to, if there is a table. Raises: InvalidArgumentError."""
+        select = cast("Callable[..., Selector[Any]]", changes)  # without overloads, which need a literal event
+        return select(self.table, schema=self.schema, event=self.event, filter=self.filter)
 
     def unusable_token(self, now: float) -> str | None:
         """Return why channels cannot be joined with the token, None if they can; now: by the server's clock."""

@@ -149,7 +149,11 @@ def _about_table(table: TableFacts) -> Iterator[Finding]:
 
 
 def _shape(table: TableFacts) -> str:
-    return f"{table.quoted}, {len(table.columns)} columns, key ({', '.join(table.key)})"
+    return f"{table.quoted}, {_counted(len(table.columns))}, key ({', '.join(table.key)})"
+
+
+def _counted(columns: int) -> str:
+    return "1 column" if columns == 1 else f"{columns} columns"
 
 
 def _judge_publication(facts: Facts) -> Verdict:
@@ -224,8 +228,8 @@ def _judge_grants(facts: Facts) -> Verdict:
     if findings:
         return Verdict.of(*findings, seconds=seconds)
     hidden = len(table.columns) - len(readable)
-    others = f", not {hidden} others" if hidden else ""
-    return ok(f"{role} may read {len(readable)} columns{others}", seconds=seconds)
+    others = f", and not {_counted(hidden)}" if hidden else ""
+    return ok(f"{role} may read {_counted(len(readable))}{others}", seconds=seconds)
 
 
 def _judge_filter(facts: Facts) -> Verdict:
