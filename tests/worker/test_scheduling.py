@@ -1,12 +1,14 @@
 """When a worker claims, which leases it extends, and what follows a failed attempt: the decisions, without waiting."""
 
+import ast
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire import Backoff
+from supawire import Backoff, worker
 from supawire.worker.scheduling import MAX_CLAIM, OVERDUE_DELAY, ClaimSchedule, Leases, RetryPolicy
 
 POLL = 30.0
@@ -130,6 +132,19 @@ def test_a_wakeup_is_never_forgotten(steps: list[tuple[str, float]]):
     deadline = it.deadline(0)
     assert deadline is not None
     assert not woken or it.begin(max(now, deadline), 0) == 4
+
+
+def test_the_worker_reads_no_wall_clock():
+    """A clock that jumps has no effect: the worker uses the event loop's clock, and SQL that of the database."""
+    calls = {
+        f"{path.name}:{node.lineno}"
+        for path in Path(worker.__file__).parent.glob("*.py")
+        if path.name != "patch_source.py"  # conditional requests have no other clock, as its guarantees say
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if (node.value.id, node.attr) in {("time", "time"), ("datetime", "now"), ("date", "today")}
+    }
+    assert calls == set()
 
 
 # --- leases

@@ -110,15 +110,16 @@ async def test_a_wrong_key_ends_the_worker(orders: Make, server: LocalServer):
 
 async def test_an_idle_worker_asks_the_database_no_more_than_the_poll_says(orders: Make, server: LocalServer, sql: Sql):
     """Between polls the database gets no statement of a worker that has nothing to do."""
-    app = orders(url=server.url, key=server.service_key, poll=0.5)
+    app = orders(url=server.url, key=server.service_key, poll=0.2)
     app.job("orders", where=PENDING)(print)
     async with app:
         await until_live(app)
-        before = app.stats().queries
-        polls = app.stats().jobs["public.orders"].claims
-        await asyncio.sleep(1.7)
-        assert 2 <= app.stats().jobs["public.orders"].claims - polls <= 4
-        assert app.stats().queries - before == app.stats().jobs["public.orders"].claims - polls
+        before = app.stats()
+        polls = before.jobs["public.orders"].claims
+        await until(lambda: app.stats().jobs["public.orders"].claims >= polls + 3)
+        after = app.stats()
+        assert after.queries - before.queries == after.jobs["public.orders"].claims - polls
+        assert set(after.jobs["public.orders"].wakeups) == {"start", "reconnect", "poll"}
 
 
 def test_a_sync_program_runs_a_worker_in_a_thread(orders: Make, sql: Sql):

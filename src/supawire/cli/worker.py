@@ -75,8 +75,10 @@ def run(
             raise InvalidArgumentError("--reload and --until-idle exclude each other")
         return _reload(worker, log_level)
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    found = load(worker)
+    print_error(f"running {found!r}; Ctrl-C lets its jobs end")
     try:
-        load(worker).run(until_idle=until_idle)
+        found.run(until_idle=until_idle)
     except SetupError as error:
         print_error(f"{error.message}. {error.hint or ''}".rstrip())
         if error.sql:

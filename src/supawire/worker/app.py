@@ -111,7 +111,7 @@ class Worker:
             shutdown_timeout=check_number("shutdown_timeout", shutdown_timeout, minimum=0, unit="seconds"),
             jobs_schema=check_text("jobs_schema", jobs_schema),
             keep=check_number("keep", keep, minimum=60, unit="seconds"),
-            client=checked,
+            client=checked if logger is None else checked | {"logger": logger},
             logger=logging.getLogger("supawire.worker") if logger is None else logger.getChild("worker"),
             rest=rest_settings(rest, rest_url, realtime_url, secret, checked.get("token")),
         )
