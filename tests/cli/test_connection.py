@@ -128,7 +128,7 @@ def test_the_environment_comes_before_the_file(monkeypatch: pytest.MonkeyPatch):
         (b"SUPABASE_URL http://x\n", "line 1"),
         (b"SUPABASE_KEY=\xff\xfe\n", "not UTF-8"),
         (b"A=1\n" * 300_000, "larger than"),
-        (b"SUPABASE_URL=nonsense\nSUPABASE_KEY=k", "the URL must begin with"),
+        (b"SUPABASE_URL=nonsense\nSUPABASE_KEY=k", "the URL of .env: the URL must begin with"),
         (b"SUPABASE_URL=http://x\nSUPABASE_KEY=eyJcut.in", "not a valid JWT"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value,

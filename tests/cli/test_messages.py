@@ -82,6 +82,7 @@ def test_a_payload_from_stdin_or_a_file(
         (["send", "t", "e", "--private"], 1, "policy"),
         (["presence", "t", "--private"], 1, "policy"),
         (["presence", "t", "--for", "x"], 2, "30s"),
+        (["presence", "t", "--for", "1s"], 2, "--watch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

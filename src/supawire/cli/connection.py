@@ -62,7 +62,7 @@ class NoServerError(InvalidArgumentError):
     """No place names a server."""
 
 
-def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = True) -> Target:
+def choose(places: Iterable[Place], *, checked: bool = True) -> Target:
     """Return the first URL, the first key for it, and the first token for it. Later places are not read if not needed.
 
     The first place is the command line, which the user has typed: its key goes to any URL.
@@ -74,12 +74,14 @@ def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = 
     key: str | None = None
     token: str | None = None
     others: list[str] = []
+    origin = ""
     for number, place in enumerate(places):
         if number and not url and not place.url:
             continue  # its key belongs to an unknown URL, and must not go to the one that a later place names
-        if url and place.url and _address(place.name, place.url) != _address("--url", url):
+        if url and place.url and _address(place.name, place.url) != _address(origin, url):
             others += [f"{place.name} has a key for {place.url}"] if place.key else []
             continue
+        origin = origin if url else place.name
         url, key, token = url or place.url, key or place.key, token or place.token
         if url and key:
             break
@@ -90,10 +92,10 @@ def choose(places: Iterable[Place], *, need_key: str = "--key", checked: bool = 
         )
     if not key:
         why = f" ({'; '.join(others)})" if others else ""
-        raise InvalidArgumentError(f"no key is given for {url}{why}", hint=f"Use {need_key}.")
+        raise InvalidArgumentError(f"no key is given for {url}{why}", hint="Use --key.")
     if not checked:
         return Target(url, Secret(key), Secret(token) if token else None)
-    _address("--url", url)
+    _address(origin, url)
     ClientOptions().endpoint(url, key)
     return Target(url, check_token("key", key), None if not token else check_token("token", token))
 

@@ -16,7 +16,8 @@ from supawire.cli.output import JsonFlag, Output, make_console, print_error
 from supawire.errors import InvalidArgumentError, SlowConsumerError
 from supawire.events import Event, Status, System
 from supawire.options import check_count, check_topic
-from supawire.selectors import ChangeEvent, Selector, broadcast, changes, gaps, presence, status, system
+from supawire.selectors import ChangeEvent, Selector, broadcast, changes, gaps, status, system
+from supawire.selectors import presence as select_presence
 
 if TYPE_CHECKING:
     from supawire.aio.client import AsyncClient
@@ -121,10 +122,7 @@ def select_events(
         raise InvalidArgumentError("--schema and --filter are for row changes; give --table as well")
     kind = cast("ChangeEvent", event)  # checked there
     first = broadcast(event) if table is None else changes(table, schema=schema, event=kind, filter=filter)
-    return [first, *([_presence()] if presence else []), system(), gaps(), status()]
-
-
-_presence: Final = presence
+    return [first, *([select_presence()] if presence else []), system(), gaps(), status()]
 
 
 class _Listening:
@@ -163,8 +161,9 @@ class _Listening:
         finally:
             if deliveries is not None and deliveries.unfinished:
                 print_error(f"received but not passed on: {deliveries.unfinished} of the events")
-        if deliveries is not None and deliveries.failed:
-            print_error(f"could not be passed on: {deliveries.failed} of the events")
+        if deliveries is not None and (deliveries.failed or deliveries.unfinished):
+            if deliveries.failed:
+                print_error(f"could not be passed on: {deliveries.failed} of the events")
             return FAILURE
         if self._remaining:
             print_error(f"the time of --for is over, and {self._remaining} of the events of --count are missing")
@@ -246,7 +245,7 @@ class _Listening:
             yield made
 
     def _report(self, fields: Mapping[str, Any], outcome: "Outcome") -> None:
-        """Print how a delivery ended: each one in a terminal, otherwise only those that failed."""
+        """Print how a delivery ended; with --json only those that failed."""
         attempts = f" after {outcome.attempts} attempts" if outcome.attempts > 1 else ""
         text = f"{outcome.detail}{attempts} ({1000 * outcome.seconds:.0f} ms)"
         if not outcome.delivered:

@@ -12,7 +12,7 @@ from supawire.cli.connection import Connect, Target, open_client
 from supawire.cli.event_output import event_fields, event_line, shown_json
 from supawire.cli.messages import Private, Topic
 from supawire.cli.output import JsonFlag, Output, shown
-from supawire.errors import OperationTimeout
+from supawire.errors import InvalidArgumentError, OperationTimeout
 from supawire.events import PresenceState, PresenceSync
 from supawire.options import check_topic
 from supawire.selectors import presence as select_presence
@@ -38,6 +38,8 @@ def presence(
 ) -> int:
     """Show who is present in a channel, without being present in it."""
     check_topic(topic)
+    if for_ is not None and not watch:
+        raise InvalidArgumentError("--for ends --watch; give --watch as well")
     output = Output(json=json)
     asyncio.run(_show(topic, private, watch, for_, connect.target(), connect.timeout, output))
     return 0
