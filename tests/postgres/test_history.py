@@ -17,6 +17,7 @@ from supawire import Cursor, Gap, LocalServer, broadcast, connect_async
 from supawire.cursors import PageQuery
 from supawire.errors import AuthError, InvalidArgumentError, StateError
 from supawire.history import DatabaseHistory, PostgresCursors, SqliteCursors
+from supawire.history.rest import VIEW
 
 pytestmark = pytest.mark.anyio
 
@@ -286,3 +287,12 @@ def test_what_cannot_be_read_from_is_refused(server: LocalServer):
     """The option is checked: an object without `read` is refused."""
     with pytest.raises(InvalidArgumentError, match="history must have"):
         connect_async(server.url, server.anon_key, history="postgresql://")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_view_for_the_rest_api_shows_what_policies_allow(server: LocalServer):
+    """The SQL for the view runs, and the view shows rows to those who may read them."""
+    send(server, 0, 1)
+    server.sql(VIEW)
+    assert server.sql("select payload ->> 'n' from public.message_history order by 1") == [("0",), ("1",)]
+    server.sql("drop policy members on realtime.messages; grant usage on schema realtime to authenticated")
+    assert server.sql("set role authenticated; select count(*) from public.message_history; reset role") == [(0,)]
