@@ -27,7 +27,7 @@ USER: Final = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
 _TOUR: Final = re.compile(r"(<!-- tour: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end of tour -->)", re.DOTALL)
 _CHANGING: Final = (
     (r"\b\d\d:\d\d:\d\d ", "12:00:00 "),
-    (r"127\.0\.0\.1:\d+(?!/hook)", "127.0.0.1:4000"),
+    (r"127\.0\.0\.1:\d+\b(?!/hook)", "127.0.0.1:4000"),
     (r"20\d\d-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d+)?", r"2026-01-02\g<1>12:00:00"),
     (r"\(\d+ ms\)", "(2 ms)"),
     (r"p(50|95|99) [\d.]+ ms", r"p\1 1.0 ms"),
