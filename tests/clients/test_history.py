@@ -213,6 +213,22 @@ async def test_a_cursor_is_saved_after_some_messages_and_before_waiting(
             assert store.load("room") is not None
 
 
+async def test_a_reader_that_starts_with_the_newest_continues_there(
+    api: ClientApi, server: LocalServer, tmp_path: Path
+):
+    """With start="newest" stored messages are skipped, and a restart before the first message does not skip more."""
+    history, store = Table(), SqliteCursors(tmp_path / "cursors.db")
+    history.add(server, b'{"n":0}')
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=store, start="newest") as stream:
+            with pytest.raises(OperationTimeout):
+                await stream.get(timeout=0.05)
+        history.add(server, b'{"n":1}')
+        async with await room.listen(broadcast(), from_=store, start="newest") as stream:
+            assert numbers(await stream.take(1)) == [1]
+
+
 async def test_history_ends_with_what_is_stored_now(api: ClientApi, server: LocalServer):
     """`history()` needs no join, and `limit` bounds it."""
     history = Table()

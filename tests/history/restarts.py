@@ -137,8 +137,11 @@ def handled_count(path: str) -> int:
         return 0
 
 
-def run(messages: int, *, seed: int, between: float) -> Outcome:
-    """Run until all messages are handled. between: the most seconds from the first delivery of a reader to its kill."""
+def run(messages: int, *, seed: int, between: float, pause: float = 0.01) -> Outcome:
+    """Run until all messages are handled.
+
+    between: the most seconds from the first delivery of a reader to its kill. pause: seconds between two transactions.
+    """
     rng = random.Random(seed)
     began = time.monotonic()
     with LocalServer(postgres=True) as server, tempfile.TemporaryDirectory() as folder:
@@ -147,7 +150,7 @@ def run(messages: int, *, seed: int, between: float) -> Outcome:
         first = Writer(server.database_url, 0, stored, rng, 0.0)
         first.start()
         first.join()
-        writer = Writer(server.database_url, stored, messages - stored, rng, 0.01)
+        writer = Writer(server.database_url, stored, messages - stored, rng, pause)
         writer.start()
         records, deliveries = f"{folder}/records.db", f"{folder}/deliveries"
         reader = Reader({
@@ -221,10 +224,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.history.restarts", description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--between", type=float, default=0.4, help="the most seconds from the first delivery to a kill")
+    parser.add_argument("--pause", type=float, default=0.01, help="seconds between two transactions of the writer")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
-    outcome = run(given.messages, seed=given.seed, between=given.between)
+    outcome = run(given.messages, seed=given.seed, between=given.between, pause=given.pause)
     print(outcome)
     sys.exit(not outcome.correct)
 

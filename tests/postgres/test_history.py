@@ -216,6 +216,15 @@ async def test_a_role_without_rights_is_refused(server: LocalServer, database: s
     assert "x@" not in repr(history)
 
 
+def test_a_wrong_password_is_not_tried_again(database: str):
+    """A refused password is an AuthError, which is not retried, and the password is not shown."""
+    url = make_conninfo(database, password="wrong-password-of-test")
+    with DatabaseHistory(url) as history, pytest.raises(AuthError) as refused:
+        history.read(PageQuery("room", Cursor("room", 0).position))
+    assert not refused.value.retryable
+    assert "wrong-password-of-test" not in str(refused.value)
+
+
 def test_a_wrong_url_is_refused_without_its_password():
     """A text that is no URL of PostgreSQL is refused at once, and not shown."""
     with pytest.raises(InvalidArgumentError, match="must be the URL") as refused:

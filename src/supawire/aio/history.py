@@ -27,6 +27,7 @@ from supawire.cursors import (
     CursorStore,
     HistorySource,
     Page,
+    PageQuery,
     StoredBroadcast,
     received_broadcast,
     stored_broadcast,
@@ -392,8 +393,21 @@ class AsyncMessageStream(Generic[P_co]):
                 raise InvalidArgumentError(f"load() of the store must return a Cursor or None, not {cursor!r}")
             check_topic_of(cursor, topic)
             return cursor, False
-        wall = 0.0 if self._options.start == "oldest" else self._driver.now().wall
-        return Cursor.since(topic, wall), True
+        if self._options.start == "oldest":
+            return Cursor(topic, 0), True
+        cursor = await self._newest()
+        await self._calls.call(begin.save, self._options.name, cursor)  # a restart before the first message begins here
+        return cursor, True
+
+    async def _newest(self) -> Cursor:
+        """Return the cursor for messages that are stored from now on, by the clock that stamps them if possible."""
+        topic, now = self._core.name, self._driver.now()
+        if self._history is None:
+            wall = self._driver.session.server_time(now)
+            return Cursor.since(topic, now.wall if wall is None else wall)
+        query = PageQuery(topic, Cursor.since(topic, now.wall).position, limit=1)
+        page: Page = await self._calls.call(self._history.read, query)
+        return Cursor(topic, page.now)
 
     def _check_not_joined(self) -> None:
         if self._core.begun or self._core.wanted:

@@ -128,7 +128,7 @@ def _error_of(error: psycopg.Error, what: str) -> StateError | AuthError:
     """Return the error for a failed statement. Other details of PostgreSQL may have contents of rows."""
     hint = _PERMANENT.get(error.sqlstate or "")
     text = f"{what}: {(error.diag.message_primary or str(error)).splitlines()[0]}"
-    if error.sqlstate is not None and error.sqlstate.startswith("28"):
+    if (error.sqlstate or "").startswith("28") or "authentication failed" in text:  # no SQLSTATE while connecting
         return AuthError(text, hint="Check user and password of the database URL.")
     return StateError(text, hint=hint, retryable=hint is None)
 
