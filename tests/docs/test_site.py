@@ -115,6 +115,7 @@ def test_each_page_is_there_as_markdown(site: Path):
     api = (site / "api.html.md").read_text(encoding="utf-8")
     assert api.startswith("# API\n\nMade from code.\n\n## OperationTimeout\n\n")
     assert "## serve\n\n```python\nasync supawire.server.serve(options: HubOptions, *, " in api
+    assert "\nclass supawire.OperationTimeout\n" in api  # without the arguments of its constructor
     assert "**Raises**:" in api
     assert '<link rel="alternate" type="text/markdown" href="api.html.md" />' in (site / "api.html").read_text()
 
