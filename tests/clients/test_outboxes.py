@@ -184,6 +184,19 @@ async def test_one_of_several_outboxes_sends(api: ClientApi, server: LocalServer
             assert (stats.sending, stats.sent) == (True, 1)
 
 
+async def test_an_outbox_goes_on_after_its_store_was_closed(api: ClientApi, server: LocalServer, store: SqliteOutbox):
+    """A store that is closed while it is being sent is opened again, with the lock, and nothing is lost."""
+    async with api.client(server, on_error=lambda error: None) as client:
+        events = await receiver(client)
+        async with await client.outbox(store, poll=0.01, backoff=QUICK) as outbox:
+            first = await outbox.add("orders", "paid", {})
+            store.close()
+            second = await outbox.add("orders", "paid", {})
+            await outbox.flush()
+            assert [event.id for event in await events.take(2)] == [first, second]
+            assert (await outbox.stats()).sending
+
+
 async def test_by_socket_messages_are_confirmed_on_a_channel_with_ack(
     api: ClientApi, server: LocalServer, store: SqliteOutbox
 ):

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Raw, json
 
 from supawire._mirror_events import MirrorState, Row, RowView
-from supawire.core.mirror import Abandon, Emit, Fetch, MirrorCore, MirrorSettings, ReportError
+from supawire.core.mirror import Abandon, Emit, Fetch, MirrorCore, MirrorSettings, ReportError, SaveCopy
 from supawire.core.row_fetch import AbandonRow, FetchRow
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import RowError
@@ -70,6 +70,7 @@ class Driven:
         self.abandoned: list[int] = []
         self.events: list[Any] = []
         self.errors: list[Exception] = []
+        self.saves: list[SaveCopy] = []
         self.rows_fetched: dict[int, Row] = {}
         """The keys of the running fetches of single rows, by number."""
         self.rows_abandoned: list[int] = []
@@ -88,6 +89,8 @@ class Driven:
                     self.rows_abandoned.append(number)
                 case Emit(event):
                     self.events.append(event)
+                case SaveCopy() as save:
+                    self.saves.append(save)
                 case ReportError(error):
                     self.errors.append(error)
 

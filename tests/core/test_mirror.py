@@ -1,10 +1,12 @@
 """The state machine of a mirror: when it fetches, what it applies, and what it reports."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from supawire._mirror_events import MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
+from supawire.core.mirror import SaveCopy
 from supawire.core.states import MirrorTrigger
 from supawire.errors import HandlerError, InvalidArgumentError, LocalProtocolError, RowError, SlowConsumerError
 from supawire.events import System
@@ -441,3 +443,72 @@ def test_a_comparison_with_too_many_changes_is_abandoned() -> None:
     assert driven.state is MirrorState.LIVE and isinstance(driven.errors[0], SlowConsumerError)
     driven.run(111)
     assert driven.fetches[-1] == 3
+
+
+def saving(*rows: Any) -> Driven:
+    """Return a live mirror whose copy is saved every 30 s."""
+    return Driven(save_every=30.0).live(*rows)
+
+
+def test_rows_of_an_earlier_run_are_shown_but_not_live() -> None:
+    """Restored rows are reported, follow complete changes, and are replaced by the first fetch."""
+    driven = Driven(save_every=30.0)
+    driven.mirror.restore({1: row(1), 2: row(2)})
+    driven.ready()
+    driven.receive(change("UPDATE", row(1, a=5)))
+    assert driven.mirror.is_cached and driven.state is MirrorState.FETCHING
+    assert driven.rows == [row(1, a=5), row(2)]
+    driven.answer(row(1, a=5), row(3))
+    driven.run(1)
+    assert not driven.mirror.is_cached and driven.state is MirrorState.LIVE
+    first, updated, second = driven.events
+    assert (first.reason, first.rows, second.reason, second.rows) == (
+        "cache", {1: row(1), 2: row(2)}, "first", {1: row(1, a=5), 3: row(3)},
+    )  # fmt: skip
+    assert isinstance(updated, RowUpdated)
+
+
+def test_rows_of_an_earlier_run_do_not_replace_newer_ones() -> None:
+    """Rows that are restored after the first fetch, or after the end, are dropped."""
+    driven = Driven().live(row(1))
+    driven.mirror.restore({2: row(2)})
+    driven.mirror.close()
+    driven.mirror.restore({2: row(2)})
+    assert driven.rows == [row(1)] and not driven.mirror.is_cached
+
+
+def test_a_live_copy_is_saved_as_a_whole_and_then_what_has_changed() -> None:
+    """The first save has all rows, later ones the rows that changed, at most every `save_every` seconds."""
+    driven = saving(row(1), row(2), row(3))
+    driven.run(60)
+    assert driven.saves == [SaveCopy({1: row(1), 2: row(2), 3: row(3)}, whole=True)]
+    driven.mirror.saved(complete=True)
+    driven.receive(change("UPDATE", row(1, a=5)), change("DELETE", {"id": 2}), change("UPDATE", row(9), {"id": 3}))
+    driven.run(31)
+    assert driven.saves[1:] == [SaveCopy({1: row(1, a=5), 2: None, 9: row(9), 3: None}, whole=False)]
+    driven.mirror.saved(complete=True)
+    driven.run(100)
+    assert len(driven.saves) == 2, "nothing has changed"
+
+
+def test_a_copy_that_could_not_be_saved_is_saved_as_a_whole() -> None:
+    """After a save that failed, and after a new fetch, all rows are saved; one save runs at a time."""
+    driven = saving(row(1))
+    driven.run(60)
+    driven.receive(change("UPDATE", row(1, a=5)))
+    driven.run(60)
+    assert len(driven.saves) == 1
+    driven.mirror.saved(complete=False)
+    driven.run(60)
+    assert driven.saves[1:] == [SaveCopy({1: row(1, a=5)}, whole=True)]
+
+
+def test_a_copy_that_is_not_live_is_not_saved() -> None:
+    """While the copy may be wrong, it is not saved, also not at the end."""
+    driven = saving(row(1))
+    driven.mirror.saved(complete=True)
+    driven.receive(change("UPDATE", row(1, a=5)))
+    driven.mirror.changes_lost(None)
+    driven.mirror.save(at(driven.now))
+    driven.run(100)
+    assert len(driven.saves) == 1

@@ -6,18 +6,25 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from supawire import SqliteOutbox
+from supawire.core.delivery import OutboxMessage
 from supawire.errors import InvalidArgumentError, OutboxError, OutboxFullError, PayloadTooLargeError
 from supawire.outbox_stores import sqlite
 from supawire.outbox_stores.base import LOADED_MESSAGES, new_id
 
 NONE = frozenset[str]()
+
+
+def load(store: SqliteOutbox, without: frozenset[str] = NONE) -> tuple[Sequence[OutboxMessage], bool]:
+    """Read as the sender."""
+    store.acquire()
+    return store.load(without)
 
 
 @pytest.fixture
@@ -42,23 +49,23 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_messages_stay_in_order(store: SqliteOutbox):
     """Messages are read in the order in which they were added, without the topics that are left out."""
     ids = [store.add(topic, "e", {"n": n}) for n, topic in enumerate("abab")]
-    messages, complete = store.load(NONE)
+    messages, complete = load(store)
     assert [(one.id, one.topic, one.payload) for one in messages] == [
         (ids[n], "abab"[n], b'{"n":%d}' % n) for n in range(4)
     ]
     assert complete
-    assert [one.id for one in store.load(frozenset("a"))[0]] == [ids[1], ids[3]]
-    assert store.load(frozenset("ab")) == ([], True)
+    assert [one.id for one in load(store, frozenset("a"))[0]] == [ids[1], ids[3]]
+    assert load(store, frozenset("ab")) == ([], True)
 
 
 def test_a_page_is_bounded(store: SqliteOutbox, monkeypatch: pytest.MonkeyPatch):
     """At most so many messages and so many bytes are read at once, and at least one message."""
     for _ in range(LOADED_MESSAGES + 1):
         store.add("a", "e", {})
-    messages, complete = store.load(NONE)
+    messages, complete = load(store)
     assert len(messages) == LOADED_MESSAGES and not complete
     monkeypatch.setattr(sqlite, "LOADED_BYTES", 3)
-    messages, complete = store.load(NONE)
+    messages, complete = load(store)
     assert len(messages) == 2 and not complete
 
 
@@ -138,6 +145,15 @@ store.add("a", "e", {})
     assert store.acquire() and store.counts().pending == 2
 
 
+def test_a_store_that_was_closed_is_not_read_without_the_lock(store: SqliteOutbox):
+    """After `close`, the messages are not read before the lock is held again, since another process may send them."""
+    assert store.acquire()
+    store.close()
+    with pytest.raises(OutboxError, match="acquire"):
+        store.load(NONE)
+    assert store.acquire() and store.load(NONE) == ([], True)
+
+
 def test_many_threads_and_processes_add(path: Path, store: SqliteOutbox):
     """Messages that many threads and processes add at once are all stored, each once."""
     program = (
@@ -150,7 +166,7 @@ def test_many_threads_and_processes_add(path: Path, store: SqliteOutbox):
     for thread in threads:
         thread.join()
     assert [process.wait(timeout=30) for process in processes] == [0, 0, 0]
-    assert store.counts().pending == 120 and len({one.id for one in store.load(NONE)[0]}) == 120
+    assert store.counts().pending == 120 and len({one.id for one in load(store)[0]}) == 120
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")

@@ -126,6 +126,8 @@ class MirrorCacheTask:
             if found is None:
                 return
             rows = self._machine.read(found[0])
+            if identity != self._identity():
+                return  # the token of another user was set meanwhile
         except (CacheError, RowError) as error:
             self._driver.reports.error(error, "mirror")
             return

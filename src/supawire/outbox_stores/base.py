@@ -80,7 +80,10 @@ class OutboxStore(Protocol):
         ...
 
     def load(self, without: frozenset[str]) -> tuple[Sequence[OutboxMessage], bool]:
-        """Return the first pending messages, in order, without those of some topics; and whether these are all."""
+        """Return the first pending messages, in order, without those of some topics; and whether these are all.
+
+        Raises: OutboxError: also when this object is not the sender any more.
+        """
         ...
 
     def settle(self, sent: Sequence[str], dead: Iterable[tuple[str, str]]) -> None:

@@ -266,6 +266,9 @@ class PostgresOutbox:
     @_guarded
     def load(self, without: frozenset[str]) -> tuple[Sequence[OutboxMessage], bool]:
         """Return the first pending messages, without those of some topics; and whether these are all."""
+        self._db()
+        if not self._is_sender:  # the connection was lost meanwhile, and the lock with it
+            raise OutboxError(f"the outbox {self.table} is not being sent from here; call acquire() first")
         found = self._run(_LOAD, list(without), LOADED_MESSAGES + 1, LOADED_BYTES).fetchall()
         messages = [
             OutboxMessage(seq, key, topic, event, payload.encode(), private, added_at)

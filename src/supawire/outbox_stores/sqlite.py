@@ -224,6 +224,8 @@ class SqliteOutbox:
     @_guarded
     def load(self, without: frozenset[str]) -> tuple[Sequence[OutboxMessage], bool]:
         """Return the first pending messages, without those of some topics; and whether these are all."""
+        if self._sender is None:  # closed meanwhile: another process may be the sender now
+            raise OutboxError(f"the outbox {self.path} is not being sent from here; call acquire() first")
         found = self._db().execute(
             "select seq, id, topic, event, payload, private, added_at from messages where dead_at is null"
             " and topic not in (select value from json_each(?)) order by seq limit ?",
