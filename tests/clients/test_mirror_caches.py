@@ -61,7 +61,8 @@ async def saved_rows(api: ClientApi, server: LocalServer, path: Path, who: str, 
     token = server.token("authenticated", 200, sub=who)
     async with api.client(server, token=token, on_error=lambda error: None) as client:
         mirror = await cached(client, path, **options)
-        await until(lambda: mirror.error is not None)  # the fetch has failed, after the file was read
+        cache: Any = getattr(mirror.inner, "_async", mirror.inner)._cache
+        await until(cache._running.done)
         count = len(mirror.inner)
         await mirror.close()
         return count

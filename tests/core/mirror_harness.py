@@ -93,6 +93,8 @@ class Driven:
                     self.saves.append(save)
                 case ReportError(error):
                     self.errors.append(error)
+                case _:
+                    raise AssertionError("these mirrors have no verifier")
 
     def run(self, seconds: float = 0.0) -> None:
         end = self.now + seconds
