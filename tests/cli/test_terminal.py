@@ -81,6 +81,23 @@ def test_ctrl_c_ends_each_long_command(server: LocalServer, words: list[str], tm
     assert "Traceback" not in err
 
 
+def test_sigterm_ends_a_command_and_what_it_runs(server: LocalServer, tmp_path: Path):
+    """Exit code 143, and the command of --exec is ended too."""
+    script = tmp_path / "handle.py"
+    script.write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    process = start(server, ["listen", "terminated", "--json", "--exec", f"'{sys.executable}' '{script}'"])
+    wait_for_join(server, "terminated", process)
+    server.broadcast("terminated", "e", {})
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    [child] = [int(line) for line in lines if line.strip().isdigit()]
+    process.terminate()
+    process.communicate(timeout=DEADLINE)
+    assert process.returncode == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
 @pytest.mark.parametrize("words", [["listen", "{topic}"], ["listen", "{topic}", "--json"]], ids=["text", "json"])
 def test_a_closed_pipe_ends_the_command_quietly(server: LocalServer, words: list[str]):
     """As with `| head -1`: exit code 0, and nothing about it on stderr."""

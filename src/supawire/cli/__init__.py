@@ -6,6 +6,7 @@ imported when the command runs.
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,13 +33,15 @@ SUCCESS: Final = 0
 FAILURE: Final = 1
 WRONG_USAGE: Final = 2
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as used by shells."""
+TERMINATED: Final = 143
+"""Exit codes after Ctrl-C and after SIGTERM, as used by shells."""
 
 EXIT_CODES: Final = {
     SUCCESS: "success; also when the reader of a pipe has closed it, as `head` does",
     FAILURE: "the command failed: no server answers, a refusal, something that was not delivered",
     WRONG_USAGE: "wrong arguments, a broken settings file, or the extra is not installed; nothing was sent",
     INTERRUPTED: "Ctrl-C",
+    TERMINATED: "SIGTERM; `serve` and `worker run` end with 0 instead",
 }
 
 
@@ -85,10 +88,19 @@ def main() -> int:
             file=sys.stderr,
         )
         return WRONG_USAGE
+    terminated = False
+
+    def terminate(number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        signal.raise_signal(signal.SIGINT)  # so that connections are closed and commands of --exec end
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        return run(sys.argv[1:])
+        code = run(sys.argv[1:])
     except KeyboardInterrupt:  # during imports; later interrupts are handled by `run`
-        return INTERRUPTED
+        code = INTERRUPTED
+    return TERMINATED if terminated and code == INTERRUPTED else code
 
 
 def build() -> "App":
