@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from supawire.cli.output import shown
+from supawire._display import printable
+from supawire.cli.output import MAX_LINE, shown, to_json
 from supawire.errors import RealtimeError, RowError
 from supawire.events import (
     Broadcast,
@@ -161,7 +162,4 @@ def _value(fields: Fields, name: str) -> str:
 
 def shown_json(value: Any) -> str:
     """Return a value as JSON on one line; text is in quotation marks."""
-    from supawire._display import printable
-    from supawire.cli.output import MAX_LINE, to_json
-
     return printable(to_json(value), MAX_LINE)
