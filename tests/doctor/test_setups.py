@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from typing import LiteralString, cast
 
 import pytest
 
 pytest.importorskip("psycopg")
 pytest.importorskip("trustme")
 
+import psycopg
 from psycopg import conninfo
 
 from supawire.doctor import Outcome, diagnose_async
+from supawire.doctor.problems import PROBLEMS
 
 from .setups import SECRET, SET_UPS, SetUp
 from .world import World, world
@@ -41,6 +44,31 @@ async def test_a_set_up_is_diagnosed(setup: SetUp, shared: World):
     password = SECRET if url is None else str(conninfo.conninfo_to_dict(url).get("password") or SECRET)
     secrets = [arguments["key"], arguments.get("token") or SECRET, SECRET, password]
     assert not any(secret in text for secret in secrets)
+
+
+NOT_AT_ONCE = {
+    "wal-level": "it takes effect after a restart",
+    "rows-no-policy": "the condition has to be written",
+}
+"""Findings whose SQL does not help at once, and why."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setup",
+    [one for one in SET_UPS if one.expected & {row.name for row in PROBLEMS if row.sql}],
+    ids=lambda one: one.name,
+)
+async def test_the_sql_of_a_remedy_helps(setup: SetUp, shared: World):
+    """After the SQL of a finding was run by the owner of the database, the finding is gone."""
+    async with setup.start(shared) as arguments:
+        report = await diagnose_async(**arguments)
+        remedies = [one for one in report.findings if one.sql is not None and one.name not in NOT_AT_ONCE]
+        with psycopg.connect(arguments["database_url"], autocommit=True) as sql:
+            for finding in remedies:
+                sql.execute(cast("LiteralString", finding.sql))
+        left = {finding.name for finding in (await diagnose_async(**arguments)).findings}
+    assert not left & {finding.name for finding in remedies}
 
 
 def test_there_are_enough_set_ups():

@@ -16,6 +16,8 @@ SERVER_SLOTS: Final = "supabase_realtime"
 """How the names of the Realtime server's own slots begin."""
 MAX_COLUMNS: Final = 20
 """Most columns that a text lists."""
+MAX_NAME: Final = 63
+"""Bytes of a name in PostgreSQL."""
 KINDS: Final = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence", "c": "type", "i": "index"}
 OPERATIONS: Final = ("insert", "update", "delete")
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_$]*")
@@ -267,7 +269,11 @@ def _judge_rows(facts: Facts) -> Verdict:
     if table.bypass:
         return ok(f"does not apply to {role}, which sees every row")
     if not any(policy.permissive for policy in _reading(table)):
-        return Verdict.of(found("rows-no-policy", table=table.quoted, role=role, quoted=quoted(role)))
+        return Verdict.of(
+            found(
+                "rows-no-policy", table=table.quoted, role=role, quoted=quoted(role), policy=_policy(role, "may read")
+            )
+        )
     return _judge_evaluation(table, role, database.rows)
 
 
@@ -310,6 +316,11 @@ def _judge_policies(facts: Facts) -> Verdict:
     return ok(f"{role} may read and send broadcasts and presence", messages)
 
 
+def _policy(*words: str) -> str:
+    """Return the name of a policy for SQL; PostgreSQL cuts names at 63 bytes."""
+    return quoted(" ".join(words).encode()[:MAX_NAME].decode(errors="ignore"))
+
+
 def _about_messages(target: Target, messages: MessagesFacts) -> Iterator[Finding]:
     role, topic = target.role, target.topic or ""
     values = {"role": role, "quoted": quoted(role), "topic": topic, "literal": literal(topic)}
@@ -326,17 +337,19 @@ def _about_messages(target: Target, messages: MessagesFacts) -> Iterator[Finding
     access = messages.access
     readable = [name for name in _EXTENSIONS if access.get((name, "read"))]
     if not readable:
-        yield found("policies-read", **values)
+        yield found("policies-read", **values, policy=_policy(role, "may read", topic))
         return
     for name, word in _EXTENSIONS.items():
         if name not in readable:
-            yield found("policies-read-one", **values, extension=name, word=word)
+            policy = _policy(role, "may read", word, "of", topic)
+            yield found("policies-read-one", **values, extension=name, word=word, policy=policy)
     denied = [name for name in _EXTENSIONS if not access.get((name, "write"))]
     if denied:
         consequences = {"broadcast": "broadcasts are dropped without an answer", "presence": "track is refused"}
         yield found(
             "policies-write",
             **values,
+            policy=_policy(role, "may send to", topic),
             words=_listed([_EXTENSIONS[name] for name in denied], "or"),
             consequence=_listed([consequences[name] for name in denied]),
             extensions=", ".join(map(literal, denied)),

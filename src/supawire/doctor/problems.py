@@ -715,7 +715,7 @@ PROBLEMS: Final = (
         FAIL,
         "The role {role} of the {what} does not exist in the database.",
         "Sign tokens with a role of the database, usually authenticated, or create it.",
-        "create role {quoted} nologin; grant {quoted} to authenticator;",
+        "create role {quoted} nologin noinherit;",
     ),
     Problem(
         "grants",
@@ -780,7 +780,7 @@ PROBLEMS: Final = (
         FAIL,
         "{table} has row level security and no SELECT policy for the role {role}, so it gets no inserts and updates.",
         f"{_SIGN_IN} The SQL editor shows the rows, because it bypasses policies.",
-        'create policy "{role} may read" on {table} for select to {quoted} using (<condition for its rows>);',
+        "create policy {policy} on {table} for select to {quoted} using (<condition for its rows>);",
         "troubleshooting.html",
     ),
     Problem(
@@ -811,8 +811,7 @@ PROBLEMS: Final = (
         FAIL,
         "The role {role} may read neither broadcasts nor presence of the topic {topic}, so private joins are refused.",
         _SIGN_IN,
-        'create policy "{role} may read" on realtime.messages for select to {quoted} using (realtime.topic() = '
-        "{literal});",
+        "create policy {policy} on realtime.messages for select to {quoted} using (realtime.topic() = {literal});",
         "errors.html#unauthorized",
     ),
     Problem(
@@ -821,7 +820,7 @@ PROBLEMS: Final = (
         WARN,
         "The role {role} may not read {word} of the topic {topic}: the join is accepted, and nothing of it arrives.",
         "If it should arrive, extend the SELECT policy to the extension.",
-        'create policy "{role} may read {extension}" on realtime.messages for select to {quoted} using '
+        "create policy {policy} on realtime.messages for select to {quoted} using "
         "(realtime.topic() = {literal} and extension = '{extension}');",
     ),
     Problem(
@@ -830,7 +829,7 @@ PROBLEMS: Final = (
         WARN,
         "The role {role} may not send {words} to the topic {topic}: {consequence}.",
         "If it should, create an INSERT policy.",
-        'create policy "{role} may send" on realtime.messages for insert to {quoted} with check '
+        "create policy {policy} on realtime.messages for insert to {quoted} with check "
         "(realtime.topic() = {literal} and extension in ({extensions}));",
     ),
     Problem(
