@@ -197,6 +197,36 @@ async def test_an_outbox_goes_on_after_its_store_was_closed(api: ClientApi, serv
             assert (await outbox.stats()).sending
 
 
+class FailingOutbox(SqliteOutbox):
+    """A store whose first calls fail."""
+
+    failures = 0
+
+    def settle(self, sent: Any, dead: Any) -> None:
+        self.failures += 1
+        if self.failures == 1:
+            raise OutboxError("the disk is full")
+        if self.failures == 2:
+            raise KeyError("a bug")
+        super().settle(sent, dead)
+
+
+async def test_a_failing_store_is_tried_again(api: ClientApi, server: LocalServer, tmp_path: Path):
+    """Errors of the store are reported and tried again; a message that was accepted meanwhile is not sent twice."""
+    errors: list[Exception] = []
+    with FailingOutbox(tmp_path / "failing.db") as store:
+        async with api.client(server, on_error=errors.append) as client:
+            events = await receiver(client)
+            async with await client.outbox(store, backoff=QUICK) as outbox:
+                first = await outbox.add("orders", "paid", {})
+                await outbox.flush()
+                second = await outbox.add("orders", "paid", {})
+                await outbox.flush()
+                assert (await outbox.stats()).sent == 2
+            assert [event.id for event in await events.take(2)] == [first, second]
+    assert ["full" in str(error) or "KeyError" in str(error) for error in errors] == [True, True]
+
+
 async def test_by_socket_messages_are_confirmed_on_a_channel_with_ack(
     api: ClientApi, server: LocalServer, store: SqliteOutbox
 ):

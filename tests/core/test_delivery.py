@@ -22,6 +22,7 @@ from supawire.errors import (
     ClosedError,
     ConnectionLostError,
     HttpError,
+    InvalidArgumentError,
     OperationTimeout,
     PayloadTooLargeError,
     PushError,
@@ -259,6 +260,17 @@ def test_an_empty_store_is_polled():
     assert world.sent() == [1]
 
 
+def test_a_message_that_is_added_while_the_store_is_read_is_not_missed():
+    """A message that is added after the store was read, and before the result is known, is sent without waiting."""
+    world = World()
+    step = world.delivery.next_step(world.now)
+    assert isinstance(step, Load)
+    world.add("a")
+    world.delivery.loaded([], step.without, complete=True, now=world.now)
+    world.run(0.1)
+    assert world.sent() == [1]
+
+
 def test_with_acknowledgements_one_message_of_each_topic_is_on_its_way():
     """With `one_per_topic` each message has its own result: a refused one does not stop the other topics."""
     world = World(DeliverySettings(Backoff(initial=1, jitter=0), one_per_topic=True), page=500)
@@ -298,6 +310,7 @@ def test_many_blocked_topics_do_not_stop_another():
         (HttpError("", status=422), Verdict.REFUSED),
         (HttpError("", status=422, retryable=True), Verdict.LATER),
         (PayloadTooLargeError(), Verdict.REFUSED),
+        (InvalidArgumentError(), Verdict.LATER),
         (HttpError("", status=401), Verdict.LATER),
         (HttpError("", status=403), Verdict.LATER),
         (HttpError("", status=404), Verdict.LATER),

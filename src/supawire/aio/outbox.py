@@ -241,7 +241,13 @@ class AsyncOutbox:
             raise again(self._driver.error or ClosedError("the outbox or its client was closed"))
 
     async def _call(self, function: Callable[[], T]) -> T:
-        return await run_in_thread(function, "outbox")
+        """Call the store on a thread. An exception that is not ours is raised as `OutboxError`."""
+        try:
+            return await run_in_thread(function, "outbox")
+        except RealtimeError:
+            raise
+        except Exception as error:
+            raise OutboxError(f"the store {self._store!r:.80} raised {type(error).__name__}: {error}") from error
 
     async def _flush(self) -> None:
         last = await self._call(self._store.last)
@@ -261,14 +267,17 @@ class AsyncOutbox:
                 try:
                     await self._step()
                 except (OutboxError, SetupError) as error:
-                    self._is_sender = False
                     self._machine.store_failed(self._driver.now())
                     self._report(error)
+                    await self._release()
         finally:
-            if self._is_sender:
-                self._is_sender = False
-                with suppress(OutboxError, SetupError):
-                    await self._call(self._store.release)
+            await self._release()
+
+    async def _release(self) -> None:
+        if self._is_sender:
+            self._is_sender = False
+            with suppress(OutboxError, SetupError):
+                await self._call(self._store.release)
 
     async def _step(self) -> None:
         now = self._driver.now()

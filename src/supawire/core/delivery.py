@@ -31,7 +31,6 @@ from supawire.core.http_broadcast import BATCH_BYTES, weight
 from supawire.core.pacing import Uniform, delay
 from supawire.errors import (
     HttpError,
-    InvalidArgumentError,
     OperationTimeout,
     PayloadTooLargeError,
     PushError,
@@ -142,6 +141,8 @@ class Delivery:
         self._is_complete = False
         """Whether the window has all messages of its topics."""
         self._load_at = 0.0
+        self._wakes = self._wakes_at_load = 0
+        """How often `wake` was called, in all and before the last `Load`."""
         self._only_blocked = False
         """Whether the store has messages of blocked topics only."""
         self._blocked: dict[str, _Blocked] = {}
@@ -173,18 +174,19 @@ class Delivery:
             return Wait(self._not_before)
         excluded = self._excluded(now)
         if self._window_without - excluded:  # a topic that was left out may be tried again
-            return Load(excluded)
+            return self._load(excluded)
         if messages := self._batch():
             return Send(messages)
         if not self._is_complete or self._load_at <= now.mono:
-            return Load(excluded)
+            return self._load(excluded)
         if any(one.not_before <= now.mono for one in self._blocked.values()):
             self._only_blocked = True
-            return Load(self._excluded(now))
+            return self._load(self._excluded(now))
         return Wait(min([self._load_at, *(one.not_before for one in self._blocked.values())]))
 
     def wake(self) -> None:
         """Look into the store as soon as nothing else is left to do, because a message was added."""
+        self._wakes += 1
         self._is_complete = self._only_blocked = False
 
     # --- results
@@ -194,7 +196,7 @@ class Delivery:
     ) -> None:
         """Take the first messages of the store; complete: whether these are all."""
         self._store_attempts = 0
-        self._window_without, self._is_complete = without, complete
+        self._window_without, self._is_complete = without, complete and self._wakes == self._wakes_at_load
         self._load_at = now.mono + self._settings.poll
         self._window = deque()
         oldest = None if self._settings.max_age is None else now.at().timestamp() - self._settings.max_age
@@ -246,6 +248,10 @@ class Delivery:
             self._wait(0 if is_suspect else self._attempts, max(_retry_after(error) for _, error in failures), now)
 
     # --- internal
+
+    def _load(self, without: frozenset[str]) -> Load:
+        self._wakes_at_load = self._wakes
+        return Load(without)
 
     def _accept(self, messages: Sequence[OutboxMessage], ids: list[str], now: Instant) -> None:
         self._sent += ids
@@ -339,7 +345,7 @@ class Delivery:
 def verdict_of(error: RealtimeError) -> Verdict:
     """Return what an error says about the messages that were sent."""
     match error:
-        case PayloadTooLargeError() | InvalidArgumentError():
+        case PayloadTooLargeError():
             return Verdict.REFUSED
         case HttpError(status=status) if status in _REFUSED_STATUSES and not error.retryable:
             return Verdict.REFUSED
