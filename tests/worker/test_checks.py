@@ -240,7 +240,9 @@ def test_a_claim_is_an_index_scan(orders: Make, sql: Sql, options: dict[str, Any
             statement = Statements((await source.describe()).shape).claim(8)
             async with database.connection() as connection:
                 explained = SQL("explain {}").format(statement)
-                rows = await (await connection.execute(explained, {"lease": 60, "holder": "test"})).fetchall()
+                rows = await (
+                    await connection.execute(explained, {"lease": 60, "holder": "test", "after": None})
+                ).fetchall()
                 return "\n".join(row[0] for row in rows)
 
     text = asyncio.run(plan())

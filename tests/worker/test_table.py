@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from supawire import Backoff, JobLostError, RowError, col
@@ -406,6 +407,41 @@ async def test_claims_of_one_group_at_the_same_moment(prepare: Prepare, database
         assert len(taken) == 1
         ((source, job),) = taken
         assert await source.complete([_finished(job)]) == ["again"]
+
+
+async def test_groups_take_turns(prepare: Prepare, sql: Sql):
+    """Groups that always have rows do not keep others from being worked on, and rows without a group are taken too."""
+    for customer in "abcdef":
+        fill(sql, 20, customer=customer)
+    fill(sql, 20)
+    source = await prepare(group="customer")
+    taken: list[str | None] = []
+    for _ in range(20):
+        (job,) = (await source.claim(1, 60)).jobs
+        taken.append(job.row["customer"])
+        await source.complete([_finished(job)])
+    assert set(taken) >= set("abcdef")
+    assert max(Counter(taken).values()) < 10
+
+
+async def test_a_claim_of_a_group_reads_few_rows(prepare: Prepare, orders: Make, sql: Sql):
+    """With many rows that wait in groups that are busy, a claim reads one row per group and not all of them."""
+    sql.execute("insert into orders (customer) select n % 5 from generate_series(1, 5000) n")
+    app = orders()
+    app.job("orders", where=PENDING, group="customer")(print)
+    await app.apply_migration()
+    sql.execute("analyze orders")
+    source = await prepare(group="customer")
+    assert len((await source.claim(8, 60)).jobs) == 5
+    explain = SQL("explain (analyze, format json) {}").format(source._ready.claim(8))
+    ((plan,),) = await source._database.query(explain, {"lease": 60, "holder": "", "after": None})
+    assert max(rows_of(plan[0]["Plan"])) < 50
+
+
+def rows_of(plan: dict[str, Any]) -> list[int]:
+    """Return how many rows each node of a plan has read."""
+    read = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
+    return [read, *(rows for part in plan.get("Plans", []) for rows in rows_of(part))]
 
 
 # --- transactions

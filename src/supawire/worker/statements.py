@@ -17,7 +17,7 @@ from psycopg import sql
 
 from supawire._values.filter_syntax import Condition
 from supawire.worker.database import Statement, identifier, identify, literal, raw
-from supawire.worker.values import Values, before_sql, constants, equal_sql, order_sql, value_sql, where_sql
+from supawire.worker.values import Values, constants, equal_sql, order_sql, value_sql, where_sql
 
 IN_HAND: Final = "('running', 'waiting')"
 
@@ -59,15 +59,21 @@ class Statements:
     def claim(self, limit: int) -> Statement:
         """Return the statement that claims so many jobs.
 
-        The number is part of the text: with a parameter, PostgreSQL would plan for a tenth of the table.
+        The number is part of the text: with a parameter, PostgreSQL would plan for a tenth of the table. With groups it
+        has the parameter `after`.
         """
         if limit not in self._claims:
-            self._claims[limit] = self.claim_with(literal(limit))
+            after = sql.SQL("%(after)s::{}").format(raw(self._shape.kinds[self._shape.group or self._shape.key[0]]))
+            self._claims[limit] = self.claim_with(literal(limit), after)
         return self._claims[limit]
 
-    def claim_with(self, limit: sql.SQL) -> Statement:
-        """Return the statement that claims as many jobs as this SQL says."""
-        return self._format(_CLAIM_ORDERED if self._shape.group else _CLAIM, limit=limit)
+    def claim_with(self, limit: sql.SQL, after: sql.SQL | sql.Composed | None = None) -> Statement:
+        """Return the statement that claims as many jobs as this SQL says.
+
+        after: with groups, SQL for the value after which they are looked for, or null.
+        """
+        text = _CLAIM_ORDERED if self._shape.group else _CLAIM
+        return self._format(text, limit=limit, after=sql.SQL("null") if after is None else after)
 
     def complete_assigning(self, assignments: sql.SQL) -> Statement:
         """Return the statement that completes jobs and changes their rows by this SQL."""
@@ -111,20 +117,25 @@ class Statements:
             "source": literal(shape.name),
             "in_hand": sql.SQL(IN_HAND),
             "given": sql.SQL(_GIVEN),
+            "free": sql.SQL(_FREE).format(
+                jobs=identifier(shape.jobs_schema, "jobs"),
+                source=literal(shape.name),
+                key=sql.SQL("array[{}]").format(text),
+            ),
             "keys": keys,
             "key": sql.SQL("array[{}]").format(text),
             "where": where,
-            "where_earlier": where_sql(shape.where, shape.kinds, "e"),
             "set_claim": sql.SQL(", ").join(assigned(shape.claim, shape.kinds)),
             "set_before": sql.SQL(", ").join(assigned(shape.before, shape.kinds)),
             "claimed": sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(claimed)),
             "held": sql.SQL("({}) and not coalesce({}, false)").format(equal, where),
             "order": order_sql(shape.order, "t"),
             "order_taken": order_sql(shape.order, "moved"),
-            "earlier": before_sql(shape.order, "e", "t"),
             "group": identifier("t", shape.group or shape.key[0]),
-            "group_earlier": identifier("e", shape.group or shape.key[0]),
-        } | {f"match_{name}": self._match(name) for name in ("j", "due", "taken", "ended")}
+            "match_first": sql.SQL(" and ").join(
+                sql.SQL("{} = {}").format(identifier("t", column), identifier("first", column)) for column in shape.key
+            ),
+        } | {f"match_{name}": self._match(name) for name in ("due", "taken", "ended")}
 
     def _match(self, alias: str) -> sql.Composed:
         """Return the condition that a row of the table has the key that the row `alias` of the side table names."""
@@ -195,24 +206,40 @@ with due as materialized (
 ), """
 _FRESH: Final = """found as materialized (
   select {key} as key, null::text as group_key from {table} t
-  where {where} and not exists (
-    select from {jobs} j where j.source = {source} and j.key = {key} and j.state = 'running' and j.visible_at > now())
+  where {where} and {free}
   order by {order} limit {limit} for update of t skip locked
 ), fresh as materialized (
   select * from found limit greatest(0, {limit} - (select count(*) from again))
 ), """
-_FRESH_ORDERED: Final = """found as materialized (
-  select {key} as key, {group}::text as group_key from {table} t
-  where {where} and not exists (
-    select from {jobs} j where j.source = {source} and j.key = {key} and j.state = 'running' and j.visible_at > now())
-  and ({group} is null or (
-    not exists (select from {jobs} j where j.source = {source} and j.group_key = {group}::text and j.state in {in_hand}
-      and j.key <> {key})
-    and not exists (select from {table} e where {where_earlier} and {group_earlier} = {group} and {earlier})))
-  order by {order} limit {limit} for update of t skip locked
+_FRESH_ORDERED: Final = """first as (
+  (select {group} as "supawire group", {keys} from {table} t where {where} and {group} > {after}
+   order by {group}, {order} limit 1)
+  union all
+  (select {group} as "supawire group", {keys} from {table} t where {where} and {group} is not null and {after} is null
+   order by {group}, {order} limit 1)
+  union all
+  select next.* from first cross join lateral (
+    select {group}, {keys} from {table} t where {where} and {group} > first."supawire group"
+    order by {group}, {order} limit 1) next
+), found as materialized (
+  select locked.* from first cross join lateral (
+    select {key} as key, {group}::text as group_key from {table} t
+    where {match_first} and {where} and {group} = first."supawire group" and {free} and not exists (
+      select from {jobs} j where j.source = {source} and j.group_key = {group}::text and j.state in {in_hand}
+        and j.key <> {key})
+    limit 1 for update of t skip locked) locked
+  limit {limit}
+), without as materialized (
+  select {key} as key, null::text as group_key from {table} t
+  where {where} and {group} is null and {free}
+  order by {group}, {order} limit {limit} for update of t skip locked
 ), fresh as materialized (
-  select * from found limit greatest(0, {limit} - (select count(*) from again))
+  select key, group_key from (select *, 1 as turn from found union all select *, 2 from without) one order by turn
+  limit greatest(0, {limit} - (select count(*) from again))
 ), """
+"""`first` has the first row of each group. It goes from one group to the next by the index, and only until enough are
+found that are not in hand, so it does not matter how many rows wait. `without` has rows that belong to no group; their
+turn is after the last group."""
 _TAKE: Final = """adopted as (
   update {jobs} j set state = 'running', attempts = 1, claims = j.claims + 1, claimed = {claimed}, created_at = now(),
     last_error = null, visible_at = now() + %(lease)s * interval '1 second', claimed_at = now(), holder = %(holder)s
@@ -241,8 +268,10 @@ left join moved on true
 order by {order_taken}
 """
 _CLAIM: Final = _DUE + _FRESH + _TAKE
-_CLAIM_ORDERED: Final = _DUE + _FRESH_ORDERED + _TAKE
+_CLAIM_ORDERED: Final = _DUE.replace("with due", "with recursive due") + _FRESH_ORDERED + _TAKE
 
+_FREE: Final = """not exists (select from {jobs} j
+    where j.source = {source} and j.key = {key} and j.state = 'running' and j.visible_at > now())"""
 _GIVEN: Final = "given as (select * from unnest(%(ids)s::bigint[], %(claims)s::integer[]) as g(id, claims))"
 
 _EXTEND: Final = """with {given}

@@ -89,6 +89,8 @@ class TableSource:
         self._holder: Final = holder
         self._statements: Statements | None = None
         self._shape: TableShape | None = None
+        self._after: Any = None
+        """With groups: the one of the last job that was claimed here."""
         self._completions = FORGET_AFTER
         """Since old rows were removed; at first as many as are needed for that."""
 
@@ -125,7 +127,7 @@ class TableSource:
         await catalog.check_jobs(described)
         self._shape = described.shape
         self._statements = Statements(described.shape)
-        await catalog.check_statement(self._statements.claim(1), {"lease": 1.0, "holder": self._holder})
+        await catalog.check_statement(self._statements.claim(1), {"lease": 1.0, "holder": "", "after": None})
         return await catalog.warnings(described)
 
     async def migration(self) -> list[str]:
@@ -133,16 +135,31 @@ class TableSource:
         return index_sql((await self.describe()).shape)
 
     async def claim(self, limit: int, lease: float) -> Batch:
-        """Take rows, in one statement."""
-        statement = self._ready.claim(limit)
-        names, rows = await self._database.table(statement, {"lease": lease, "holder": self._holder})
+        """Take rows, in one statement. With groups, these take turns: each call goes on after the one before."""
+        batch = await self._claim(limit, lease)
+        groups = self._groups(batch)
+        if self._after is not None and len(groups) < limit:  # the last one was reached: from the first again
+            self._after = None
+            if len(batch.jobs) < limit:
+                more = await self._claim(limit - len(batch.jobs), lease)
+                batch = Batch([*batch.jobs, *more.jobs], more.next_due)
+            groups = self._groups(batch)[len(groups) :]
+        self._after = groups[-1] if groups else None
+        if self._completions >= FORGET_AFTER:
+            await self._forget()
+        return batch
+
+    def _groups(self, batch: Batch) -> list[Any]:
+        column = self._options.group
+        return [] if column is None else [job.row[column] for job in batch.jobs if job.row[column] is not None]
+
+    async def _claim(self, limit: int, lease: float) -> Batch:
+        parameters = {"lease": lease, "holder": self._holder, "after": self._after}
+        names, rows = await self._database.table(self._ready.claim(limit), parameters)
         columns = names[_META:]
         assert self._shape is not None
         key = self._shape.key
-        jobs = [_claimed(row, columns, key) for row in rows if row[1] is not None]
-        if self._completions >= FORGET_AFTER:
-            await self._forget()
-        return Batch(jobs, rows[0][0])
+        return Batch([_claimed(row, columns, key) for row in rows if row[1] is not None], rows[0][0])
 
     async def extend(self, claims: Sequence[Claimed], lease: float) -> Collection[Any]:
         """Extend leases, in one statement."""

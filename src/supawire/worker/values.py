@@ -132,19 +132,3 @@ def order_sql(order: Iterable[tuple[str, bool]], alias: str | None) -> sql.Compo
         )
         for column, descending in order
     )
-
-
-def before_sql(order: Iterable[tuple[str, bool]], first: str, second: str) -> sql.Composed:
-    """Return the condition that row `first` comes before row `second` in this order."""
-    same: list[sql.Composed] = []
-    cases: list[sql.Composed] = []
-    for column, descending in order:
-        mine, other = identifier(first, column), identifier(second, column)
-        less = sql.SQL("{} > {}" if descending else "{} < {}").format(mine, other)
-        cases.append(sql.SQL(" and ").join([*same, less]))
-        same.append(sql.SQL("{} = {}").format(mine, other))
-    return (
-        sql.SQL("({})").format(sql.SQL(") or (").join(cases))
-        if len(cases) == 1
-        else sql.SQL("(({}))").format(sql.SQL(") or (").join(cases))
-    )
