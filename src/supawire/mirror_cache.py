@@ -186,7 +186,7 @@ def unpack(data: bytes) -> Any:
 
 def _marked(value: Any) -> Any:
     """Replace what MessagePack does not have by extension types."""
-    kind: type[Any] = type(value)
+    kind = cast("type[Any]", type(value))
     if kind in (str, float, bool, bytes, type(None)):
         return value
     if kind is int:

@@ -47,7 +47,8 @@ def test_broadcasts_are_encoded_alike(official_javascript: Process, sends: list[
     for (push, body), frame in zip(sends, theirs, strict=True):
         is_json = not isinstance(body, bytes)
         payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() if is_json else body
-        ours, is_binary = V2.encode_broadcast(**push, payload=payload, json=is_json)
+        refs = push["join_ref"], push["ref"], push["topic"]
+        ours, is_binary = V2.encode_broadcast(*refs, push["event"], payload, json=is_json)
         assert is_binary
         one, other = (binary.unpack(binary.UP, data) for data in (ours, bytes.fromhex(frame["hex"])))
         assert one._replace(payload=b"") == other._replace(payload=b"")

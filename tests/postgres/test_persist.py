@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supawire import LocalServer, broadcast, changes, connect_async
+from supawire import Insert, LocalServer, broadcast, changes, connect_async
 from supawire.errors import JoinDeniedError, PushError
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,8 @@ async def test_a_join_waits_until_its_changes_are_live(server: LocalServer):
         stream = room.listen(changes("notes"))
         await room.subscribe()
         server.sql("insert into notes values (1)")
-        assert (await asyncio.wait_for(anext(stream), 10)).record == {"id": 1}
+        change = await asyncio.wait_for(anext(stream), 10)
+        assert isinstance(change, Insert) and change.record == {"id": 1}
         wrong = client.channel("wrong", wait=True)
         wrong.listen(changes("hidden"))
         with pytest.raises(JoinDeniedError, match="RealtimeDisabledForConfiguration"):
