@@ -119,6 +119,7 @@ class Worker:
             raise InvalidArgumentError("pass database= or rest=, not both: a direct connection guarantees more")
         self._definitions: Final[dict[str, JobDefinition]] = {}
         self._serving: Serving | None = None
+        self._last_stats = WorkerStats({}, 0)
         self._task: asyncio.Task[None] | None = None
         self._thread: ServingThread | None = None
 
@@ -317,6 +318,7 @@ class Worker:
         try:
             await self._serving.run(until_idle, on_ready)
         finally:
+            self._last_stats = self.stats()
             self._serving = None
 
     def stop(self) -> None:
@@ -360,11 +362,9 @@ class Worker:
     # --- looking
 
     def stats(self) -> WorkerStats:
-        """Return counters; all zero while the worker does not run."""
+        """Return counters since the worker was started; when it does not run, those of the last time."""
         serving = self._serving
-        if serving is None:
-            return WorkerStats({}, 0)
-        return WorkerStats(serving.stats(), serving.queries)
+        return self._last_stats if serving is None else WorkerStats(serving.stats(), serving.queries)
 
     def health(self) -> Health:
         """Return the state of the worker."""
