@@ -118,17 +118,19 @@ class MirrorCache:
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
         try:
             marks = [connection.execute(f"pragma {name}").fetchone()[0] for name in ("application_id", "user_version")]
+            if marks[0] != APPLICATION_ID and connection.execute("select 1 from sqlite_master").fetchone():
+                raise CacheError(
+                    f"{self.path} is a SQLite database, but not the snapshot of a mirror", hint="Give another path."
+                )
+            connection.execute("begin immediate")
             if marks != [APPLICATION_ID, VERSION]:
-                if marks[0] != APPLICATION_ID and connection.execute("select 1 from sqlite_master").fetchone():
-                    raise CacheError(
-                        f"{self.path} is a SQLite database, but not the snapshot of a mirror", hint="Give another path."
-                    )
-                connection.execute("begin immediate")
-                for statement in ("drop table if exists rows", "drop table if exists meta", *_SCHEMA):
-                    connection.execute(statement)
+                for name in ("rows", "meta"):
+                    connection.execute(f"drop table if exists {name}")
                 connection.execute(f"pragma application_id = {APPLICATION_ID}")
                 connection.execute(f"pragma user_version = {VERSION}")
-                connection.execute("commit")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("commit")
         except BaseException:
             connection.close()
             raise

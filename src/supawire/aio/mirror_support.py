@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, cast
 
-from supawire._mirror_events import Row
+from supawire._mirror_events import Row, Rows
 from supawire.aio.callbacks import run_in_thread
 from supawire.aio.driver import Driver
 from supawire.core.mirror import MirrorCore, MirrorSettings
@@ -121,18 +121,19 @@ class MirrorCacheTask:
         return identity_of(self._driver.session.http_broadcasts.token, self._driver.endpoint.key)
 
     async def _load(self, identity: str) -> None:
+        def read() -> tuple[Rows, float] | None:
+            found = self._cache.load(identity)
+            return None if found is None else (self._machine.read(found[0]), found[1])
+
         try:
-            found = await run_in_thread(partial(self._cache.load, identity), "mirror-cache")
-            if found is None:
-                return
-            rows = self._machine.read(found[0])
-            if identity != self._identity():
-                return  # the token of another user was set meanwhile
+            found = await run_in_thread(read, "mirror-cache")
         except (CacheError, RowError) as error:
             self._driver.reports.error(error, "mirror")
             return
+        if found is None or identity != self._identity():
+            return  # nothing for this user, or the token of another user was set meanwhile
         self.saved_at = datetime.fromtimestamp(found[1], UTC)
-        self._machine.restore(rows)
+        self._machine.restore(found[0])
         self._changed()
 
     async def _save(self, rows: Mapping[Key, Row | None], *, whole: bool) -> None:
