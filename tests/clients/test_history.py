@@ -1,6 +1,7 @@
 """Streams from a cursor and stored messages: with the server's replay alone, and with a reader of the table."""
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,14 @@ import pytest
 
 from supawire import Cursor, Gap, LocalServer, broadcast, changes
 from supawire.cursors import Page, PageQuery, StoredRow
-from supawire.errors import HandlerError, InvalidArgumentError, JoinDeniedError, OperationTimeout, StateError
+from supawire.errors import (
+    ClosedError,
+    HandlerError,
+    InvalidArgumentError,
+    JoinDeniedError,
+    OperationTimeout,
+    StateError,
+)
 from supawire.history import SqliteCursors
 from tests.clients.client_api import END, ClientApi, until
 
@@ -274,6 +282,18 @@ async def test_a_channel_that_is_refused_ends_the_stream(api: ClientApi, server:
             await until(lambda: room.state == "joined")
             await room.unsubscribe()
             assert await reading == END
+
+
+async def test_the_thread_of_a_stream_ends_with_the_client(api: ClientApi, server: LocalServer):
+    """A stream that was not closed leaves no thread when its client is closed."""
+    history = Table()
+    history.add(server, b'{"n":0}')
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True)
+        stream = await room.listen(broadcast(), from_=0)
+        await stream.take(1)
+    await until(lambda: not [one for one in threading.enumerate() if one.name.startswith("supawire-history")])
+    assert stream.count == 1  # it was kept until here
 
 
 async def test_wrong_arguments_are_refused_at_once(api: ClientApi, server: LocalServer, tmp_path: Path):

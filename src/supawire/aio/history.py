@@ -506,6 +506,8 @@ class AsyncMessageStream(Generic[P_co]):
     def _status(self, change: Status) -> None:
         if isinstance(self._reader, StoredReader) and change.state is ChannelState.JOINED:
             self._reader.refresh(self._driver.now())
+        if change.state is ChannelState.CLOSED:
+            self._calls.close()
         self._wake()
 
     # --- end
