@@ -12,7 +12,6 @@ import pytest
 from supawire import Cursor, Gap, LocalServer, broadcast, changes
 from supawire.cursors import Page, PageQuery, StoredRow
 from supawire.errors import (
-    ClosedError,
     HandlerError,
     InvalidArgumentError,
     JoinDeniedError,

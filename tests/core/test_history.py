@@ -394,6 +394,17 @@ def test_gaps_that_the_replay_closed_are_not_reported():
     assert (reader.take(), reader.take()) == (cut, None)
 
 
+def test_a_replay_from_a_cursor_older_than_the_retention_begins_with_a_gap():
+    """Messages that the server no longer keeps cannot be replayed, which is reported first."""
+    reader = ReplayReader(Cursor.since(TOPIC, START - 100), oldest=int(START * 1e6))
+    reader.received(received(1), START, Instant(START, START))
+    gap = reader.take()
+    assert isinstance(gap, Gap)
+    assert (gap.reason, gap.verdict) == ("retention", "truncated")
+    assert not isinstance(reader.take(), Gap)
+    assert ReplayReader(Cursor(TOPIC, 0), oldest=int(START * 1e6)).take() is None
+
+
 def test_too_many_waiting_messages_give_a_gap():
     """A consumer that is too slow gets a gap behind the messages that waited."""
     reader = ReplayReader(Cursor.since(TOPIC, 0.0), limit=2)

@@ -51,6 +51,8 @@ Commit = Literal["auto", "manual"]
 READ_BACKOFF: Final = Backoff(initial=0.5, maximum=30.0)
 READ_ATTEMPTS: Final = 4
 """How often `history()` tries to read a page."""
+RETENTION: Final = 72 * 3600.0
+"""Seconds for which the server keeps a stored message at least."""
 SAVE_INTERVAL: Final = 3600.0
 """Seconds after which the cursor of a stream without messages is saved again, so that it does not become too old."""
 BROADCASTS_ONLY: Final = "a history has broadcasts only; pass broadcast() or broadcast('event')"
@@ -365,8 +367,11 @@ class AsyncMessageStream(Generic[P_co]):
         reader: StoredReader | ReplayReader
         if self._history is None:
             self._check_not_joined()
-            reader = ReplayReader(cursor, limit=options.buffer)
-            self._core.membership.gaps.resume(cursor.at / 1e6, self._driver.now())
+            now = self._driver.now()
+            wall = self._driver.session.server_time(now)
+            kept_since = int(((now.wall if wall is None else wall) - RETENTION) * 1e6)
+            reader = ReplayReader(cursor, oldest=kept_since, limit=options.buffer)
+            self._core.membership.gaps.resume(cursor.at / 1e6, now)
         else:
             reader = StoredReader(
                 cursor, oldest=oldest, events=self._wanted.events, page=options.page, settle=options.settle,

@@ -204,8 +204,7 @@ class StoredReader:
         assert self._query is not None
         query, self._query = self._query, None
         if page.oldest > self._settled.at and not self._oldest:
-            start, end = instant_of(self._settled.at), instant_of(page.oldest)
-            self._gaps.append(Gap(self._topic, start, end, RETENTION_REASON, 0, "truncated", _LOST))
+            self._gaps.append(_removed(self._topic, self._settled.at, page.oldest))
             self._oldest = True
         if UNKNOWN in self._seen.values():  # delivered before this page was read, so not newer than it
             self._seen = {one: page.now if at == UNKNOWN else at for one, at in self._seen.items()}
@@ -258,10 +257,11 @@ class ReplayReader:
     Frames have no `inserted_at`. So the cursor has the time of the server at which the last message was received, less
     a margin, and the ids of the newest messages.
 
-    Args: limit: the most messages that may wait.
+    Args: oldest: microseconds since 1970 before which messages may have been removed. limit: the most messages that may
+    wait.
     """
 
-    def __init__(self, cursor: Cursor, *, limit: int = 1000) -> None:
+    def __init__(self, cursor: Cursor, *, oldest: int = 0, limit: int = 1000) -> None:
         self._topic = cursor.topic
         self._limit = limit
         self._at = cursor.at
@@ -274,6 +274,8 @@ class ReplayReader:
         self.cursor: Cursor = cursor
         """The position after all messages that were taken."""
         self._pending: deque[tuple[Any, int] | Gap] = deque()
+        if 0 < cursor.at < oldest:
+            self._pending.append(_removed(self._topic, cursor.at, oldest))
         self._overflowed: tuple[Instant, Instant] | None = None
         self.dropped: int = 0
         """How many messages were dropped because too many waited."""
@@ -317,6 +319,11 @@ class ReplayReader:
             return None
         (start, end), self._overflowed = self._overflowed, None
         return Gap(self._topic, start.at(), end.at(), OVERFLOW_REASON, 0, "not_replayable", _LOST)
+
+
+def _removed(topic: str, since: int, oldest: int) -> Gap:
+    """Return the gap of messages that the server may have removed since a time."""
+    return Gap(topic, instant_of(since), instant_of(oldest), RETENTION_REASON, 0, "truncated", _LOST)
 
 
 def _is_uuid(text: str) -> bool:
