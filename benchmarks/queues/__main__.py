@@ -28,12 +28,12 @@ from typing import Any, Final, LiteralString, Self
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from benchmarks.queues.report import KEPT, table
 from benchmarks.queues.server import local_server
 from supawire.server.postgres.cluster import Cluster
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 HOME: Final = ROOT / "build" / "queues-python"
-KEPT: Final = ROOT / "benchmarks" / "queues.json"
 PATIENCE: Final = 120.0
 """Seconds to wait for an answer of a program."""
 WARM_UP: Final = 200
@@ -244,28 +244,6 @@ def _wait_until_done(watch: "psycopg.Connection[Any]", queue: Queue) -> None:
         if time.monotonic() > until:
             raise RuntimeError(f"{row[0]} jobs were not done within {PATIENCE:.0f} s")
         time.sleep(0.02)
-
-
-def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return the table of the page, one row for each library and number of processes."""
-    head = [
-        *("queue", "processes × concurrent jobs", "jobs/s", "CPU per job", "of PostgreSQL"),
-        *("commit to handler, median", "95 %", "idle statements/min"),
-    ]
-    rows = [
-        [
-            name,
-            f"{line['processes']} × {line['concurrency']}",
-            f"{line['jobs_per_second']:.0f}",
-            f"{line['cpu']:.2f} ms",
-            f"{line['postgres_cpu']:.2f} ms",
-            f"{line['wake']:.1f} ms",
-            f"{line['wake95']:.1f} ms",
-            f"{line['idle']:.0f}",
-        ]
-        for name, line in result["figures"]
-    ]
-    return [head, *rows]
 
 
 def main() -> None:

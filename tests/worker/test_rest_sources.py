@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -216,6 +217,17 @@ async def test_functions_keep_the_order_of_a_group(functions: Rest):
     assert (await claim_one(source)).key == (2,)
 
 
+async def test_functions_forget_old_jobs(functions: Rest):
+    """Entries of jobs that were done long ago are removed from the side table, after every hundredth job."""
+    source = await functions.source()
+    order(functions.sql, "1", "2")
+    assert await source.complete([Finished(await claim_one(source))]) == ["done"]
+    functions.sql.execute("update supawire.jobs set finished_at = now() - interval '2 days'")
+    functions.sql.execute("select setval(pg_get_serial_sequence('supawire.jobs', 'id'), 99)")
+    assert await source.complete([Finished(await claim_one(source))]) == ["done"]
+    assert rows(functions.sql, "select id from supawire.jobs") == [(100,)]
+
+
 async def test_only_the_role_may_call_the_functions(functions: Rest):
     """Another role may not call the functions, and the role that may needs no rights on the table."""
     functions.sql.execute(
@@ -325,3 +337,27 @@ def test_what_rest_cannot_do_is_refused_at_once():
         app.job("orders", where=col("status") == "pending", group="device")
     with pytest.raises(InvalidArgumentError, match="a job of a queue needs the URL"):
         app.queue("mails")
+
+
+def test_init_prints_what_rest_needs(
+    sql: "Connection[Any]", database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """`supawire worker init` prints functions for the role that is named, from the database that is named."""
+    cli = pytest.importorskip("supawire.cli")
+    sql.execute(TABLE.encode())
+    (tmp_path / "rest_jobs.py").write_text(
+        "from supawire import col\n"
+        "from supawire.worker import Worker\n"
+        "app = Worker('https://abc.supabase.co', 'secret-key', rest='functions')\n"
+        "app.job('orders', where=col('status') == 'pending')(print)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["worker", "init", "rest_jobs:app", "--database", database, "--role", "anon"]
+    assert not cli.run(words)
+    text = capsys.readouterr().out
+    assert "create table if not exists" in text
+    sql.execute(text.encode())
+    found = rows(sql, "select count(*) from pg_proc where proname like 'worker_orders_%'")
+    assert found == [(7,)]
+    assert rows(sql, "select has_function_privilege('anon', 'worker_orders_check()', 'execute')") == [(True,)]
+    assert rows(sql, "select has_function_privilege('service_role', 'worker_orders_check()', 'execute')") == [(False,)]

@@ -21,7 +21,7 @@ from supawire.worker.database import Database
 from supawire.worker.rest import RestClient, RestError
 from supawire.worker.source import Batch, Claimed, Finished, Settled, Wakeup
 from supawire.worker.statements import Statements, TableShape, assigned
-from supawire.worker.table import TableOptions, TableSource, index_sql
+from supawire.worker.table import FORGET_LIMIT, TableOptions, TableSource, index_sql
 
 VERSION: Final = 1
 """Version of the functions' arguments and results."""
@@ -219,7 +219,10 @@ _CLAIM_BODY: Final = """for found in execute format({statement}, max_jobs) using
     select jsonb_agg(jsonb_build_object('name', a.attname, 'type', y.typname) order by a.attnum)
     from pg_attribute a join pg_type y on y.oid = a.atttypid
     where a.attrelid = {table}::regclass and a.attnum > 0 and not a.attisdropped));"""
-_COMPLETE_BODY: Final = """if row_values is null or jsonb_typeof(row_values) = 'null' then
+_COMPLETE_BODY: Final = """if exists (select from unnest(ids) number where number % {every} = 0) then
+    {forget};
+  end if;
+  if row_values is null or jsonb_typeof(row_values) = 'null' then
     for found in {plain} loop
       result := result || jsonb_build_array(jsonb_build_array(found.id, found.held, found.moved));
     end loop;
@@ -235,6 +238,8 @@ _COMPLETE_BODY: Final = """if row_values is null or jsonb_typeof(row_values) = '
     result := result || jsonb_build_array(jsonb_build_array(found.id, found.held, found.moved));
   end loop;
   return result;"""
+FORGET_EVERY: Final = 100
+"""Completions after which old entries of done jobs are removed."""
 _COLLECT_BODY: Final = """for found in {statement} loop
     result := result || jsonb_build_array(jsonb_build_array(found.id, found.claims));
   end loop;
@@ -313,7 +318,10 @@ class Functions:
             for column, assignment in zip(self._shape.done, assigned(self._shape.done, self._shape.kinds), strict=True)
         ]
         statement = _dynamic(self._statements.complete_assigning(sql.SQL("%1$s")), "ids", "claims")
+        forget = self._statements.forget.as_string()
         return _COMPLETE_BODY.format(
+            every=FORGET_EVERY,
+            forget=_static(forget % {"keep": self._options.keep, "limit": FORGET_LIMIT}),
             plain=_static(self._statements.complete, "ids", "claims"),
             name=_name(self._shape.schema, self._shape.table).replace("%", "%%").replace("'", "''"),
             done=", ".join(done) or "(null::text, null::text)",
