@@ -83,7 +83,8 @@ class Figures:
 class Program:
     """A producer or a consumer, which answers each line."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self._name = name
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._unread = b""
 
@@ -93,7 +94,7 @@ class Program:
         assert output is not None
         while b"\n" not in self._unread:
             if not select.select([output], [], [], PATIENCE)[0] or not (more := output.read(65_536)):
-                raise RuntimeError(f"{self._process.args} does not answer")
+                raise RuntimeError(f"{self._name} does not answer")
             self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")
         return json.loads(line)
@@ -168,9 +169,9 @@ class Bench:
             url, key = stack.enter_context(local_server(owner_url)) if queue.ours else ("-", "-")
             python = sys.executable if queue.ours else str(HOME / "bin" / "python")
 
-            def start(role: str, database: str) -> Program:
-                words = [role, database, str(concurrency), url, key]
-                program = stack.enter_context(Program([python, "-m", f"benchmarks.queues.{queue.module}", *words]))
+            def start(part: str, database: str) -> Program:
+                words = ["-m", f"benchmarks.queues.{queue.module}", part, database, str(concurrency), url, key]
+                program = stack.enter_context(Program(f"the program to {part} jobs of {name}", [python, *words]))
                 assert program.answer() == "ready"
                 return program
 
@@ -273,7 +274,11 @@ def main() -> None:
         bench = Bench(cluster, admin, options.jobs, options.idle)
         for processes in options.processes:
             for name in names:
-                figures = bench.measure(name, processes, 8 // processes)
+                try:
+                    figures = bench.measure(name, processes, 8 // processes)
+                except RuntimeError as error:
+                    print(f"not run: {name} with {processes} processes: {error}", file=sys.stderr, flush=True)
+                    continue
                 result["figures"].append([name, asdict(figures)])
                 print(name, figures, file=sys.stderr, flush=True)
     head, *rows = table(result)

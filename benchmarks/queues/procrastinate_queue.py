@@ -9,10 +9,9 @@ from benchmarks.queues.roles import Meter, Place, Producer, play
 
 
 def new_app(place: Place) -> procrastinate.App:
-    """Return an app with room for one connection per job, and two for the worker itself."""
-    return procrastinate.App(
-        connector=procrastinate.PsycopgConnector(conninfo=place.database, max_size=place.concurrency + 2)
-    )
+    """Return an app with room for one connection per job, and two for the worker itself; at least the usual four."""
+    size = max(4, place.concurrency + 2)
+    return procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=place.database, max_size=size))
 
 
 async def produce(place: Place) -> Producer:
