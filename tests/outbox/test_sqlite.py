@@ -16,7 +16,7 @@ from supawire import SqliteOutbox
 from supawire.core.delivery import OutboxMessage
 from supawire.errors import InvalidArgumentError, OutboxError, OutboxFullError, PayloadTooLargeError
 from supawire.outbox_stores import sqlite
-from supawire.outbox_stores.base import LOADED_MESSAGES, new_id
+from supawire.outbox_stores.base import new_id
 
 NONE = frozenset[str]()
 
@@ -60,10 +60,11 @@ def test_messages_stay_in_order(store: SqliteOutbox):
 
 def test_a_page_is_bounded(store: SqliteOutbox, monkeypatch: pytest.MonkeyPatch):
     """At most so many messages and so many bytes are read at once, and at least one message."""
-    for _ in range(LOADED_MESSAGES + 1):
+    monkeypatch.setattr(sqlite, "LOADED_MESSAGES", 5)
+    for _ in range(6):
         store.add("a", "e", {})
     messages, complete = load(store)
-    assert len(messages) == LOADED_MESSAGES and not complete
+    assert len(messages) == 5 and not complete
     monkeypatch.setattr(sqlite, "LOADED_BYTES", 3)
     messages, complete = load(store)
     assert len(messages) == 2 and not complete
