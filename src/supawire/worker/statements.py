@@ -151,24 +151,27 @@ class Statements:
         return sql.SQL(text).format(**self._parts, **more)  # pyright: ignore[reportArgumentType]  one of the texts below
 
 
-def index_sql(shape: TableShape) -> list[str]:
-    """Return the statements that create the indexes with which claims of this table are index scans."""
+def indexes(shape: TableShape) -> dict[str, str]:
+    """Return, by name, the statements that create the indexes with which claims of this table are index scans."""
     where = where_sql(shape.where, shape.kinds, None).as_string().replace("%%", "%")
     order = order_sql(shape.order, None).as_string().replace("%%", "%")
     table = identify(shape.schema, shape.table)
-    indexes = [order] if shape.group is None else [order, f"{identify(shape.group)}, {order}"]
-    names = [identify(index_name(shape, columns, where)) for columns in indexes]
-    return [
-        f"create index if not exists {name}\n  on {table} ({columns}) where {where};"
-        for name, columns in zip(names, indexes, strict=True)
-    ]
+    made: dict[str, str] = {}
+    for columns in [order] if shape.group is None else [order, f"{identify(shape.group)}, {order}"]:
+        definition = f"{table} ({columns}) where {where}"
+        name = f"{_cut(shape.table)}_worker_{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
+        made[name] = f"create index if not exists {identify(name)}\n  on {definition};"
+    return made
 
 
-def index_name(shape: TableShape, columns: str, where: str) -> str:
-    """Return a name that is different for each table, order and condition, of at most 63 bytes."""
-    digest = hashlib.sha256(f"{columns} where {where}".encode()).hexdigest()[:8]
-    table = shape.table.encode()[:40].decode(errors="ignore")
-    return f"{table}_worker_{digest}"
+def index_sql(shape: TableShape) -> list[str]:
+    """Return the statements that create the indexes of this table."""
+    return list(indexes(shape).values())
+
+
+def _cut(name: str) -> str:
+    """Return the beginning of a name, so that it has at most 63 bytes with what follows."""
+    return name.encode()[:40].decode(errors="ignore")
 
 
 _MAX_SHAPES: Final = 100

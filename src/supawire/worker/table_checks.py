@@ -15,7 +15,7 @@ from supawire._values.filter_syntax import Condition
 from supawire.errors import SetupError
 from supawire.worker.database import Database, DatabaseError, Statement, identifier, identify, literal, raw
 from supawire.worker.migration import REQUIRED, migration
-from supawire.worker.statements import TableShape, index_sql
+from supawire.worker.statements import TableShape, indexes
 from supawire.worker.values import SqlValue, value_sql, values_before, where_sql
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ PUBLICATION: Final = "supabase_realtime"
 _TABLE: Final = """
 select c.oid, current_user, c.relkind::text, c.reltuples::float8, has_schema_privilege(n.oid, 'usage'),
   has_table_privilege(c.oid, 'select'), row_security_active(c.oid),
-  exists (select from pg_policies p where p.schemaname = n.nspname and p.tablename = c.relname
-    and (p.roles @> array[current_user]::name[] or p.roles @> '{{public}}') and p.cmd in ('ALL', 'UPDATE')),
+  exists (select from pg_policies p, unnest(p.roles) r where p.schemaname = n.nspname and p.tablename = c.relname
+    and p.cmd in ('ALL', 'UPDATE') and case when r = 'public' then true else pg_has_role(r, 'usage') end),
   exists (select from pg_publication_tables p where p.pubname = {publication} and p.schemaname = n.nspname
     and p.tablename = c.relname),
   exists (select from pg_publication where pubname = {publication}),
@@ -165,7 +165,7 @@ class Catalog:
             names = {
                 name for (name,) in await self._database.query(_INDEXES, (self._options.schema, self._options.table))
             }
-            lacking = [one for one in index_sql(described.shape) if one.split()[5].strip('"') not in names]
+            lacking = [text for name, text in indexes(described.shape).items() if name not in names]
             found += [f"{self._table} has {described.rows:.0f} rows and no index for claims: {one}" for one in lacking]
         return found
 
