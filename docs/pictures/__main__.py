@@ -20,7 +20,7 @@ HEIGHT: Final = 720
 
 async def take(program: str) -> None:
     """Show a small chat and a few changed rows in the inspector, and store what it looks like."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         async with (
             LocalServer(inspector=True) as server,
             chromium(program, Path(folder)) as page,
