@@ -144,7 +144,7 @@ class StoredBroadcast(LateBroadcast[P], frozen=True, gc=False, eq=False):
     """A broadcast read from the stored messages.
 
     `inserted_at`: when it was stored, None when it was received without its time. `cursor`: the position after it;
-    whoever saves it continues with the next message.
+    a reader that starts with it continues with the next message.
     """
 
     inserted_at: datetime | None = None

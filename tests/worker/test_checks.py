@@ -103,7 +103,7 @@ def test_a_table_without_primary_key(orders: Make, sql: Sql):
     ],
 )
 def test_a_condition_that_never_changes_is_refused(orders: Make, options: dict[str, Any], which: str):
-    """A row that would match again after a change is refused: it would be claimed for ever."""
+    """A row that would match again after a change is refused: it would be claimed again and again."""
     error = refusal(orders, **options)
     assert which in error.message and "would be claimed again and again" in error.message
 

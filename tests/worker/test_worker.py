@@ -101,7 +101,7 @@ async def test_jobs_are_found_while_realtime_is_away(orders: Make, server: Local
 
 
 async def test_a_wrong_key_ends_the_worker(orders: Make, server: LocalServer):
-    """When Realtime refuses the key at the start for good, the worker raises the error instead of polling silently."""
+    """When Realtime refuses the key at the start, the worker raises the error instead of polling silently."""
     app = orders(url=server.url, key=server.service_key[:-4] + "AAAA")
     app.job("orders", where=PENDING)(print)
     with pytest.raises((AuthError, ConnectError)):

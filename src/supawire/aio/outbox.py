@@ -55,7 +55,7 @@ _STORE_METHODS: Final = ("add", "acquire", "release", "load", "settle", "counts"
 class OutboxStats:
     """What an outbox holds, and what this object has done.
 
-    pending: messages that wait, whoever added them; dead: messages that were given up; bytes: of both; oldest_age:
+    pending: messages that wait, of all processes; dead: messages that were given up; bytes: of both; oldest_age:
     seconds since the oldest pending message was added, None if there is none. sent, failed: messages that were
     accepted, and requests that failed, of this object. sending: whether this object is the one that sends.
     error: the last failure, None after a success.

@@ -333,7 +333,7 @@ class Delivery:
     def _in_turn(self) -> Iterable[OutboxMessage]:
         """Return the window with the topics that have failed at the front after a success, and at the end otherwise.
 
-        They are sent alone, and after each success one of them, so neither they nor the others wait for ever.
+        They are sent alone, and after each success one of them, so neither they nor the others wait endlessly.
         """
         if not self._blocked:
             return self._window

@@ -23,7 +23,7 @@ from supawire.selectors import gaps, status
 from supawire.worker.source import Wakeup
 
 RETRY: Final = Backoff(initial=5.0, maximum=300.0)
-"""Delays after the server has refused the client or a channel for good, which somebody may mend meanwhile."""
+"""Delays after the server has refused the client or a channel permanently, which may be repaired meanwhile."""
 
 
 class Announcements:
@@ -63,7 +63,7 @@ class Announcements:
         return name in self._live
 
     async def run(self) -> None:
-        """Run until cancelled. Raises: RealtimeError when the first connection is refused for good."""
+        """Run until cancelled. Raises: RealtimeError when the first connection is refused permanently."""
         failures = 0
         while True:
             try:

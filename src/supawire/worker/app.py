@@ -155,7 +155,7 @@ class Worker:
 
         Args:
             table, schema: the table, which has a primary key. where: which rows are jobs that wait.
-            claim, done, failed: what is written to the row when it is claimed, completed, or failed for good; by
+            claim, done, failed: what is written to the row when it is claimed, completed, or failed permanently; by
                 default `{"status": "running"}`, `{"status": "done"}`, `{"status": "failed"}`. `NOW` is the time, and in
                 `failed` `REASON` is why. None of the three may leave a row that matches `where`.
             name: tells two jobs of one table apart, and must stay the same over versions of your program.
@@ -225,8 +225,9 @@ class Worker:
         `job.row` is the message if it is an object, else `{"message": …}`; `job.key` is its `msg_id`, `job.headers` its
         headers. The visibility timeout is the lease, and pgmq counts times in whole seconds.
 
-        Args: queue: its name. dead_letters: the queue that gets messages that have failed for good, by default the name
-        with `_dead`. archive: move messages of successful jobs to the archive of the queue instead of deleting them.
+        Args: queue: its name. dead_letters: the queue that gets messages that have failed permanently, by default the
+        name with `_dead`. archive: move messages of successful jobs to the archive of the queue instead of deleting
+        them.
         The others: see `job`.
         """
         self._check_database("a job of a queue")

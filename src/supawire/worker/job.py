@@ -97,8 +97,8 @@ class Transactions(Protocol):
 class Job(Generic[R]):
     """One attempt of one job, passed to the handler.
 
-    The job is done when the handler returns. When it raises, the job is tried again later, and fails for good after the
-    last attempt. All methods may be called on the thread of a plain handler.
+    The job is done when the handler returns. When it raises, the job is tried again later, and fails permanently after
+    the last attempt. All methods may be called on the thread of a plain handler.
     """
 
     def __init__(self, attempt: Attempt, model: Model | None = None, transactions: Transactions | None = None) -> None:
@@ -167,7 +167,7 @@ class Job(Generic[R]):
         raise JobEnded(f"the job is tried again{'' if delay is None else f' in {delay:g} s'}")
 
     def fail(self, reason: str) -> NoReturn:
-        """End the job for good, as a dead letter with this reason. Raises an exception that ends the handler."""
+        """End the job as a dead letter with this reason. Raises an exception that ends the handler."""
         self._attempt.failed = printable(str(reason), MAX_REASON)
         raise JobEnded(f"the job has failed: {self._attempt.failed}")
 

@@ -95,7 +95,7 @@ def table_of(queue: str) -> str:
 class QueueSource:
     """The source of one queue.
 
-    Args: dead_letters: the queue that gets messages that have failed for good. archive: move messages of successful
+    Args: dead_letters: the queue that gets messages that have failed permanently. archive: move messages of successful
     jobs to the archive of the queue instead of deleting them.
     """
 

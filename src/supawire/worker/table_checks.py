@@ -1,6 +1,6 @@
 """What is checked before a table source claims its first row: table, columns, key, rights, row security, condition.
 
-Each problem that would lose jobs or repeat them for ever is a `SetupError` with the SQL that mends it; what only makes
+Each problem that would lose jobs or repeat them endlessly is a `SetupError` with the SQL that mends it; what only makes
 the worker slower is a warning.
 """
 
