@@ -26,9 +26,13 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # a process each
 
+FOLDERS = ("frameworks", "streams", "worker")
 PROGRAMS = sorted(
     path.name
-    for path in [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "frameworks").iterdir()]
+    for path in [
+        *(ROOT / "examples").glob("*.py"),
+        *(path for folder in FOLDERS for path in (ROOT / "examples" / folder).iterdir()),
+    ]
     if not path.name.startswith(("_", "."))
 )
 
