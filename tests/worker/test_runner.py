@@ -1,6 +1,7 @@
 """The engine with jobs in memory, in virtual time: outcomes of attempts, leases, failures of the source, shutdown."""
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -387,6 +388,56 @@ def test_a_completion_that_is_refused_is_a_failed_attempt():
     run(test)
 
 
+@pytest.mark.parametrize("is_busy_first", [False, True])
+def test_a_value_that_cannot_be_encoded_is_a_failed_attempt(is_busy_first: bool):
+    """What `job.write` got for one job may be of any type: the worker and the other jobs go on."""
+
+    class Strict(MemoryJobs):
+        busy = is_busy_first
+
+        async def complete(self, finished: Any) -> Any:
+            if self.busy:
+                self.busy = False
+                return ["busy" for _ in finished]
+            for one in finished:
+                json.dumps(dict(one.values))
+            return await super().complete(finished)
+
+    jobs = Strict([{"id": 0, "note": None}, {"id": 1, "note": None}])
+
+    async def handler(job: Job[Any]) -> None:
+        job.write(note=object() if job.row["id"] == 0 else "text")
+
+    async def test() -> None:
+        async with Running(jobs, handler):
+            await asyncio.sleep(60)
+        assert [job.state for job in jobs.jobs] == ["dead", "done"]
+        said = "its result was refused: TypeError: Object of type object is not JSON serializable"
+        assert jobs.jobs[0].error == said
+
+    run(test)
+
+
+def test_a_handler_whose_task_is_cancelled_by_other_code_is_started_again():
+    """A job whose task other code has cancelled is not held any longer, and starts again when its lease ends."""
+    jobs = MemoryJobs([{"id": 1}])
+
+    async def handler(job: Job[Any]) -> None:
+        if job.attempt == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async def test() -> None:
+        async with Running(jobs, handler) as runner:
+            await asyncio.sleep(100)
+            assert (runner.stats().lost, runner.stats().done) == (1, 1)
+        assert jobs.jobs[0].state == "done"
+
+    run(test)
+
+
 def test_a_completion_that_has_to_wait_does_not_delay_others():
     """A completion that is "busy" is written again later, and jobs that end meanwhile are completed at once."""
 
@@ -520,3 +571,37 @@ async def test_a_plain_handler_that_hangs_keeps_its_slot():
         await runner.wait_until_empty()
         assert runner.stats().retried == 1
     assert attempts == [1, 2]
+
+
+async def _later() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize("handler", [lambda _: _later(), lambda _: (number for number in range(3))])
+async def test_a_plain_handler_that_returns_a_coroutine_has_not_done_its_job(handler: Handler):
+    """A function that only returns a coroutine or a generator has done nothing, so its attempt fails."""
+    jobs = MemoryJobs([{"id": 1}])
+    async with Running(jobs, handler, policy=RetryPolicy(Backoff(), 1)) as runner:
+        await runner.wait_until_empty()
+    assert jobs.jobs[0].state == "dead"
+    assert "the handler is a plain function, but it returned a" in str(jobs.jobs[0].error)
+
+
+async def test_a_thread_that_ends_at_the_moment_of_its_timeout_frees_its_slot():
+    """When the thread has ended before its attempt is cancelled, the slot is free, and the next attempt begins."""
+    jobs = MemoryJobs([{"id": 1}])
+    loop = asyncio.get_running_loop()
+
+    def block(thread: threading.Thread, until: float) -> None:
+        thread.join()
+        while loop.time() < until:
+            pass
+
+    def handler(job: Job[Any]) -> None:
+        if job.attempt == 1:
+            loop.call_soon_threadsafe(block, threading.current_thread(), loop.time() + 0.3)
+
+    settings = {"timeout": 0.2, "policy": RetryPolicy(Backoff(initial=0, maximum=0), 3), "concurrency": 1}
+    async with Running(jobs, handler, **settings) as runner, asyncio.timeout(10):
+        await runner.wait_until_empty()
+    assert (jobs.jobs[0].state, jobs.jobs[0].attempts) == ("done", 2)

@@ -6,6 +6,7 @@ handlers: one claims, one extends leases, one writes completions, as many in one
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import threading
 from collections import Counter, deque
@@ -18,7 +19,7 @@ from supawire._display import printable
 from supawire._values.models import Model
 from supawire.aio.callbacks import RANDOM, describe_callable, is_async
 from supawire.core.pacing import Uniform, delay
-from supawire.errors import OperationTimeout, RealtimeError
+from supawire.errors import OperationTimeout, RealtimeError, StateError
 from supawire.options import Backoff
 from supawire.worker.job import MAX_REASON, Attempt, Job, Transactions
 from supawire.worker.scheduling import ClaimSchedule, Leases, RetryPolicy
@@ -323,6 +324,10 @@ class Runner:
             elif not attempt.withdrawn:
                 attempt.has_ended = True
                 await self._settle(attempt, error)
+        except asyncio.CancelledError:
+            if not attempt.withdrawn:  # not by the engine: without an extension, its lease ends
+                self._lose(claim.token, "its task was cancelled by other code")
+            raise
         finally:
             self._attempts.pop(claim.token, None)
             self._claim_alarm.set()
@@ -367,7 +372,7 @@ class Runner:
         def work() -> None:
             error = None
             try:
-                context.run(self._handler, job)
+                _check_ended(context.run(self._handler, job))
             except BaseException as raised:  # noqa: BLE001  raised where the outcome is awaited
                 error = raised
             try:
@@ -379,7 +384,8 @@ class Runner:
         try:
             error = await done
         except asyncio.CancelledError:
-            self._threads += 1
+            if done.cancelled():  # otherwise the thread has ended, at the same moment
+                self._threads += 1
             attempt.mark_lost("its time is over")
             raise
         if error is not None:
@@ -481,8 +487,10 @@ class Runner:
         try:
             self._counts["completions"] += 1
             settled = await self._call(self.source.complete([attempt.finished for attempt in attempts]))
-        except RealtimeError as error:
-            if error.retryable:
+        except Exception as error:
+            is_refusal = isinstance(error, RealtimeError)
+            # what a handler has written may be of a type that the source cannot encode, in any way
+            if error.retryable if is_refusal else not any(attempt.values for attempt in attempts):
                 raise
             if len(attempts) > 1:  # find the one that is refused
                 for attempt in attempts:
@@ -491,7 +499,8 @@ class Runner:
             (attempt,) = attempts
             self._logger.warning("%s: the result of job %r is refused: %s", self.source.name, attempt.key, error)
             wait = self._settings.policy.delay_after(attempt.claim.attempt, attempt.claim.age, self._random)
-            await self._end(attempt, wait, f"its result was refused: {error.message}")
+            said = error.message if is_refusal else describe_error(error)
+            await self._end(attempt, wait, f"its result was refused: {said}")
             return
         for attempt, outcome in zip(attempts, settled, strict=True):
             self._note(attempt, outcome)
@@ -513,11 +522,7 @@ class Runner:
     async def _complete_later(self, attempt: Attempt) -> None:
         """Write a completion after a pause, without delaying those of other jobs."""
         await asyncio.sleep(BUSY_DELAY)
-        settled = await self._until_written(
-            lambda: self.source.complete([attempt.finished]), lambda: attempt.claim.token in self._claims
-        )
-        if settled is not None:
-            self._note(attempt, settled[0])
+        await self._until_written(lambda: self._complete([attempt]), lambda: attempt.claim.token in self._claims)
 
     def _count_done(self, attempt: Attempt, error: BaseException | None) -> None:
         if error is not None:
@@ -591,6 +596,17 @@ class Runner:
         if self._error is not None:
             self._logger.info("%s: jobs can be claimed again", self.source.name)
             self._error = None
+
+
+def _check_ended(result: object) -> None:
+    """Check what a plain handler returned. Raises: StateError: it has not begun, as a coroutine that nobody awaits."""
+    if inspect.iscoroutine(result):
+        result.close()
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise StateError(
+            f"the handler is a plain function, but it returned a {type(result).__name__}, which was not run",
+            hint="Write `async def`, also for the function that a decorator returns, without `yield`.",
+        )
 
 
 def describe_error(error: BaseException | None) -> str:
