@@ -58,7 +58,7 @@ def convert_error(error: psycopg.Error) -> DatabaseError:
     text = error.diag.message_primary or " ".join(str(error).split())
     lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state
     return DatabaseError(
-        f"the database refused: {text}" if state else f"the database cannot be reached: {text}",
+        f"the database cannot be reached: {text}" if lost else f"the database refused: {text}",
         sqlstate=state,
         retryable=lost or bool(state and state.startswith(_TEMPORARY)),
         hint=error.diag.message_hint,

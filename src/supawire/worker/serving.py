@@ -265,12 +265,15 @@ class Serving:
 
     async def _wait_until_idle(self) -> None:
         stopped = asyncio.create_task(self._stop.wait())
-        idle = asyncio.gather(*(runner.wait_until_empty() for runner in self._runners.values()))
+        idle = asyncio.create_task(self._wait_until_empty())
         try:
             await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
             idle.cancel()
+
+    async def _wait_until_empty(self) -> None:
+        await asyncio.gather(*(runner.wait_until_empty() for runner in self._runners.values()))
 
 
 class DatabaseTransactions:
