@@ -505,3 +505,22 @@ def test_plain_handlers_have_transactions_too(orders: Make, sql: Sql):
     app.run(until_idle=True)
     assert sorted(sql.execute("select key from effects").fetchall()) == [(number,) for number in range(1, 6)]
     assert statuses(sql) == {"done": 5}
+
+
+async def test_a_value_that_python_cannot_represent_is_its_text(orders: Make, sql: Sql):
+    """One row with an infinite time, or with JSON that Python cannot read, keeps no row from being worked on."""
+    fill(sql, 1)
+    sql.execute("insert into orders (at) values ('infinity'), ('0044-03-15 BC')")
+    sql.execute("insert into orders (data) select (repeat('[', 3000) || repeat(']', 3000))::jsonb")
+    sql.execute("insert into orders (data) select repeat('9', 5000)::jsonb")
+    app = orders()
+    rows: list[dict[str, Any]] = []
+
+    @app.job("orders", where=col("status") == "pending")
+    async def work(job: Job) -> None:
+        rows.append(job.row)
+
+    await app.serve(until_idle=True)
+    assert statuses(sql) == {"done": 5}
+    assert [row["at"] for row in rows[1:3]] == ["infinity", "0044-03-15 00:00:00+00 BC"]
+    assert [len(row["data"]) for row in rows[3:]] == [6000, 5000]

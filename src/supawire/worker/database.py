@@ -13,7 +13,10 @@ from typing import Any, Final, LiteralString, TypeAlias, cast
 
 import psycopg
 from psycopg import AsyncConnection, Connection, sql
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Format
 from psycopg.rows import TupleRow
 
 from supawire.errors import InvalidArgumentError, RealtimeError, StateError
@@ -88,6 +91,35 @@ def check_database(url: object) -> Secret:
     return secret
 
 
+def _tolerant(kind: str) -> type[Loader]:
+    """Return a loader that returns the text of a value of this type that cannot be a Python value.
+
+    Such a value in one row must not fail the statement that claims, which has taken this row and others already.
+    """
+    usual = psycopg.adapters.get_loader(psycopg.adapters.types[kind].oid, Format.TEXT)
+    assert usual is not None
+
+    class Tolerant(Loader):
+        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            super().__init__(oid, context)
+            self._load: Final = usual(oid, context).load
+
+        def load(self, data: Buffer) -> Any:
+            try:
+                return self._load(data)
+            except (psycopg.DataError, ValueError, RecursionError):
+                return bytes(data).decode(errors="replace")
+
+    return Tolerant
+
+
+_LOADERS: Final = {
+    kind: _tolerant(kind)
+    for kind in ("json", "jsonb", "date", "time", "timetz", "timestamp", "timestamptz", "interval")
+}
+"""For `infinity`, years before 1 and after 9999, 24:00, and JSON that is nested too deeply or has huge integers."""
+
+
 class Database:
     """Connections for one event loop, in autocommit mode.
 
@@ -95,6 +127,7 @@ class Database:
     """
 
     def __init__(self, url: Secret, size: int = MAX_CONNECTIONS, *, for_users: bool = False) -> None:
+        self._for_users: Final = for_users
         self._session: Final = _SESSION if for_users else _SESSION + _ENGINE
         self._url: Final = url
         self._options: Final = connection_options(url)
@@ -170,6 +203,9 @@ class Database:
         except psycopg.Error as error:
             raise convert_error(error) from error
         try:
+            if not self._for_users:
+                for kind, loader in _LOADERS.items():
+                    connection.adapters.register_loader(kind, loader)
             await connection.execute(self._session)
         except BaseException as error:
             await connection.close()
