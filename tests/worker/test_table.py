@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from supawire import Backoff, JobLostError, RowError, col
 from supawire.worker import NOW, REASON, Job, Worker
-from supawire.worker.database import Database, check_database
+from supawire.worker.database import Database, DatabaseError, check_database
 from supawire.worker.table import TableOptions, TableSource
 
 from .waiting import until
@@ -44,19 +44,24 @@ def jobs(sql: Sql) -> list[tuple[Any, ...]]:
     return sql.execute("select state, attempts, last_error from supawire.jobs order by key[1]::bigint, id").fetchall()
 
 
+def options_of(**options: Any) -> TableOptions:
+    """Return the options of a source of the rows of `orders` that wait."""
+    defaults: dict[str, Any] = {
+        "schema": "public", "name": None, "where": PENDING, "claim": {"status": "running"},
+        "done": {"status": "done"}, "failed": {"status": "failed"}, "order_by": None, "group": None,
+        "jobs_schema": "supawire", "keep": 3600.0,
+    }  # fmt: skip
+    return TableOptions("orders", **(defaults | options))
+
+
 @pytest.fixture(name="prepare")
 async def _prepare(database: str, orders: Make) -> AsyncIterator[Prepare]:
     """A function that prepares a source of the rows of `orders` that wait."""
     databases: list[Database] = []
 
     async def prepare(holder: str = "test", **options: Any) -> TableSource:
-        defaults: dict[str, Any] = {
-            "schema": "public", "name": None, "where": PENDING, "claim": {"status": "running"},
-            "done": {"status": "done"}, "failed": {"status": "failed"}, "order_by": None, "group": None,
-            "jobs_schema": "supawire", "keep": 3600.0,
-        }  # fmt: skip
         databases.append(Database(check_database(database)))
-        source = TableSource(databases[-1], TableOptions("orders", **(defaults | options)), holder)
+        source = TableSource(databases[-1], options_of(**options), holder)
         await source.prepare()
         return source
 
@@ -318,6 +323,17 @@ async def test_old_entries_of_done_jobs_are_removed(prepare: Prepare, database: 
     assert sorted(jobs(sql)) == [("dead", 1, "broken"), ("done", 1, None)]
 
 
+async def test_a_failure_to_remove_old_entries_loses_no_row(prepare: Prepare, database: str, sql: Sql):
+    """When old entries cannot be removed, nothing was claimed; the next claim takes the row."""
+    fill(sql, 1)
+    source = await prepare()
+    sql.execute("alter table supawire.jobs rename column finished_at to ended_at")
+    with pytest.raises(Exception, match="finished_at"):
+        await source.claim(5, 60)
+    assert statuses(sql) == {"pending": 1}
+    assert len((await source.claim(5, 60)).jobs) == 1
+
+
 async def test_keys_of_several_columns_and_names_with_quotes(database: str, orders: Make, sql: Sql):
     """The primary key may have several columns of any type, and names may have quotes, blanks and percent signs."""
     sql.execute(
@@ -422,6 +438,30 @@ async def test_groups_take_turns(prepare: Prepare, sql: Sql):
         await source.complete([_finished(job)])
     assert set(taken) >= set("abcdef")
     assert max(Counter(taken).values()) < 10
+
+
+async def test_a_second_statement_that_fails_loses_no_row(prepare: Prepare, database: str, sql: Sql):
+    """A claim that begins again with the first group returns what it holds when the database fails meanwhile."""
+
+    class Failing(Database):
+        limit = 100
+
+        async def table(self, statement: Any, parameters: Any = None) -> Any:
+            if self.queries >= self.limit:
+                raise DatabaseError("away", sqlstate=None, retryable=True)
+            return await super().table(statement, parameters)
+
+    fill(sql, 1, customer="a")
+    fill(sql, 1, customer="b")
+    await prepare()
+    connections = Failing(check_database(database))
+    source = TableSource(connections, options_of(group="customer"), "test")
+    await source.prepare()
+    (first,) = (await source.claim(1, 60)).jobs
+    connections.limit = connections.queries + 1
+    assert [job.row["customer"] for job in (await source.claim(2, 60)).jobs] == ["b"]
+    assert first.row["customer"] == "a"
+    await connections.close()
 
 
 async def test_a_claim_of_a_group_reads_few_rows(prepare: Prepare, orders: Make, sql: Sql):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Json, Jsonb
 
-from supawire.errors import InvalidArgumentError
+from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.filters import Where
 from supawire.options import check_text
 from supawire.selectors import changes
@@ -136,17 +136,22 @@ class TableSource:
 
     async def claim(self, limit: int, lease: float) -> Batch:
         """Take rows, in one statement. With groups, these take turns: each call goes on after the one before."""
+        if self._completions >= FORGET_AFTER:  # before the claim: a failure must not lose what was claimed
+            await self._forget()
         batch = await self._claim(limit, lease)
         groups = self._groups(batch)
         if self._after is not None and len(groups) < limit:  # the last one was reached: from the first again
             self._after = None
             if len(batch.jobs) < limit:
-                more = await self._claim(limit - len(batch.jobs), lease)
+                try:
+                    more = await self._claim(limit - len(batch.jobs), lease)
+                except RealtimeError:
+                    if not batch.jobs:
+                        raise
+                    return batch  # they are held already; the next claim reports what is wrong
                 batch = Batch([*batch.jobs, *more.jobs], more.next_due)
             groups = self._groups(batch)[len(groups) :]
         self._after = groups[-1] if groups else None
-        if self._completions >= FORGET_AFTER:
-            await self._forget()
         return batch
 
     def _groups(self, batch: Batch) -> list[Any]:
