@@ -202,6 +202,13 @@ async def test_each_statement_that_sends_is_announced(queue: Any, database: str)
         assert [(await anext(events)).event for _ in range(2)] == ["queued", "queued"]
 
 
+async def test_messages_can_be_sent_without_realtime(queue: Any):
+    """In a database without the functions of Realtime, the trigger does not keep a message from being sent."""
+    queue.execute("drop function realtime.send")
+    send(queue, "{}")
+    assert rows(queue, "select count(*) from pgmq.q_mails") == [(1,)]
+
+
 async def test_the_worker_runs_messages(pgmq: Any, database: str):
     """Messages are run when they are announced; one that always raises becomes a dead letter after its attempts."""
     async with LocalServer(database=database) as server:

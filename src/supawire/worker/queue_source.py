@@ -57,7 +57,9 @@ create schema if not exists supawire;
 create or replace function supawire.announce_messages() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  perform realtime.send('{{}}'::jsonb, '{event}', tg_argv[0], true);
+  if to_regprocedure('realtime.send(jsonb, text, text, boolean)') is not null then
+    perform realtime.send('{{}}'::jsonb, '{event}', tg_argv[0], true);
+  end if;
   return null;
 end
 $$;
