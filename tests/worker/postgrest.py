@@ -33,6 +33,10 @@ class PostgREST:
         self._database = database
         self._secret = secret
         self.lost_answers = 0
+        self.lost_methods: tuple[str, ...] = ("GET", "POST", "PATCH")
+        """Requests whose answers are lost."""
+        self.page: str | None = None
+        """What is answered instead of rows, as by a proxy."""
         self.app = web.Application()
         self.app.router.add_post("/rest/v1/rpc/{name}", self._answer(self._call))
         self.app.router.add_get("/rest/v1/{name}", self._answer(self._select))
@@ -51,7 +55,9 @@ class PostgREST:
                     await connection.execute(SQL("set local role {}").format(Identifier(claims["role"])))
                     await connection.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
                     response = await act(request, connection)
-                if self.lost_answers:
+                if self.page is not None:
+                    return web.Response(text=self.page, content_type="text/html")
+                if self.lost_answers and request.method in self.lost_methods:
                     self.lost_answers -= 1
                     return web.Response(status=503, text="upstream connect error")
                 return response

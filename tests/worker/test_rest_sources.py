@@ -288,6 +288,42 @@ async def test_a_lost_answer_of_a_completion(rest: Rest):
     assert await source.complete([Finished(claim)]) in (["done"], ["again"])
 
 
+@pytest.mark.parametrize(
+    ("options", "which"),
+    [
+        ({"claim": {"note": "running"}}, "claim"),
+        ({"done": {"status": "pending"}}, "done"),
+        ({"failed": {"status": "pending", "note": REASON}}, "failed"),
+    ],
+)
+async def test_a_condition_that_never_changes_is_refused(
+    sql: "Connection[Any]", database: str, options: dict[str, Any], which: str
+):
+    """Over REST, too, a worker whose rows would match the condition for ever does not start."""
+    async with rest_on(sql, database, "columns") as rest:
+        with pytest.raises(SetupError, match=f"got {which}=.* still matches"):
+            await rest.source(where=col("status") == "pending", **options)
+
+
+async def test_a_claim_that_fails_for_one_row_returns_the_others(sql: "Connection[Any]", database: str):
+    """When the request for one row fails, the rows that were taken are worked on."""
+    async with rest_on(sql, database, "columns") as rest:
+        source = await rest.source()
+        order(sql, "1", "2", "3")
+        rest.fake.lost_answers, rest.fake.lost_methods = 1, ("PATCH",)
+        assert len((await source.claim(3, 30)).jobs) == 2
+
+
+async def test_an_answer_that_is_not_json_is_an_error_of_the_library(sql: "Connection[Any]", database: str):
+    """A page of a proxy instead of rows is an error after which the worker tries again."""
+    async with rest_on(sql, database, "columns") as rest:
+        source = await rest.source()
+        rest.fake.page = "<html>maintenance</html>"
+        with pytest.raises(RealtimeError, match="something unexpected") as raised:
+            await source.claim(1, 30)
+        assert raised.value.retryable
+
+
 async def test_the_worker_runs_rows_over_rest(rest: Rest):
     """The worker runs rows when Realtime announces them; without a database there is no transaction."""
     seen: list[Any] = []

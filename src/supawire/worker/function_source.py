@@ -187,7 +187,7 @@ class FunctionSource:
         body = await self._rest.call(f"{self._base}_{name}", arguments)
         try:
             return msgspec.json.decode(body, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RealtimeError(f"the function {self._base}_{name} returned something unexpected: {error}") from error
 
     def _claimed(self, job: _Job, answer: _Claims) -> Claimed:

@@ -17,8 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from supawire._values.encode import to_wire
-from supawire._values.filter_syntax import Condition
-from supawire.errors import SetupError
+from supawire._values.filter_syntax import Condition, matches
+from supawire.errors import RealtimeError, SetupError
 from supawire.selectors import changes
 from supawire.worker.rest import RestClient, RestError
 from supawire.worker.source import Batch, Claimed, Finished, Settled, Wakeup
@@ -88,7 +88,8 @@ class PatchSource:
         return self._columns
 
     async def prepare(self) -> Sequence[str]:
-        """Check that the columns are there and may be read and written. Raises: SetupError."""
+        """Check the condition, and that the columns are there and may be read and written. Raises: SetupError."""
+        self._check_loops()
         columns = [self._key, *COLUMNS]
         nothing: Query = [(self._key, "is.null"), ("select", ",".join(columns))]
         try:
@@ -121,8 +122,15 @@ class PatchSource:
         jobs: list[Claimed] = []
         while candidates and len(jobs) < limit:
             part, candidates = candidates[: limit - len(jobs)], candidates[limit - len(jobs) :]
-            taken = await asyncio.gather(*(self._take(row, state, lease) for row, state in part))
-            jobs += [claim for claim in taken if claim is not None]
+            taken = await asyncio.gather(
+                *(self._take(row, state, lease) for row, state in part), return_exceptions=True
+            )
+            jobs += [one for one in taken if isinstance(one, Claimed)]
+            errors = [one for one in taken if isinstance(one, BaseException)]
+            if errors and jobs:
+                break  # these are held already; the next claim reports what is wrong
+            if errors:
+                raise errors[0]
         next_end = min((end for _, end in ends if end >= now), default=None)
         return Batch(jobs, None if next_end is None else (next_end - now).total_seconds())
 
@@ -217,10 +225,10 @@ class PatchSource:
         return [(TOKEN, _in([claim.token for claim in claims])), (UNTIL, "not.is.null")]
 
     async def _select(self, query: Query) -> list[Row]:
-        return msgspec.json.decode(await self._rest.select(self._options.table, query), type=list[Row])
+        return _rows(await self._rest.select(self._options.table, query))
 
     async def _update(self, query: Query, values: Mapping[str, Any]) -> list[Row]:
-        return msgspec.json.decode(await self._rest.update(self._options.table, query, values), type=list[Row])
+        return _rows(await self._rest.update(self._options.table, query, values))
 
     # --- values
 
@@ -237,6 +245,22 @@ class PatchSource:
             for column, value in values.items()
         }
 
+    def _check_loops(self) -> None:
+        """Check that a row no longer matches the condition after each of the changes. Raises: SetupError."""
+        options = self._options
+        for name, values in (
+            ("claim", options.claim),
+            ("done", options.claim | options.done),
+            ("failed", options.claim | options.failed),
+        ):
+            conditions = [condition for condition in options.where.conditions if condition.column in values]
+            if matches(conditions, self._values(values)):
+                raise SetupError(
+                    f"a row of {options.table} that got {name}={getattr(options, name)!r} still matches"
+                    f" where={options.where!r}, so it would be claimed again and again",
+                    hint=f"Let {name}= change a column that where= compares, to a value that does not match.",
+                )
+
     def _setup_error(self, error: RestError) -> SetupError | None:
         table = identify(self._options.schema, self._options.table)
         if error.sqlstate in _UNDEFINED_TABLES:
@@ -252,6 +276,14 @@ class PatchSource:
                 sql=f"grant select, update on {table} to service_role;",
             )
         return None
+
+
+def _rows(answer: bytes) -> list[Row]:
+    """Return the rows of an answer. Raises: RealtimeError that is worth another attempt: it has none."""
+    try:
+        return msgspec.json.decode(answer, type=list[Row])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RealtimeError(f"PostgREST returned something unexpected: {error}", retryable=True) from error
 
 
 def columns_sql(schema: str, table: str) -> str:
