@@ -291,6 +291,14 @@ def test_a_webhook_that_is_given_up_is_reported(
     assert err.endswith("supawire: could not be passed on: 1 of the events\n")
 
 
+def test_a_secret_in_the_environment_is_no_option(server: LocalServer, monkeypatch: pytest.MonkeyPatch):
+    """With SUPAWIRE_WEBHOOK_SECRET set, `listen` without --forward-to works."""
+    monkeypatch.setenv("SUPAWIRE_WEBHOOK_SECRET", SECRET)
+    with Running(server, "listen", "unsigned", "--count", "1") as listening:
+        server.broadcast("unsigned", "n", {})
+    assert listening.code == 0
+
+
 @pytest.mark.usefixtures("no_delay")
 def test_a_receiver_that_is_not_there_is_reported(server: LocalServer, capsys: Capture):
     """A refused connection is repeated and then given up; a new secret is printed once, to stderr."""
@@ -314,6 +322,7 @@ def test_a_receiver_that_is_not_there_is_reported(server: LocalServer, capsys: C
         (503, "7", 1, 7.0),
         (429, "100000", 1, 60.0),
         (429, "soon", 2, 1.0),
+        (429, "9" * 5000, 1, 60.0),
         (500, None, 6, None),
         (410, "1", 1, None),
         (302, None, 1, None),
@@ -337,6 +346,8 @@ def test_the_delay_before_the_next_attempt(
         (["--exec", "no-such-program-here"], "no-such-program-here"),
         (["--exec", "'not closed"], "--exec"),
         (["--forward-to", "ftp://x"], "http://"),
+        (["--forward-to", "http://a..b/hook"], "valid host"),
+        (["--forward-to", f"http://{'a' * 64}.example"], "valid host"),
         (["--forward-to", "http://x", "--secret", "whsec_hello world"], "whsec_"),
         (["--forward-to", "http://x", "--exec", "true"], "one of them"),
         (["--secret", SECRET], "--forward-to"),

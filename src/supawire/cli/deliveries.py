@@ -73,7 +73,7 @@ def retry_delay(status: int | None, retry_after: str | None, attempts: int, jitt
     if not temporary or attempts >= ATTEMPTS:
         return None
     delay = min(MAX_DELAY, FIRST_DELAY * 2 ** (attempts - 1)) * (1 - jitter / 2)
-    requested = int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0
+    requested = int(retry_after[:9]) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0
     return delay if requested <= delay else min(MAX_DELAY, float(requested))
 
 
@@ -100,12 +100,14 @@ def check_url(url: str) -> str:
     """Return the URL of a receiver. Raises: InvalidArgumentError."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")  # UnicodeError, a ValueError, for a name that cannot be looked up
+        valid = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         valid = False
     if not valid:
         raise InvalidArgumentError(
-            f"--forward-to must be a URL that begins with http:// or https://, not {shown(url, 100)}"
+            f"--forward-to must be a URL that begins with http:// or https:// and has a valid host, "
+            f"not {shown(url, 100)}"
         )
     return url
 

@@ -1,6 +1,7 @@
 """`supawire listen`: show the events of a channel, and pass them on to a command or a URL."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from supawire.cli.deliveries import Deliveries, Outcome
 
 MAX_IN_FLIGHT: Final = 100
+SECRET_NAME: Final = "SUPAWIRE_WEBHOOK_SECRET"  # noqa: S105  the name of a variable
 
 _EVENTS: Final = Group("Events", sort_key=1)
 _END: Final = Group("When to end", sort_key=2)
@@ -78,7 +80,7 @@ def listen(
         str | None,
         Parameter(
             group=_PASS_ON,
-            env_var="SUPAWIRE_WEBHOOK_SECRET",
+            env_var=SECRET_NAME,
             show_env_var=True,
             help="Secret of the signatures, whsec_ and base64. Without it a new one is made and printed.",
         ),
@@ -105,7 +107,7 @@ def listen(
     check_count("--in-flight", in_flight, maximum=MAX_IN_FLIGHT)
     if exec_ is not None and forward_to is not None:
         raise InvalidArgumentError("--exec and --forward-to both take the events; give one of them")
-    if secret is not None and forward_to is None:
+    if secret and forward_to is None and secret != os.environ.get(SECRET_NAME):
         raise InvalidArgumentError("--secret signs webhooks; give --forward-to as well")
     return asyncio.run(
         _Listening(
