@@ -108,6 +108,27 @@ def test_a_recording_that_is_full_ends_with_exit_code_1(server: LocalServer, tmp
     assert (tmp_path / "full.jsonl").stat().st_size < 1000
 
 
+def test_a_replaced_file_can_be_read_by_its_owner_only(server: LocalServer, tmp_path: Path):
+    """With --force, the mode of a file that others could read changes."""
+    file = tmp_path / "forced.jsonl"
+    file.write_text("old")
+    file.chmod(0o644)
+    assert record(server, file, "--force") == 0
+    assert "old" not in file.read_text()[:3]
+    assert sys.platform == "win32" or stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+def test_a_full_disk_ends_a_recording(server: LocalServer, capsys: Capture):
+    """The command ends at the first frame that cannot be written, with exit code 1 and the reason."""
+    recording = Running(server, "record", "disk")
+    recording.words = ["record", "/dev/full", "disk", "--force", *recording.words[2:]]
+    with recording:
+        server.broadcast("disk", "big", {"text": "x" * 100_000})
+    assert recording.code == 1
+    assert "supawire: No space left on device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import stat
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Final
@@ -74,7 +76,10 @@ def record(
 def _create(file: Path, force: bool) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | (os.O_TRUNC if force else os.O_EXCL)
     try:
-        return os.fdopen(os.open(file, flags, 0o600), "wb")
+        opened = os.fdopen(os.open(file, flags, 0o600), "wb")
+        if force and sys.platform != "win32" and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            os.fchmod(opened.fileno(), 0o600)  # others may be able to read the file that is replaced
+        return opened
     except FileExistsError:
         raise InvalidArgumentError(f"{file} exists", hint="Name another file, or replace it with --force.") from None
     except OSError as error:
@@ -94,6 +99,7 @@ class _Recorder:
         self._client: AsyncClient | None = None
         self._started_at: float | None = None
         self._end = asyncio.Event()
+        self._error: OSError | None = None
         self._frames = 0
         self.events: int = 0
         self.full: bool = False
@@ -107,7 +113,7 @@ class _Recorder:
         selectors: list[Selector[Any]],
         seconds: float | None,
     ) -> None:
-        """Record until the end."""
+        """Record until the end. Raises: OSError: the file cannot be written."""
         limit = asyncio.timeout(seconds)
         try:
             async with (
@@ -125,6 +131,8 @@ class _Recorder:
         except TimeoutError:
             if not limit.expired():
                 raise
+        if self._error is not None:
+            raise self._error
 
     def _live(self) -> Live:
         """Return a view of the counters, drawn in a terminal only."""
@@ -157,7 +165,12 @@ class _Recorder:
             self._started_at = now
         connection = 1 if self._client is None else max(1, self._client.stats().connects)
         frame = read("out" if direction == "out" else "in", connection, data, binary, now - self._started_at)
-        self._writer.write(frame)
+        try:
+            self._writer.write(frame)
+        except OSError as error:  # raised by `run`; the client would only report it
+            self._error = error
+            self._end.set()
+            return
         self._frames += 1
         if self._writer.size >= self._max_size:
             self.full = True
