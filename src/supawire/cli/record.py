@@ -77,13 +77,13 @@ def _create(file: Path, force: bool) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | (os.O_TRUNC if force else os.O_EXCL)
     try:
         opened = os.fdopen(os.open(file, flags, 0o600), "wb")
-        if force and sys.platform != "win32" and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            os.fchmod(opened.fileno(), 0o600)  # others may be able to read the file that is replaced
-        return opened
     except FileExistsError:
         raise InvalidArgumentError(f"{file} exists", hint="Name another file, or replace it with --force.") from None
     except OSError as error:
         raise InvalidArgumentError(f"{file} cannot be written: {error.strerror}") from error
+    if force and sys.platform != "win32" and stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        os.fchmod(opened.fileno(), 0o600)  # others may be able to read the file that is replaced
+    return opened
 
 
 class _Recorder:
