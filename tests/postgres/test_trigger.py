@@ -1,6 +1,7 @@
 """`supawire trigger` with a database."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,15 @@ def test_one_row_of_a_partitioned_table_changes(database: str, sql: Connection[T
     assert sql.execute("select id from parts").fetchall() == [(1,)]
 
 
+def test_one_of_the_rows_with_a_value_is_deleted(database: str, sql: Connection[TupleRow], capsys: Capture):
+    """Of several rows that `--set` names, the newest one is deleted, and the others stay."""
+    sql.execute(SETUP)
+    sql.execute("insert into people (name) values ('Ada'), ('Ada'), ('Alan')")
+    assert trigger(database, "DELETE", "people", "--set", "name=Ada") == 0
+    assert row(capsys)["id"] == 2
+    assert sql.execute("select id from people order by id").fetchall() == [(1,), (3,)]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
@@ -92,6 +102,7 @@ def test_what_cannot_be_changed_is_one_line(
         "postgresql://127.0.0.1,db.example.com/d",
         "postgresql://u:secret@x:y:z/d",
         "secret",
+        "postgresql:///d?service=remote",
     ],
 )
 def test_a_database_of_another_machine_is_refused(url: str, capsys: Capture):
@@ -99,3 +110,30 @@ def test_a_database_of_another_machine_is_refused(url: str, capsys: Capture):
     assert trigger(url, "INSERT", "people") == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "secret" not in err
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR", "PGSERVICE"])
+def test_a_database_that_the_environment_names_is_checked_too(
+    name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """libpq takes what the URL does not say from variables and service files; another machine is refused there too."""
+    services = tmp_path / "services.conf"
+    services.write_text("[192.0.2.1]\nhost=192.0.2.1\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv(name, "192.0.2.1")
+    assert trigger("postgresql:///d", "INSERT", "people") == 2
+    assert "on this machine only" in capsys.readouterr().err
+
+
+def test_a_context_in_the_environment_is_not_mixed_with_the_database_of_a_file(
+    database: str, sql: Connection[TupleRow], capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """With SUPAWIRE_CONTEXT the server is that of the context, so the database in `.env` is not changed."""
+    sql.execute(SETUP)
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text(f"SUPAWIRE_DATABASE_URL='{database}'\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("SUPAWIRE_CONTEXT", "other")
+    assert run(["trigger", "INSERT", "people"]) == 2
+    assert "there is no context other" in capsys.readouterr().err
+    assert sql.execute("select count(*) from people").fetchall() == [(0,)]

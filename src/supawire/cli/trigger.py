@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from supawire._values.encode import inferred_type, to_wire
 from supawire.cli import env_files
-from supawire.cli.connection import DOTENV, Connect, Target
+from supawire.cli.connection import CONTEXT_NAME, DOTENV, Connect, Target
 from supawire.cli.output import JsonFlag, Output, shown
 from supawire.cli.plausible import type_name, value_for
 from supawire.errors import InvalidArgumentError
@@ -106,7 +106,8 @@ def _database_url_of(connect: Connect) -> str | None:
     """Return the URL that `supawire serve` wrote, from the same file as the server's URL."""
     if connect.env_file is not None:
         return env_files.read_any(connect.env_file, "--env-file").get(env_files.DATABASE_URL)
-    elsewhere = connect.url or connect.context or os.environ.get(env_files.URL) or os.environ.get("SUPABASE_URL")
+    variables = (CONTEXT_NAME, env_files.URL, "SUPABASE_URL")
+    elsewhere = connect.url or connect.context or any(map(os.environ.get, variables))
     if elsewhere or not DOTENV.is_file():
         return None
     return env_files.read_any(DOTENV).get(env_files.DATABASE_URL)

@@ -1,7 +1,6 @@
 """Changing a row of a table by SQL, with plausible values for its columns."""
 
 import ipaddress
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from random import Random
@@ -80,13 +79,15 @@ def _check_local(url: str) -> None:
     """Refuse a database of another machine: the command is for development."""
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
+    from psycopg.pq import Conninfo
 
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:  # its text may contain the password
         raise InvalidArgumentError("--database-url is not a valid URL", hint="Write postgresql://…") from None
-    names = [str(given.get("host") or os.environ.get("PGHOST", "")), str(given.get("hostaddr") or "")]
-    if not all(_is_local(host) for name in names for host in name.split(",")):
+    defaults = {option.keyword: option.val for option in Conninfo.get_defaults()}  # of PGHOST, PGSERVICE and the like
+    names = [str(given.get(name) or (defaults.get(name.encode()) or b"").decode()) for name in ("host", "hostaddr")]
+    if "service" in given or not all(_is_local(host) for name in names for host in name.split(",")):
         raise InvalidArgumentError("trigger changes rows of a database on this machine only")
 
 
@@ -151,7 +152,7 @@ class _Change:
     def _delete(self) -> Row:
         if self._values:
             condition = self._sql.SQL(" and ").join(self._equations(self._values))
-            return self._execute("delete from {table} where {condition} returning *", condition=condition)
+            return self._execute("delete from {table} where {newest} returning *", condition=condition)
         return self._execute("delete from {table} where {newest} returning *")
 
     def _equations(self, row: Row) -> "Iterator[sql.Composed]":
@@ -195,12 +196,13 @@ class _Change:
         items = self._sql.SQL(", ").join(self._sql.Literal(self._adapted(name, value)) for name, value in row.items())
         return names, items
 
-    def _execute(self, text: LiteralString, **parts: Any) -> Row:
+    def _execute(self, text: LiteralString, *, condition: "sql.Composed | None" = None, **parts: Any) -> Row:
+        """Run a statement. `{newest}` in it is the newest row, of those that fulfil the condition."""
         from psycopg.rows import dict_row
 
         newest = self._sql.SQL(
-            "(tableoid, ctid) = (select tableoid, ctid from {table} order by {order} desc limit 1)"
-        ).format(table=self._table, order=self._order())
+            "(tableoid, ctid) = (select tableoid, ctid from {table} where {condition} order by {order} desc limit 1)"
+        ).format(table=self._table, condition=condition or self._sql.SQL("true"), order=self._order())
         query = self._sql.SQL(text).format(**{"table": self._table, "newest": newest, **parts})
         with self._connection.cursor(row_factory=dict_row) as cursor:
             row = cursor.execute(query).fetchone()
