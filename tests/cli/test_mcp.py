@@ -1,8 +1,12 @@
 """`supawire mcp`, with the client of the official package: in memory, and over stdin and stdout of the program."""
 
 import asyncio
+import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -19,6 +23,7 @@ from supawire.cli.mcp.explain import explain
 from supawire.cli.mcp.tools import MAX_RESULT, create_server
 from supawire.options import Secret
 from supawire.server import LocalServer
+from tests.cli.conftest import DEADLINE, ENVIRONMENT, SCRIPT
 
 TOOLS = ["listen_once", "send", "presence", "doctor", "explain_error", "serve"]
 
@@ -221,6 +226,39 @@ async def test_the_program_speaks_over_stdin_and_stdout(tmp_path: Any):
             assert (await call(client, "send", topic="room", event="hi"))["confirmed"] is True
             assert (await call(client, "serve"))["url"] != server.url
             assert (await call(client, "doctor"))["healthy"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither of these signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_program_while_its_input_is_open(number: int, code: int):
+    """The exit code is that of the signal, although the agent has not closed stdin."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    with subprocess.Popen(
+        [SCRIPT, "mcp", "--url", "http://127.0.0.1:1", "--key", "k"],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        watchdog = threading.Timer(DEADLINE, process.kill)
+        watchdog.start()
+        process.stdin.write(f"{json.dumps(request)}\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.send_signal(number)
+        assert process.stderr.read() == "supawire: interrupted\n"
+        assert process.wait() == code
+        watchdog.cancel()
+
+
+async def test_one_time_limit_is_for_all_steps_of_a_call():
+    """Two answers that each arrive within the limit, and together do not, are too late."""
+    async with LocalServer() as server, Client(create_server(target_of(server), allow_writes=True)) as client:
+        server.delay_replies(0.6)
+        assert "Call doctor" in await error_of(client, "send", topic="room", event="hi", timeout=1.0)
 
 
 def test_the_extra_is_named_if_it_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

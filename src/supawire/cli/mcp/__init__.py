@@ -1,5 +1,12 @@
 """`supawire mcp`: a server of the Model Context Protocol on stdin and stdout, for coding agents."""
 
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -37,10 +44,53 @@ def mcp(
         target = None
     from supawire.cli.mcp.tools import create_server
 
-    create_server(
+    server = create_server(
         target,
         allow_writes=allow_writes,
-        database_url=None if database_url is None else Secret(database_url),
+        database_url=Secret(database_url) if database_url else None,
         connect_timeout=connect.timeout,
-    ).run("stdio")
+    )
+    with _input_that_signals_end():
+        server.run("stdio")
     return 0
+
+
+@contextmanager
+def _input_that_signals_end() -> Generator[None]:
+    """Let stdin end at Ctrl-C and SIGTERM while the block runs, and raise KeyboardInterrupt after it.
+
+    The server reads stdin in a thread, which only the end of the input ends. Therefore another thread, which the
+    program does not wait for, copies stdin into a socket that can be ended.
+    """
+    source, target = socket.socketpair()
+    interrupted = False
+
+    def copy() -> None:
+        with suppress(OSError):  # the target has ended
+            while data := os.read(0, 65_536):
+                target.sendall(data)
+        end()
+
+    def end() -> None:
+        with suppress(OSError):  # it has ended already
+            target.shutdown(socket.SHUT_WR)
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+        end()
+
+    stdin, handler = sys.stdin, signal.getsignal(signal.SIGINT)
+    with source, target, source.makefile("r", encoding="utf-8", errors="replace") as copied:
+        sys.stdin = copied
+        signal.signal(signal.SIGINT, interrupt)
+        threading.Thread(target=copy, name="supawire-mcp-input", daemon=True).start()
+        try:
+            yield
+        finally:
+            sys.stdin = stdin
+            signal.signal(signal.SIGINT, handler)
+    if interrupted:
+        raise KeyboardInterrupt

@@ -98,8 +98,8 @@ class Tools:
         async with self._client(local, timeout, private=private) as client:
             channel = client.channel(topic, private=private)
             stream = channel.listen(*selectors)
-            await channel.subscribe(wait="joined" if table is None else "ready", timeout=timeout)
-            limit = asyncio.timeout(max(0.0, ends_at - time.monotonic()))
+            await channel.subscribe(wait="joined" if table is None else "ready", timeout=_left(ends_at))
+            limit = asyncio.timeout(_left(ends_at))
             try:
                 async with limit:
                     async for received in stream:
@@ -138,19 +138,21 @@ class Tools:
             )
         if len(to_json(payload or {})) > MAX_PAYLOAD:
             raise ToolError(f"The payload is larger than {MAX_PAYLOAD:,} characters of JSON. Send less data.")
+        ends_at = time.monotonic() + timeout
         async with self._client(local, timeout, private=private) as client:
             channel = client.channel(topic, private=private, ack=True)
-            await channel.subscribe(timeout=timeout)
+            await channel.subscribe(timeout=_left(ends_at))
             started = time.monotonic()
-            await channel.broadcast(event, payload or {}, ack=True, timeout=timeout)
+            await channel.broadcast(event, payload or {}, ack=True, timeout=_left(ends_at))
         return {"confirmed": True, "seconds": round(time.monotonic() - started, 3)}
 
     async def presence(
         self, topic: Topic, private: Private = False, timeout: Seconds = 10.0, local: Local = False
     ) -> dict[str, Any]:
         """Return who is present in a channel, by presence key, without being present in it."""
+        ends_at = time.monotonic() + timeout
         async with self._client(local, timeout, private=private) as client:
-            entries = await _first_state(client.channel(topic, private=private), timeout)
+            entries = await _first_state(client.channel(topic, private=private), timeout, ends_at)
         return _bounded("present", entries)
 
     async def doctor(
@@ -302,11 +304,16 @@ def _selectors(
 _changes: Final[Any] = changes
 
 
-async def _first_state(channel: AsyncChannel, timeout: float) -> list[dict[str, Any]]:
+def _left(ends_at: float) -> float:
+    """Return the seconds until the end of a call, or a short time if it is over."""
+    return max(0.01, ends_at - time.monotonic())
+
+
+async def _first_state(channel: AsyncChannel, timeout: float, ends_at: float) -> list[dict[str, Any]]:
     """Return the entries of the first snapshot of presence. Raises: OperationTimeout."""
     stream = channel.listen(presence())
-    await channel.subscribe(timeout=timeout)
-    limit = asyncio.timeout(timeout)
+    await channel.subscribe(timeout=_left(ends_at))
+    limit = asyncio.timeout(_left(ends_at))
     try:
         async with limit:
             async for event in stream:
