@@ -1,14 +1,16 @@
 """`supawire doctor`."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from supawire.cli import run
-from supawire.doctor import diagnose
+from supawire.doctor import Finding, Outcome, Report, Step, diagnose
 from supawire.errors import InvalidArgumentError
 from supawire.options import Secret
 from supawire.server import LocalServer
@@ -79,6 +81,47 @@ def test_wrong_usage_is_exit_code_2(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert expected in err
+
+
+def test_an_empty_variable_is_no_database(
+    server: LocalServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """With SUPABASE_DB_URL set to nothing, only the server is examined."""
+    monkeypatch.setenv("SUPABASE_DB_URL", "")
+    with server:
+        assert run(["doctor", server.url, "--key", server.anon_key]) == 0
+    assert "no database URL given" in capsys.readouterr().out
+
+
+def test_a_report_has_no_control_characters():
+    """Names and errors of the database cannot change what a terminal shows; values for programs are as they were."""
+    finding = Finding("name", Outcome.FAIL, "policy \x1b[2J raises", "drop\ritem", "select '\x9b';")
+    step = Step("rows", "row security", Outcome.FAIL, "\x1b]0;title\x07", 0.1, (finding,))
+    report = Report("127.0.0.1:1", (step,), 0.1)
+    assert all(line.isprintable() for _, line in report.lines())
+    assert report.to_dict()["steps"][0]["findings"][0]["sql"] == "select '\x9b';"
+
+
+def test_a_name_server_that_does_not_answer_takes_no_longer_than_the_time_limit(monkeypatch: pytest.MonkeyPatch):
+    """The report is returned although the lookup has not ended."""
+    ended, look_up = threading.Event(), socket.getaddrinfo
+
+    def blocked(host: str, *arguments: object, **options: object) -> object:
+        if host == "name.invalid":
+            ended.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+        return look_up(host, *arguments, **options)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    monkeypatch.setattr(socket, "getaddrinfo", blocked)
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(diagnose("http://name.invalid", "k", timeout=0.3)))
+    thread.start()
+    thread.join(20)
+    waited = thread.is_alive()
+    ended.set()
+    thread.join()
+    assert not waited
+    assert [finding.name for finding in reports[0].step("dns").findings] == ["dns-no-answer"]
 
 
 def test_a_database_url_that_is_none_does_not_show_its_password(server: LocalServer):

@@ -65,7 +65,7 @@ def doctor(
         target.url,
         target.key,
         token=target.token,
-        database_url=database_url,
+        database_url=database_url or None,  # a variable may be empty
         table=table,
         filter=filter,
         event=event,

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
@@ -98,15 +99,45 @@ def proxy_variable(host: str, *, secure: bool) -> str | None:
 async def resolve(network: Network) -> DnsFacts:
     """Look up the host's addresses."""
     clock, target = Clock(), network.target
-    lookup = asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     try:
-        found = await within(network.limit(DNS_TIMEOUT), lookup)
+        found = await within(network.limit(DNS_TIMEOUT), _look_up(target.host, target.port))
     except (OSError, UnicodeError) as error:  # UnicodeError: a label that is empty or too long
         return DnsFacts(seconds=clock.seconds, error=str(error))
     if found is None:
         return DnsFacts(seconds=clock.seconds, no_answer=True)
     addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
     return DnsFacts(seconds=clock.seconds, addresses=addresses)
+
+
+async def _look_up(host: str, port: int) -> list[Any]:
+    """Return the addresses of a host.
+
+    The lookup has a thread of its own: the event loop waits for those of its executor when it is closed, and the
+    program at its end, which may take half a minute if no name server answers.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[list[Any]] = loop.create_future()
+
+    def resolve(found: list[Any], error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(found)
+
+    def run() -> None:
+        found: list[Any] = []
+        error: BaseException | None = None
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except BaseException as caught:  # noqa: BLE001  raised by the task that waits
+            error = caught
+        with suppress(RuntimeError):  # the event loop was closed meanwhile
+            loop.call_soon_threadsafe(resolve, found, error)
+
+    threading.Thread(target=run, name="supawire-doctor-dns", daemon=True).start()
+    return await done
 
 
 async def connect(network: Network, addresses: Sequence[str]) -> TcpFacts:

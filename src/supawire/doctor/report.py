@@ -4,7 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
+
+from supawire._display import printable
+
+MAX_LINE: Final = 4_000
+"""Maximum characters of a line of the report as text."""
 
 
 class Outcome(StrEnum):
@@ -120,7 +125,14 @@ class Report:
         return "\n".join(line for _, line in self.lines())
 
     def lines(self) -> Iterator[tuple[Outcome | None, str]]:
-        """Yield the lines of the report as text, each with the outcome by which it may be coloured."""
+        """Yield the lines of the report as text, each with the outcome by which it may be coloured.
+
+        Control characters, as in names of the database, are escaped.
+        """
+        for outcome, line in self._lines():
+            yield outcome, printable(line, MAX_LINE)
+
+    def _lines(self) -> Iterator[tuple[Outcome | None, str]]:
         for outcome, title, step in self._shown():
             time = "" if step.outcome is Outcome.SKIPPED else f"  ({step.seconds:.2f} s)"
             yield outcome, f"{outcome.value:<8}{title:<22} {step.detail}{time}"
