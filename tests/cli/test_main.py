@@ -77,6 +77,15 @@ def test_a_wrong_command_line_is_one_line_on_stderr(
     assert "short" not in err
 
 
+@pytest.mark.parametrize("words", [["send", "room", "event", "{}"], ["listen", "room", "--for"], ["serve", "--port"]])
+def test_a_key_in_the_wrong_place_is_not_printed(words: list[str], capsys: pytest.CaptureFixture[str]):
+    """The error of a wrong command line has `***` in its place."""
+    key = f"sb_secret_{'a' * 22}_{'b' * 8}"
+    assert run([*words, key]) == 2
+    err = capsys.readouterr().err
+    assert "***" in err and "aaaa" not in err
+
+
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "jwt", "dotenv", "tomli_w"])
 def test_a_missing_extra_is_named(package: str):
     """The exit code is 2, and one line has the command that installs it."""

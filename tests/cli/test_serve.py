@@ -143,6 +143,14 @@ def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pyte
     assert kind != "file" or path.read_text(encoding="utf-8") == "PRECIOUS=1\n"
 
 
+def test_no_other_file_of_the_folder_is_replaced(tmp_path: Path):
+    """Only the env file is new after writing; a file with a similar name stays."""
+    (tmp_path / "dev.env.new").write_text("PRECIOUS=1\n", encoding="utf-8")
+    env_files.EnvFile(tmp_path / "dev.env").write({"SUPAWIRE_URL": "http://127.0.0.1:1"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dev.env", "dev.env.new"]
+    assert (tmp_path / "dev.env.new").read_text(encoding="utf-8") == "PRECIOUS=1\n"
+
+
 def test_the_env_file_of_a_killed_server_is_overwritten(tmp_path: Path):
     """A file that was changed meanwhile is not removed."""
     path = tmp_path / "dev.env"

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote, split
@@ -36,12 +37,15 @@ class EnvFile:
         """Write the file. Raises: InvalidArgumentError when that is not possible."""
         text = "\n".join([FIRST_LINE, *lines(values), ""])
         try:
-            draft = self.path.with_name(f"{self.path.name}.new")  # so that no one reads a file that is half written
-            draft.unlink(missing_ok=True)
-            number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
-            draft.replace(self.path)
+            # a draft, which only its owner can read, so that no one reads a file that is half written
+            number, draft = tempfile.mkstemp(prefix=f"{self.path.name}.", dir=self.path.parent)
+            try:
+                with os.fdopen(number, "w", encoding="utf-8") as file:
+                    file.write(text)
+                Path(draft).replace(self.path)
+            except BaseException:
+                Path(draft).unlink()
+                raise
         except OSError as error:
             raise InvalidArgumentError(f"--env-file: {self.path} cannot be written: {error.strerror}") from error
         self._text = text

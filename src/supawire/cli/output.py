@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from supawire._display import printable
+from supawire._display import hide_tokens, printable
 
 MAX_LINE: Final = 4_000
 """Maximum characters of text from outside that are shown in one line for people."""
@@ -33,8 +33,8 @@ def make_console(*, plain: bool = False, stderr: bool = False) -> Console:
 
 
 def print_error(text: str) -> None:
-    """Print one message to stderr, prefixed with the program's name."""
-    print(f"supawire: {text}", file=sys.stderr, flush=True)
+    """Print one message to stderr, prefixed with the program's name. Keys and tokens in it are hidden."""
+    print(f"supawire: {hide_tokens(text)}", file=sys.stderr, flush=True)
 
 
 def tolerate_narrow_encodings() -> None:
