@@ -81,7 +81,7 @@ def test_thumbnails_are_written_to_the_rows(server: LocalServer):
     kept = b"".join(pixels[at : at + 3] for at in (0, 12, 96, 108))
     assert first == ("done", 8, 8, b"P6 2 2 255\n" + kept)
     assert second == ("failed", None, None, None)
-    [(error,)] = server.sql("select last_error from supawire.jobs where state = 'dead'")
+    [(error,)] = server.sql("select last_error from supawire.jobs where state = 'dead' and source = 'public.images'")
     assert error.startswith("not a picture")
 
 

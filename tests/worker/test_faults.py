@@ -37,7 +37,7 @@ app = Worker(database=os.environ["DATABASE"], poll=0.1, lease=1)
 
 @app.job("orders", where=col("status") == "pending", max_attempts=2, concurrency=4)
 def handle(job: Job) -> None:
-    print("began", job.key, job.attempt, flush=True)
+    print(f"began {{job.key}} {{job.attempt}}\\n", end="", flush=True)  # in one write: jobs run on threads
     {body}
 """
 

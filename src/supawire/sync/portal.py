@@ -102,6 +102,8 @@ class Call:
 
     def end(self, refusal: BaseException) -> None:
         """Resolve the call with `refusal`, because the loop has ended."""
+        if self.task is not None and self.task.done() and not self.task.cancelled():
+            self.task.exception()  # what ended the loop is reported; asyncio would log it when the task is collected
         if not self._settled:
             self.broken = True
             self._settle(None, refusal)
