@@ -81,6 +81,7 @@ def test_the_migration_is_printed_written_and_run(worker: Commands, sql: psycopg
         (("run", "jobs:other"), "is not a supawire.worker.Worker, but int"),
         (("run", "jobs:app", "--log-level", "loud"), "--log-level must be"),
         (("run", "jobs:app", "--reload", "--until-idle"), "exclude each other"),
+        (("run", ".jobs:app"), "such as jobs:app"),
         (("init", "jobs:app", "--apply", "--out", "x.sql"), "exclude each other"),
     ],
 )

@@ -1,6 +1,7 @@
 """A worker with the local server: wake-ups by Realtime, life cycle, statistics, health."""
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from supawire import AuthError, ConnectError, LocalServer, StateError, col
+from supawire import AuthError, Backoff, ConnectError, LocalServer, StateError, col
 from supawire.testing import MemoryJobs
 from supawire.worker import Job, Worker
 
@@ -98,6 +99,23 @@ async def test_jobs_are_found_while_realtime_is_away(orders: Make, server: Local
         await until(lambda: app.health().realtime == "live")
         sql.execute("insert into orders default values")
         assert await asyncio.wait_for(done.get(), 20) == 2
+
+
+async def test_a_channel_that_is_refused_later_is_joined_again(
+    orders: Make, server: LocalServer, sql: Sql, monkeypatch: pytest.MonkeyPatch
+):
+    """When the server refuses the channel of a running worker permanently, the worker joins again later."""
+    monkeypatch.setattr("supawire.worker.announcements.RETRY", Backoff(initial=0.05, maximum=0.05))
+    app = orders(url=server.url, key=server.service_key, poll=3600.0)
+    app.job("orders", where=PENDING)(lambda job: None)
+    async with app:
+        await until_live(app)
+        topic = "supawire:worker:public.orders"
+        server.reject_join(topic, "Unauthorized: You do not have permissions to read from this Channel topic: x")
+        server.drop_connections()
+        await until(lambda: "permissions" in app.health().realtime)
+        server.reset_faults()
+        await until(lambda: app.health().realtime == "live")
 
 
 async def test_a_wrong_key_ends_the_worker(orders: Make, server: LocalServer):
@@ -209,3 +227,20 @@ async def test_any_source_can_be_registered():
 
     await app.serve(until_idle=True)
     assert [job.state for job in jobs.jobs] == ["done", "done"]
+
+
+def test_a_second_signal_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch):
+    """After two signals, `run()` has given the job back and returns."""
+    monkeypatch.setattr("supawire.worker.serving.SECOND_SIGNAL", 0)
+    jobs = MemoryJobs([{"id": 1}])
+    app = Worker()
+
+    @app.source("memory", lambda _: jobs)
+    async def hang(job: Job) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    app.run()
+    assert (jobs.jobs[0].state, jobs.jobs[0].attempts) == ("waiting", 0)

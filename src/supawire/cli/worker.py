@@ -92,7 +92,7 @@ def load(target: str) -> "Worker":
     from supawire.worker import Worker
 
     module_name, colon, name = target.partition(":")
-    if not (module_name and colon and name):
+    if not (module_name and colon and name) or module_name.startswith("."):
         raise InvalidArgumentError(f"the worker must be given as module:name, such as jobs:app, not {target!r}")
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  as `python -m` does
     try:

@@ -17,7 +17,7 @@ from supawire.aio.client import AsyncClient
 from supawire.aio.connect import connect_async
 from supawire.core.pacing import delay
 from supawire.errors import RealtimeError
-from supawire.events import Event, Status
+from supawire.events import ChannelState, Event, Status
 from supawire.options import Backoff, Secret
 from supawire.selectors import gaps, status
 from supawire.worker.source import Wakeup
@@ -91,26 +91,30 @@ class Announcements:
             await client.wait_closed()
 
     async def _subscribe(self, client: AsyncClient, name: str, wakeup: Wakeup) -> None:
-        """Keep one channel subscribed; a permanent refusal is tried again after some minutes."""
+        """Keep one channel subscribed; after a permanent refusal, also of a later join, it is tried again."""
         channel = client.channel(wakeup.topic, private=wakeup.private)
         for selector in wakeup.selectors:
             channel.on(selector, partial(self._on_event, name))
         channel.on(gaps(), partial(self._on_gap, name))
-        channel.on(status(), partial(self._on_status, name))
+        ended = asyncio.Event()
+        channel.on(status(), partial(self._on_status, name, ended))
         failures = 0
         while True:
+            ended.clear()
             try:
                 await channel.subscribe(wait="ready", timeout=None)
             except RealtimeError as error:
                 self._error = error
-                wait = delay(RETRY, failures, RANDOM)
-                failures += 1
-                self._logger.warning(
-                    "%s: changes are not announced; the poll finds jobs; next attempt in %.0f s: %s", name, wait, error
-                )
-                await asyncio.sleep(wait)
             else:
-                return
+                failures = 0
+                await ended.wait()
+            wait = delay(RETRY, failures, RANDOM)
+            failures += 1
+            self._logger.warning(
+                "%s: changes are not announced; the poll finds jobs; next attempt in %.0f s: %s",
+                name, wait, self._error,
+            )  # fmt: skip
+            await asyncio.sleep(wait)
 
     def _on_event(self, name: str, _: Event) -> None:
         self._wake(name, "change")
@@ -118,7 +122,9 @@ class Announcements:
     def _on_gap(self, name: str, _: Event) -> None:
         self._wake(name, "gap")
 
-    def _on_status(self, name: str, event: Status) -> None:
+    def _on_status(self, name: str, ended: asyncio.Event, event: Status) -> None:
+        if event.state in (ChannelState.FAILED, ChannelState.CLOSED):
+            ended.set()
         if event.ready and name not in self._live:
             self._live.add(name)
             self._error = None

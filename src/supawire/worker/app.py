@@ -4,7 +4,7 @@ import asyncio
 import logging
 import typing
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin
 
@@ -300,8 +300,8 @@ class Worker:
             runner.run(self._run(until_idle))
 
     async def _run(self, until_idle: bool) -> None:
-        with stop_on_signals(self.stop, asyncio.current_task()):
-            await self.serve(until_idle=until_idle)
+        with stop_on_signals(self.stop, asyncio.current_task()), suppress(asyncio.CancelledError):
+            await self.serve(until_idle=until_idle)  # cancelled by the second signal
 
     async def serve(self, *, until_idle: bool = False) -> None:
         """Run in this event loop until `stop()`. A cancellation gives running jobs back at once.
