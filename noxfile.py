@@ -141,7 +141,7 @@ def package(session: nox.Session) -> None:
         with session.chdir(Path(folder, source.name.removesuffix(".tar.gz"))):
             paths = {"PYTHONPATH": "src"}  # before the checkout that is installed
             session.run("pytest", "-q", "--collect-only", "-p", "no:cacheprovider", env=paths, silent=True)
-            session.run("pytest", "-q", "-n", "3", "-m", "not slow", "tests/core", "tests/test_package.py", env=paths)
+            session.run("pytest", "-q", "-n", "3", "-m", "not slow", "tests/golden", "tests/test_package.py", env=paths)
         if session.posargs:
             shutil.copytree(builds[0], session.posargs[0], dirs_exist_ok=True)
 

@@ -213,7 +213,7 @@ class MirrorCore:
             settings.version, settings.key, settings.settle, MAX_SETTLE_FACTOR * settings.settle, settings.buffer
         )
         self.counts: Final = MirrorCounts()
-        self.is_cached = False
+        self.is_cached: bool = False
         """Whether the copy is that of an earlier run, as it was saved."""
         self._unsaved: set[Key] | None = None
         """The keys of the rows that have changed since the copy was saved, None if all must be saved."""

@@ -18,12 +18,12 @@ try:
     from psycopg import sql
     from psycopg.conninfo import conninfo_to_dict
     from psycopg.rows import TupleRow
-except ModuleNotFoundError as error:
-    if error.name != "psycopg":
+except ModuleNotFoundError as _missing:
+    if _missing.name != "psycopg":
         raise
     raise ImportError(
         "reading messages and cursors in PostgreSQL needs psycopg: pip install 'supawire[history]'", name="psycopg"
-    ) from error
+    ) from _missing
 
 CONNECT_TIMEOUT: Final = 10
 LONGEST_TRANSACTION: Final = 300

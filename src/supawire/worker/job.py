@@ -49,18 +49,18 @@ class Attempt:
         self.claim: Final = claim
         self.source: Final = source
         self.values: dict[str, Any] = {}
-        self.alive = False
+        self.alive: bool = False
         self.lost: str | None = None
         self.failed: str | None = None
-        self.retried = False
+        self.retried: bool = False
         self.delay: float | None = None
-        self.committing = False
-        self.committed = False
+        self.committing: bool = False
+        self.committed: bool = False
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.cancelled_for: str | None = None
-        self.withdrawn = False
-        self.has_ended = False
+        self.withdrawn: bool = False
+        self.has_ended: bool = False
 
     @property
     def key(self) -> Any:

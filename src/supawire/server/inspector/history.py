@@ -45,16 +45,16 @@ class Entry:
     def __init__(
         self, number: int, at: float, kind: Kind, connections: list[int], data: bytes, *, binary: bool, code: int
     ) -> None:
-        self.number = number
-        self.at = at
-        self.kind = kind
-        self.connections = connections
-        self.receivers = len(connections)
+        self.number: int = number
+        self.at: float = at
+        self.kind: Kind = kind
+        self.connections: list[int] = connections
+        self.receivers: int = len(connections)
         """For a change the number of channels."""
-        self.data = data
-        self.binary = binary
-        self.code = code
-        self.seen = False
+        self.data: bytes = data
+        self.binary: bool = binary
+        self.code: int = code
+        self.seen: bool = False
         """Whether a page has it already, so that it must not change any more."""
 
     @property
