@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -283,6 +284,15 @@ def test_mistakes_in_arguments_are_refused_at_once():
         job("orders", where=col("note") == "x", retry=Backoff())(work)
     with pytest.raises(StateError, match="no job"):
         Worker(database=URL).run()
+
+
+def test_an_annotation_that_cannot_be_resolved_is_refused():
+    """When the class in `Job[…]` is not defined yet, the error says so, also where annotations are evaluated late."""
+    early = "" if sys.version_info >= (3, 14) else "from __future__ import annotations\n"
+    names: dict[str, Any] = {"Job": Job}
+    exec(early + "async def work(job: Job[Missing]) -> None: ...", names)
+    with pytest.raises(InvalidArgumentError, match="the annotation of work cannot be resolved"):
+        Worker(database="postgresql://127.0.0.1/x").job("orders", where=col("status") == "new")(names["work"])
 
 
 def test_the_password_is_never_shown(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import typing
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -440,11 +441,11 @@ def _with_model(settings: JobSettings, handler: Callable[..., Any]) -> JobSettin
 
 
 def _annotated_model(handler: Callable[..., Any]) -> type[Any] | None:
-    function = handler if hasattr(handler, "__annotations__") else getattr(handler, "__call__", handler)  # noqa: B004
     try:
+        function = handler if hasattr(handler, "__annotations__") else getattr(handler, "__call__", handler)  # noqa: B004
         hints = typing.get_type_hints(function)
     except (NameError, TypeError) as error:
-        if any("Job[" in str(note) for note in getattr(function, "__annotations__", {}).values()):
+        if any("Job[" in text for text in _annotations(handler)):
             raise InvalidArgumentError(
                 f"the annotation of {describe_handler(handler)} cannot be resolved: {error}", hint="Pass model=."
             ) from None
@@ -455,3 +456,14 @@ def _annotated_model(handler: Callable[..., Any]) -> type[Any] | None:
             is_class = isinstance(model, type) and model is not Any and not issubclass(model, dict)
             return cast("type[Any]", model) if is_class else None
     return None
+
+
+def _annotations(handler: Callable[..., Any]) -> list[str]:
+    """Return the texts of annotations that cannot be evaluated."""
+    if sys.version_info >= (3, 14):  # where reading `__annotations__` evaluates them
+        import annotationlib
+
+        function = handler if hasattr(handler, "__annotate__") else getattr(handler, "__call__", handler)  # noqa: B004
+        return list(annotationlib.get_annotations(function, format=annotationlib.Format.STRING).values())
+    function = handler if hasattr(handler, "__annotations__") else getattr(handler, "__call__", handler)  # noqa: B004
+    return [str(note) for note in getattr(function, "__annotations__", {}).values()]
