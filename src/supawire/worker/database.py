@@ -134,7 +134,7 @@ class Database:
         self._idle: Final[list[AsyncConnection[TupleRow]]] = []
         self._slots: Final = asyncio.Semaphore(size)
         self._closed = False
-        self.queries = 0
+        self.queries: int = 0
         """How many statements were sent by `query`."""
 
     def __repr__(self) -> str:

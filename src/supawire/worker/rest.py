@@ -62,7 +62,7 @@ class RestClient:
         self._key: Final = settings.key
         self._token: Final = settings.key if settings.token is None else settings.token
         self._session: aiohttp.ClientSession | None = None
-        self.requests = 0
+        self.requests: int = 0
         """How many requests were sent."""
 
     def __repr__(self) -> str:

@@ -59,7 +59,7 @@ class ClaimSchedule:
 
     def drain(self) -> None:
         """Claim nothing from now on."""
-        self.draining = True
+        self.draining: bool = True
 
     def begin(self, now: float, used: int) -> int:
         """Return how many jobs to claim now, and count the claim as running; 0: none now.
@@ -74,7 +74,7 @@ class ClaimSchedule:
         if self._cause is None:
             return 0
         self.causes[self._cause] += 1
-        self.last_cause = self._cause
+        self.last_cause: str = self._cause
         self._cause = None
         self.claiming = True
         return free
@@ -93,7 +93,7 @@ class ClaimSchedule:
 
     def failed(self, now: float) -> float:
         """Note that the claim failed. Return the seconds until it is made again."""
-        self.claiming = False
+        self.claiming: bool = False
         wait = delay(CLAIM_BACKOFF, self._failures, self._random)
         self._failures += 1
         self._not_before = now + wait
