@@ -324,6 +324,16 @@ async def test_an_answer_that_is_not_json_is_an_error_of_the_library(sql: "Conne
         assert raised.value.retryable
 
 
+async def test_a_row_that_cannot_be_read_keeps_no_other_from_being_worked_on(rest: Rest):
+    """JSON that is nested too deeply is its text through functions; by columns its row is not given out."""
+    rest.sql.execute("alter table orders add column extra jsonb")
+    source = await rest.source()
+    rest.sql.execute("insert into orders (extra) select (repeat('[', 3000) || repeat(']', 3000))::jsonb")
+    order(rest.sql, "1")
+    texts = [job.row["extra"] for job in (await source.claim(5, 30)).jobs]
+    assert texts == (["[" * 3000 + "]" * 3000, None] if rest.grade == "functions" else [None])
+
+
 async def test_the_worker_runs_rows_over_rest(rest: Rest):
     """The worker runs rows when Realtime announces them; without a database there is no transaction."""
     seen: list[Any] = []

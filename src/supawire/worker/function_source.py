@@ -23,7 +23,7 @@ from supawire.worker.source import Batch, Claimed, Finished, Settled, Wakeup
 from supawire.worker.statements import Statements, TableShape, assigned
 from supawire.worker.table import FORGET_LIMIT, TableOptions, TableSource, index_sql
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the functions' arguments and results."""
 MAX_BASE: Final = 63 - len("_complete")
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
@@ -54,7 +54,8 @@ class _Job(Struct):
     claims: int
     attempt: int
     age: float
-    row: Raw
+    row: dict[str, str]
+    """JSON by column, as texts: a value that cannot be read does not keep others from being read."""
 
 
 class _Claims(Struct):
@@ -191,9 +192,30 @@ class FunctionSource:
             raise RealtimeError(f"the function {self._base}_{name} returned something unexpected: {error}") from error
 
     def _claimed(self, job: _Job, answer: _Claims) -> Claimed:
-        row = decode_row(answer.columns, job.row)
+        row = _decoded(answer.columns, job.row)
         self._columns = row.keys()
         return Claimed(tuple(row[name] for name in answer.key), row, job.attempt, (job.id, job.claims), job.age)
+
+
+def _decoded(columns: Raw, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row. A value that Python cannot read, such as JSON that is nested too deeply, is its text."""
+    values = {name: Raw(text.encode()) for name, text in texts.items()}
+    try:
+        return decode_row(columns, Raw(msgspec.json.encode(values)))
+    except (RecursionError, ValueError):
+        values = {
+            name: value if _is_readable(value) else Raw(msgspec.json.encode(texts[name]))
+            for name, value in values.items()
+        }
+        return decode_row(columns, Raw(msgspec.json.encode(values)))
+
+
+def _is_readable(value: Raw) -> bool:
+    try:
+        msgspec.json.decode(value)
+    except (RecursionError, ValueError):
+        return False
+    return True
 
 
 def _tokens(claims: Sequence[Claimed]) -> dict[str, Any]:
@@ -212,7 +234,8 @@ _CLAIM_BODY: Final = """for found in execute format({statement}, max_jobs) using
     next_due := found."supawire due";
     if found."supawire id" is not null then
       jobs := jobs || jsonb_build_object('id', found."supawire id", 'claims', found."supawire claims",
-        'attempt', found."supawire attempts", 'age', found."supawire age", 'row', to_jsonb(found) - {meta});
+        'attempt', found."supawire attempts", 'age', found."supawire age", 'row',
+        (select jsonb_object_agg(e.key, e.value::text) from jsonb_each(to_jsonb(found) - {meta}) e));
     end if;
   end loop;
   return jsonb_build_object('jobs', jobs, 'next_due', next_due, 'key', {key}::jsonb, 'columns', (

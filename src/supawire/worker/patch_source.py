@@ -103,14 +103,16 @@ class PatchSource:
         """Look for rows whose lease has ended and for new ones, and try to take each by one PATCH."""
         now = datetime.now(UTC)
         wanted = str(min(MAX_CANDIDATES, 2 * limit))
+        seen = ("select", ",".join([self._key, *COLUMNS]))
         held, fresh = await asyncio.gather(
-            self._select([*self._taken, (UNTIL, "not.is.null"), ("order", UNTIL), ("limit", wanted)]),
+            self._select([*self._taken, (UNTIL, "not.is.null"), ("order", UNTIL), ("limit", wanted), seen]),
             self._select(
                 [
                     *self._fresh,
                     ("or", f"({UNTIL}.is.null,{UNTIL}.lt.{now.isoformat()})"),
                     *self._order,
                     ("limit", wanted),
+                    seen,
                 ]
             ),
         )
