@@ -98,6 +98,26 @@ def test_sigterm_ends_a_command_and_what_it_runs(server: LocalServer, tmp_path: 
         os.kill(child, 0)
 
 
+def test_sigterm_ends_a_command_that_ignores_ctrl_c(server: LocalServer):
+    """A shell without job control lets the jobs that it starts with & ignore SIGINT; SIGTERM ends them all the same."""
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", SCRIPT, "listen", "ignoring"],
+        env=ENVIRONMENT | {"SUPABASE_URL": server.url, "SUPABASE_KEY": server.anon_key},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_join(server, "ignoring", process)
+    process.terminate()
+    try:
+        _, err = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    assert "Traceback" not in err and "Task" not in err
+
+
 @pytest.mark.parametrize("words", [["listen", "{topic}"], ["listen", "{topic}", "--json"]], ids=["text", "json"])
 def test_a_closed_pipe_ends_the_command_quietly(server: LocalServer, words: list[str]):
     """As with `| head -1`: exit code 0, and nothing about it on stderr."""

@@ -93,6 +93,8 @@ def main() -> int:
     def terminate(number: int, frame: object) -> None:
         nonlocal terminated
         terminated = True
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a script has started with &
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)  # so that connections are closed and commands of --exec end
 
     signal.signal(signal.SIGTERM, terminate)
