@@ -206,13 +206,14 @@ def test_bench_fails_if_messages_are_lost(server: LocalServer, capsys: Capture, 
 
 @pytest.mark.parametrize("words", [["record", "{file}", "x"], ["bench"]])
 def test_an_unreachable_server_is_one_line(words: list[str], tmp_path: Path, capsys: Capture):
-    """Exit code 1, soon."""
+    """Exit code 1, soon, and no file without frames is left."""
     file = tmp_path / "x.jsonl"
     with LocalServer() as gone:
         url, key = gone.url, gone.anon_key
     assert run([*(word.format(file=file) for word in words), "--url", url, "--key", key]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1) and "refused" in err
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,15 @@ def record(
         check_count("--count", count)
     selectors = select_events("*", table, schema, filter, presence=presence)
     target = connect.target()
-    with _create(file, force) as opened:
-        recorder = _Recorder(opened, int(max_size * 1e6), count)
-        try:
+    opened = _create(file, force)
+    recorder = _Recorder(opened, int(max_size * 1e6), count)
+    try:
+        with opened:
             asyncio.run(recorder.run(target, connect.timeout, topic, private, selectors, for_))
-        finally:
-            recorder.report(file)
+    finally:
+        recorder.report(file)
+        if not recorder.frames and not force:
+            file.unlink()  # it was created above, and would be in the way of the next attempt
     return FAILURE if recorder.full else SUCCESS
 
 
@@ -100,7 +103,7 @@ class _Recorder:
         self._started_at: float | None = None
         self._end = asyncio.Event()
         self._error: OSError | None = None
-        self._frames = 0
+        self.frames: int = 0
         self.events: int = 0
         self.full: bool = False
 
@@ -171,15 +174,15 @@ class _Recorder:
             self._error = error
             self._end.set()
             return
-        self._frames += 1
+        self.frames += 1
         if self._writer.size >= self._max_size:
             self.full = True
             self._end.set()
 
     def report(self, file: Path) -> None:
         """Print what was recorded."""
-        if self._frames:
-            text = f"{self.events} events in {self._frames} frames recorded in {file} ({self._writer.size:,} bytes)"
+        if self.frames:
+            text = f"{self.events} events in {self.frames} frames recorded in {file} ({self._writer.size:,} bytes)"
             self._console.print(text, soft_wrap=True)
         if self.full:
             print_error("the file has reached --max-size; later events are not in it")
