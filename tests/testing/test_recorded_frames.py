@@ -110,3 +110,24 @@ def test_a_payload_that_is_no_change_is_skipped():
     """A malformed frame in a recording does not end the replay."""
     frame = read("in", 1, b'[null,null,"realtime:x","postgres_changes",[1]]', False)
     assert change_for(raw_payload(frame), [], []) is None
+
+
+async def test_a_damaged_recording_is_played(tmp_path: Path):
+    """Bindings that are no objects and a frame without a payload do not end it; what can be read arrives."""
+    reply = {"status": "ok", "response": {"postgres_changes": [1, {"event": "*"}]}}
+    change = {"ids": [1], "data": {"schema": "public", "table": "t", "type": "INSERT"}}
+    frames = [
+        ["1", "1", "realtime:room", "phx_reply", reply],
+        {"topic": "realtime:room", "event": "broadcast", "ref": None},
+        [None, None, "realtime:room", "postgres_changes", change],
+        [None, None, "realtime:room", "broadcast", {"type": "broadcast", "event": "end", "payload": {}}],
+    ]
+    lines = [{"at": 0, "connection": 1, "direction": "in", "text": json.dumps(frame)} for frame in frames]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, [{"format": FORMAT, "version": 1}, *lines])))
+    wire = RecordingTransport()
+    async with connect_async(URL, KEY, transport=wire) as client:
+        room = client.channel("room")
+        messages = room.listen(broadcast("end"))
+        await room.subscribe()
+        wire.play(Recording.load(tmp_path / "x.jsonl").frames)
+        assert (await messages.get(timeout=5)).event == "end"

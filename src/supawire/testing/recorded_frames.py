@@ -240,7 +240,7 @@ Binding = Mapping[str, Any]
 class _RawFrame(msgspec.Struct):
     topic: str
     event: str
-    payload: Raw
+    payload: Raw = Raw(b"{}")
 
 
 class _RawChange(msgspec.Struct):
@@ -266,7 +266,7 @@ def bindings_of(frame: RecordedFrame) -> list[Binding] | None:
         return None
     response = frame.payload.get("response")
     bindings = response.get("postgres_changes") if is_object(response) else None
-    return cast("list[Binding]", bindings) if isinstance(bindings, list) else None
+    return list(filter(is_object, cast("list[object]", bindings))) if isinstance(bindings, list) else None
 
 
 def raw_payload(frame: RecordedFrame) -> Raw:
@@ -287,7 +287,7 @@ def change_for(payload: Raw, recorded: Iterable[Binding], joined: Iterable[Bindi
     except msgspec.ValidationError:  # not a row change; the client that received it skipped it too
         return None
     before = [binding for binding in recorded if binding.get("id") in change.ids]
-    ids = [binding["id"] for binding in joined if _matches(binding, head, before)]
+    ids = [binding["id"] for binding in joined if "id" in binding and _matches(binding, head, before)]
     return {"ids": ids, "data": change.data} if ids else None
 
 
