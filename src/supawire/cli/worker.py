@@ -115,6 +115,11 @@ def _reload(target: str, log_level: str) -> int:
         from watchfiles import PythonFilter, run_process
     except ModuleNotFoundError:
         raise InvalidArgumentError("--reload needs watchfiles", hint="pip install 'supawire[worker]'") from None
+    if sys.platform == "win32":  # where the words of a command cannot be quoted
+        run_process(
+            Path.cwd(), target=run, args=(target,), kwargs={"log_level": log_level}, watch_filter=PythonFilter()
+        )
+        return 0
     command = [sys.executable, "-m", "supawire", "worker", "run", target, "--log-level", log_level]
     run_process(
         Path.cwd(),
