@@ -37,3 +37,18 @@ async def test_the_database_is_only_read():
     assert counts == [[(0,)], [(1,)], [(0,)]]
     assert report.healthy, str(report)
     assert report.step("rows").detail == "a policy writes when it is evaluated, and doctor only reads"
+
+
+async def test_functions_of_others_are_not_called_for_those_of_postgresql():
+    """A function with the name of one in the catalog, and a better match, is not called when the catalog is read."""
+    pytest.importorskip("psycopg")
+    async with LocalServer(postgres=True) as server:
+        server.sql(
+            "create function public.lower(name) returns text language plpgsql as"
+            " $$ begin raise exception 'called as %', current_user; end $$"
+        )
+        report = await diagnose_async(
+            server.url, server.anon_key, table="missing", database_url=server.database_url, timeout=15
+        )
+    assert [finding.name for finding in report.step("table").findings] == ["table-missing"], str(report)
+    assert "called as" not in str(report)

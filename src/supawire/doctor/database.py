@@ -216,6 +216,8 @@ class _Examination:
         self._target: Final = target
         self._deadline: Final = deadline
         self._connected = False
+        self._search_path = ""
+        """The setting of the role that connects; policies are evaluated with it."""
         self._facts: dict[str, Any] = {}
         self._durations: dict[str, float] = {}
 
@@ -252,12 +254,19 @@ class _Examination:
         try:
             self._connected = True
             connection.execute("begin transaction read only")
+            self._search_path = str(_one(connection, "show search_path")[0])
+            # so that functions of others, in schemas where they may create some, are not called for those of PostgreSQL
+            connection.execute("set local search_path = pg_catalog")
             yield connection
         finally:
             connection.close()  # which rolls back
 
     def _left(self) -> float:
         return max(0.05, self._deadline - time.monotonic())
+
+    def _restore_search_path(self, connection: Connection[TupleRow]) -> None:
+        """Use the search path of the role that connects, until the savepoint is rolled back."""
+        connection.execute("select set_config('search_path', %s, true)", [self._search_path])
 
     def _limit(self, connection: Connection[TupleRow], most: float = 10.0) -> None:
         """Let PostgreSQL end the next statements before the time is over."""
@@ -356,7 +365,8 @@ class _Examination:
             cast_to = types[condition.column] + ("[]" if condition.op == "in" else "")
             text = sql.SQL("select (%s::text::{}) is null").format(_trusted(cast_to))
             try:
-                with connection.transaction():
+                with connection.transaction(force_rollback=True):
+                    self._restore_search_path(connection)
                     connection.execute(text, [condition.wire_value])
             except psycopg.DataError as error:
                 bad[condition.column] = _brief(error.diag.message_primary or str(error))
@@ -368,6 +378,7 @@ class _Examination:
         try:
             with connection.transaction(force_rollback=True):
                 self._limit(connection, STATEMENT_TIMEOUT)
+                self._restore_search_path(connection)
                 exist = bool(_one(connection, text)[0])
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.QueryCanceled):
             exist = None
@@ -384,6 +395,7 @@ class _Examination:
     def _become(self, connection: Connection[TupleRow], topic: str) -> None:
         """Act as the role of the token with its claims, until the savepoint is rolled back."""
         self._limit(connection, STATEMENT_TIMEOUT)
+        self._restore_search_path(connection)
         target = self._target
         subject = target.user.claims.get("sub")
         claims = dict(target.user.claims) or {"role": target.role}
