@@ -163,11 +163,30 @@ def test_old_data_is_dropped_and_its_readers_are_notified():
     assert (late.status, late.length) == ("lost", 0)
 
 
+def test_data_that_were_dropped_are_not_sent_again_after_a_failure():
+    """When an answer fails whose data were dropped meanwhile, sending goes on with the earliest data that are kept."""
+    out = sender("bytes", history=10)
+    out.write(bytes(range(20)))
+    first = out.take(0.0)
+    assert first is not None
+    out.request(0)
+    answer = out.take(1.0)
+    assert answer is not None and answer.at == 0
+    out.acknowledge(first)
+    out.write(bytes(range(20, 60)))
+    second = out.take(2.0)
+    assert second is not None
+    out.acknowledge(second)
+    out.fail(answer, 2.0)
+    again = out.take(9.0)
+    assert again is not None and (again.at, again.data()) == (again.first, bytes(range(again.first, 60)))
+
+
 @pytest.mark.parametrize("kind", ["text", "bytes", "json"])
 def test_a_receiver_joins_segments_in_any_repetition(kind: StreamKind):
     """Repeated and overlapping segments add nothing twice; the digest is compared at the end."""
     out = sender(kind, segment_bytes=3)
-    out.write("grün, blau\n".encode())
+    out.write('"grün, blau"\n'.encode())
     out.finish("complete")
     reader = receiver()
     for number in range(20):
@@ -179,7 +198,7 @@ def test_a_receiver_joins_segments_in_any_repetition(kind: StreamKind):
             reader.receive(segment, float(number))
             reader.receive(segment, float(number))
     assert reader.status == "complete"
-    assert b"".join(reader.parts) == "grün, blau\n".encode()
+    assert b"".join(reader.parts) == '"grün, blau"\n'.encode()
 
 
 def test_a_missing_part_is_requested_until_the_producer_answers():
@@ -262,6 +281,8 @@ def test_an_answer_continues_the_stream():
     [
         (Segment("s", "r", 1, 0, "bytes", "no base64!"), "corrupt"),
         (Segment("s", "r", 1, 0, text="x" * 10_001), "too_large"),
+        (Segment("s", "r", 1, 0, "json", "[1]\n{bad\n"), "corrupt"),
+        (Segment("s", "r", 1, 0, "json", "[" * 4000 + "]" * 4000 + "\n"), "corrupt"),
     ],
 )
 def test_what_cannot_be_read_ends_the_stream(segment: Segment, status: str):
@@ -269,6 +290,21 @@ def test_what_cannot_be_read_ends_the_stream(segment: Segment, status: str):
     reader = receiver()
     reader.receive(segment, 0.0)
     assert (reader.status, bool(reader.reason), reader.parts) == (status, True, [])
+
+
+def test_json_values_are_checked_across_segments():
+    """A JSON value that goes on in the next segment is checked as a whole; one without an end is not complete."""
+    out = sender("json")
+    out.write(b'{"a": 1}\n{"b"')
+    out.finish("complete")
+    segment = out.take(0.0)
+    assert segment is not None
+    reader = receiver()
+    reader.receive(Segment("s", "r", 1, 0, "json", '{"a'), 0.0)
+    reader.receive(Segment("s", "r", 2, 3, "json", '": 1}\n{"b'), 0.0)
+    assert (reader.status, reader.length) == ("running", 12)
+    reader.receive(segment, 0.0)
+    assert (reader.status, reader.reason) == ("corrupt", "the last JSON value is not complete")
 
 
 def test_a_wrong_digest_is_noticed():
@@ -304,7 +340,7 @@ def test_payloads_that_are_not_requests_are_ignored(payload: object):
     assert read_request(payload) is None
 
 
-@pytest.mark.parametrize("id", [None, 7, "", "x" * (MAX_ID + 1)])
+@pytest.mark.parametrize("id", ["\ud800", None, 7, "", "x" * (MAX_ID + 1)])
 def test_ids_are_checked(id: object):
     """An id is text of limited length."""
     with pytest.raises(InvalidArgumentError, match="id of a stream"):

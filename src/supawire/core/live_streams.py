@@ -108,7 +108,7 @@ def read_request(payload: object) -> StreamRequest | None:
 
 def check_stream_id(id: object) -> str:
     """Return the id. Raises: InvalidArgumentError."""
-    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
+    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID or any("\ud800" <= char <= "\udfff" for char in id):
         raise InvalidArgumentError(f"the id of a stream must be text of 1 to {MAX_ID} characters, not {id!r}")
     return id
 
@@ -260,7 +260,7 @@ class StreamSender:
         """Handle that a segment may not have arrived: send again from the last confirmed offset, after a pause."""
         self._in_flight -= 1
         self._send_at = max(self._send_at, now + RETRY_PAUSE)
-        self._sent = min(self._sent, self.confirmed, segment.at)
+        self._sent = max(self._base, min(self._sent, self.confirmed, segment.at))  # earlier data may be dropped by now
         self._end_sent = False
 
     def _may_answer(self) -> bool:
@@ -291,8 +291,8 @@ class StreamReceiver:
     """
 
     __slots__ = (
-        "_digest", "_idle", "_most", "_request_at", "_requests", "_size", "_start_by", "deadline", "id", "info", "kind",
-        "parts", "reason", "run", "status",
+        "_digest", "_idle", "_line", "_most", "_request_at", "_requests", "_size", "_start_by", "deadline", "id",
+        "info", "kind", "parts", "reason", "run", "status",
     )  # fmt: skip
 
     def __init__(self, id: str, now: float, *, most: int, idle: float, start_timeout: float | None) -> None:
@@ -313,6 +313,8 @@ class StreamReceiver:
         self._start_by = math.inf if start_timeout is None else now + start_timeout
         self._size = 0
         self._digest = hashlib.sha256()
+        self._line: list[bytes] = []
+        """The pieces of a JSON value that is not complete yet."""
         self._request_at: int | None = None
         self._requests = 0
 
@@ -398,7 +400,9 @@ class StreamReceiver:
         try:
             if self.kind != "bytes":
                 data.decode()
-        except ValueError:
+            if self.kind == "json":
+                self._check_lines(data)
+        except (ValueError, msgspec.DecodeError, RecursionError):
             self._end("corrupt", "a segment is not valid")
             return False
         if data:
@@ -406,6 +410,16 @@ class StreamReceiver:
             self._digest.update(data)
             self.parts.append(data)
         return True
+
+    def _check_lines(self, data: bytes) -> None:
+        """Check the JSON values that these data complete. Raises: msgspec.DecodeError, RecursionError."""
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._line, lines[0]])
+            self._line.clear()
+        self._line.append(rest)
+        for line in lines:
+            msgspec.json.decode(line)
 
     def _miss(self, segment: Segment, now: float) -> None:
         """Handle a segment that begins behind the data received so far."""
@@ -419,7 +433,10 @@ class StreamReceiver:
         if end.length > self._size:
             self.ask(now)
         elif end.length == self._size and end.sha256 == self._digest.hexdigest():
-            self._end(end.status, end.reason)
+            if end.status == "complete" and any(self._line):
+                self._end("corrupt", "the last JSON value is not complete")
+            else:
+                self._end(end.status, end.reason)
         else:
             self._end("corrupt", "length or digest differ from those of the producer")
 
