@@ -1,13 +1,15 @@
 """Live streams of the async client with the hub in virtual time: rate, late readers, lost connections, ends."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from supawire import AsyncStreamReader, StoredStream, StreamError
+from supawire.core.live_streams import StreamReceiver
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, StateError
 from supawire.testing import VirtualServer
 from tests.aio.stream_scenarios import outcome, play, play_faults, send, text_of, tokens, two
@@ -409,12 +411,209 @@ def test_misuse_raises_at_once():
                 with pytest.raises(InvalidArgumentError):
                     room.streams(**wrong)
             await room.subscribe()
+            for call in (room.stream().write("text"), room.stream().finish()):
+                with pytest.raises(StateError, match="has not begun"):
+                    await call
             async with room.stream() as out:
                 await out.write("text")
                 with pytest.raises(InvalidArgumentError, match="contains text"):
                     await out.write(b"bytes")
+                with pytest.raises(InvalidArgumentError, match="UTF-8"):
+                    await out.write("\ud800")
+                with pytest.raises(InvalidArgumentError, match="UTF-8"):
+                    await out.finish("failed", "\ud800")
+                with pytest.raises(StateError, match="sent once"):
+                    await out.__aenter__()
             with pytest.raises(StateError, match="has ended"):
                 await out.write("more")
+
+    play(scenario())
+
+
+class RecordingStore(MemoryStore):
+    """A store whose saves of a running stream are slow; it records what was saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: list[tuple[str, bytes]] = []
+
+    async def save(self, stream: StoredStream) -> None:
+        if stream.status == "running":
+            await asyncio.sleep(3)
+        await super().save(stream)
+        self.saved.append((stream.status, stream.data))
+
+
+def test_a_slow_save_does_not_replace_a_later_state():
+    """The end is saved after a save that is still under way, so that the store keeps the newest state."""
+
+    async def scenario() -> None:
+        server, store = VirtualServer(), RecordingStore()
+        async with two(server) as (sends, _):
+            async with sends.stream(store=store) as out:
+                await out.write("a")
+                await asyncio.sleep(1.5)
+                await out.write("b")
+            assert store.saved == [("running", b"a"), ("complete", b"ab")]
+
+    play(scenario())
+
+
+def test_drain_stores_the_end():
+    """A client that drains stores the end of its streams, with what was written since the last save."""
+
+    async def scenario() -> None:
+        server, store = VirtualServer(), RecordingStore()
+        async with server.connect() as client:
+            room = client.channel("room", ack=True)
+            await room.subscribe()
+            out = await room.stream(store=store).__aenter__()
+            await out.write("so far")
+            await client.drain()
+            assert store.saved == [("cancelled", b"so far")]
+
+    play(scenario())
+
+
+def test_an_error_of_the_store_does_not_replace_that_of_the_block():
+    """When the block raises and the store fails too, the error of the block is raised, and the other one reported."""
+
+    async def scenario() -> None:
+        server, store, errors = VirtualServer(), MemoryStore(), list[BaseException]()
+        store.broken = True
+        async with server.connect(on_error=errors.append) as client, client.channel("room", ack=True) as sends:
+
+            async def divide() -> None:
+                async with sends.stream(store=store) as out:
+                    await out.write("half")
+                    raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                await divide()
+            assert [str(error) for error in errors] == ["the store is away"]
+
+    play(scenario())
+
+
+def test_a_store_with_wrong_data_is_reported():
+    """A stored stream that is not valid is reported; the client and its other readers go on."""
+
+    class Wrong(MemoryStore):
+        async def load(self, id: str) -> StoredStream | None:
+            return StoredStream(id, "text", cast("bytes", "text"))
+
+    async def scenario() -> None:
+        server, errors = VirtualServer(), list[BaseException]()
+        async with server.connect(on_error=errors.append) as client, client.channel("room", ack=True) as room:
+            reader = await anext(room.streams("s", store=Wrong(), start_timeout=5))
+            assert isinstance(await outcome(reader), StreamError)
+            assert errors and all("must be bytes" in str(error) for error in errors)
+            assert (await room.stream("text")).status == "complete"
+
+    play(scenario())
+
+
+def test_two_readers_cancel_the_producer():
+    """A second cancellation, while the source is being closed, changes nothing."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+
+        async def source() -> AsyncIterator[str]:
+            try:
+                while True:
+                    yield "word "
+                    await asyncio.sleep(0.1)
+            finally:
+                await asyncio.sleep(1)
+
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            sending = asyncio.create_task(send(sends, source()))
+            reader = await anext(streams)
+            reader.cancel()
+            await asyncio.sleep(0.5)
+            reader.cancel()
+            assert (await sending).status == "cancelled"
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("event", ["stream", "stream-request"])
+def test_payloads_that_cannot_be_decoded_are_ignored(event: str, caplog: pytest.LogCaptureFixture):
+    """A message that is nested too deeply to be decoded disturbs neither readers nor producers."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            async with sends.stream() as out:
+                await out.write("one ")
+                reader = await anext(streams)
+                payload = "[" * 5000 + "]" * 5000
+                message = f'{{"type":"broadcast","event":"{event}","payload":{payload}}}'
+                server.send_raw(f'[null,null,"realtime:room","broadcast",{message}]')
+                await asyncio.sleep(1)
+                await out.write("two")
+            assert await reader.text() == "one two"
+            assert not caplog.records
+
+    play(scenario())
+
+
+def test_steering_keeps_the_newest_values():
+    """What readers send is bounded in number and in bytes, also when the producer does not look at it."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            async with sends.stream() as out:
+                await out.write("text")
+                reader = await anext(streams)
+                for number in range(20):
+                    reader.steer([number, "x" * 100_000])
+                    await asyncio.sleep(1)
+                numbers = [number for number, _ in out.steered()]
+                assert numbers == list(range(10, 20))
+
+    play(scenario())
+
+
+def test_values_of_libraries_are_steered_and_given_as_info():
+    """`steer` and `info` take all values that a broadcast takes."""
+
+    async def scenario() -> None:
+        numpy = pytest.importorskip("numpy")
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams()
+            async with sends.stream(info={"size": numpy.int64(7)}) as out:
+                await out.write("text")
+                reader = await anext(streams)
+                reader.steer(numpy.array([1, 2]))
+                await asyncio.sleep(1)
+                assert (out.steered(), reader.info) == ([[1, 2]], {"size": 7})
+
+    play(scenario())
+
+
+def test_a_reader_forgets_the_data_of_ended_streams():
+    """The iterator over streams keeps no data of those that have ended, and ignores repeated messages of them."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads), reads.streams() as streams:
+            for number in range(5):
+                await sends.stream(f"text {number}", id=f"s{number}")
+                assert await (await anext(streams)).text() == f"text {number}"
+            gc.collect()
+            kept = [one.id for one in gc.get_objects() if isinstance(one, StreamReceiver) and one.id[0] == "s"]
+            assert len(kept) <= 1
+            async with reads.streams("s0") as again:  # the producer answers once more, to all
+                assert await (await anext(again)).text() == "text 0"
+            await sends.stream("another", id="s0")
+            assert await (await anext(streams)).text() == "another"
 
     play(scenario())
 

@@ -48,7 +48,7 @@ from supawire.errors import (
     StreamError,
     again,
 )
-from supawire.events import Broadcast, ChannelState
+from supawire.events import Broadcast, ChannelState, sent_payload
 from supawire.options import (
     Timeout,
     check_bool,
@@ -73,6 +73,10 @@ CANCEL_TIMEOUT: Final = 2.0
 """Seconds that a cancelled producer waits until its end is confirmed."""
 MAX_KNOWN: Final = 1000
 """Streams of one reader that are remembered, the newest."""
+MAX_STEERS: Final = 1000
+"""Values of readers that are kept until `steered`, the newest."""
+STEER_BYTES: Final = 1_048_576
+"""Bytes of these values together; the newest is kept also if it is longer."""
 
 M = TypeVar("M")
 Source = AsyncIterable[Any] | Iterable[Any]
@@ -158,7 +162,11 @@ class AsyncStreamWriter:
         """What `write` raises after a reader has cancelled the stream."""
         self._refused = False
         """Whether it was raised, so that data is missing."""
-        self._steers: deque[Any] = deque(maxlen=1000)
+        self._steers: deque[tuple[Any, int]] = deque()
+        """Values of readers with their bytes."""
+        self._steer_bytes = 0
+        self._saving = asyncio.Lock()
+        self._started = False
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._ended = False
@@ -208,6 +216,9 @@ class AsyncStreamWriter:
         check_choice("status", status, ("complete", "cancelled", "failed"))
         if reason is not None and not isinstance(reason, str):
             raise InvalidArgumentError(f"reason must be text or None, not {reason!r}")
+        if reason is not None:
+            _encode_text(reason, "reason")
+        self._check_started()
         if self._error is not None:
             raise again(self._error)
         sender = self._open(self._kind or "text")
@@ -222,13 +233,16 @@ class AsyncStreamWriter:
     @overload
     def steered(self, model: type[M]) -> list[M]: ...
     def steered(self, model: type[Any] | None = None) -> list[Any]:
-        """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000.
+        """Return what readers have sent with `steer` since the last call, oldest first.
+
+        Of more than 1000 values, or 1 MiB, only the newest are kept.
 
         Args: model: a class as for `broadcast`; values that do not fit it are logged and left out.
         """
         checked = check_model(model)
-        values = list(self._steers)
+        values = [value for value, _ in self._steers]
         self._steers.clear()
+        self._steer_bytes = 0
         if checked is None:
             return values
         made: list[Any] = []
@@ -274,9 +288,10 @@ class AsyncStreamWriter:
         self._wake.set()
         try:
             await self._wait_until_confirmed(sender, CANCEL_TIMEOUT)
-            await self._save()
         except RealtimeError as failure:
             self._driver.reports.log("stream").warning("the end of stream %s was not confirmed: %s", self._id, failure)
+        else:
+            await self._try_save()
         return by_reader
 
     def result(self) -> StreamResult:
@@ -293,6 +308,9 @@ class AsyncStreamWriter:
         """Begin to send, and to listen for readers."""
         if not self._core.wanted:
             raise StateError("the channel is not subscribed", topic=self._core.name)
+        if self._started:
+            raise StateError("a stream can be sent once; make another one with channel.stream()", topic=self._core.name)
+        self._started = True
         driver = self._driver
         selectors = (broadcast(REQUEST_EVENT), status())
         self._registration = driver.registry.add(
@@ -346,24 +364,29 @@ class AsyncStreamWriter:
         """Store what has changed, once a second; errors go to `on_error`, and the next save tries again."""
         while not self._ended:
             await asyncio.sleep(SAVE_INTERVAL)
-            try:
-                await self._save()
-            except Exception as error:  # noqa: BLE001  of the user's store
-                self._driver.reports.error(error, "stream")
+            await self._try_save()
             if self._saved is not None and self._saved.status != "running":
                 return
 
+    async def _try_save(self) -> None:
+        """Store the stream; an error goes to `on_error`."""
+        try:
+            await self._save()
+        except Exception as error:  # noqa: BLE001  of the user's store
+            self._driver.reports.error(error, "stream")
+
     async def _save(self) -> None:
         """Store the stream as it is, unless this state is stored already, or its beginning was dropped."""
-        sender = self._sender
-        if self._store is None or sender is None or (data := sender.data) is None:
-            return
-        end = sender.end
-        status, reason = ("running", None) if end is None else (end.status, end.reason)
-        stream = StoredStream(self._id, sender.kind, data, self._info, status, reason)
-        if stream != self._saved:
-            await self._store.save(stream)
-            self._saved = stream
+        async with self._saving:  # one after the other, so that the last save has the newest state
+            sender = self._sender
+            if self._store is None or sender is None or (data := sender.data) is None:
+                return
+            end = sender.end
+            status, reason = ("running", None) if end is None else (end.status, end.reason)
+            stream = StoredStream(self._id, sender.kind, data, self._info, status, reason)
+            if stream != self._saved:
+                await self._store.save(stream)
+                self._saved = stream
 
     async def _sleep(self, due: float | None, forget_at: float | None) -> None:
         joined = self._core.state is ChannelState.JOINED
@@ -441,6 +464,7 @@ class AsyncStreamWriter:
         self._wake.set()
         while not self._sender.done and self._error is None:
             await self._wait()
+        await self._try_save()
 
     # --- waiting
 
@@ -461,7 +485,13 @@ class AsyncStreamWriter:
                 raise
             raise OperationTimeout("the end of the stream was not confirmed in time", topic=self._core.name) from None
 
+    def _check_started(self) -> None:
+        if not self._started:
+            hint = "Use it in `async with channel.stream() as out:`, or `with` in the sync client."
+            raise StateError("the stream has not begun", topic=self._core.name, hint=hint)
+
     def _check(self) -> None:
+        self._check_started()
         if self._error is not None:
             raise again(self._error)
         if self._cancelled is not None:
@@ -475,23 +505,37 @@ class AsyncStreamWriter:
     def _on_event(self, event: object) -> None:
         """Handle a reader's request, or wake the task after a change of the channel's state."""
         if isinstance(event, Broadcast):
-            request = read_request(cast("Broadcast[Any]", event).payload)
+            message = cast("Broadcast[Any]", event)
+            request = read_request(_payload(message))
             if request is None or request.id not in (None, self._id):
                 return
-            self._on_request(request)
+            self._on_request(request, len(sent_payload(message)[0]))
         self._wake.set()
 
-    def _on_request(self, request: StreamRequest) -> None:
+    def _on_request(self, request: StreamRequest, size: int) -> None:
         if request.want == "data":
             if self._sender is not None or self._kind is not None:
                 self._open(self._kind or "text").request(request.at)
         elif self._controls and self.status == "running":
             if request.want == "cancel":
+                if self._cancelled is not None:  # `write` may have raised it already
+                    return
                 reason = "cancelled by a reader"
                 self._cancelled = StreamError(reason, status="cancelled", reason=reason, topic=self._core.name)
                 self._changed.set()
             else:
-                self._steers.append(request.data)
+                self._steers.append((request.data, size))
+                self._steer_bytes += size
+                while len(self._steers) > MAX_STEERS or (self._steer_bytes > STEER_BYTES and len(self._steers) > 1):
+                    self._steer_bytes -= self._steers.popleft()[1]
+
+
+def _payload(message: Broadcast[Any]) -> object:
+    """Return the payload of a broadcast; None for one that cannot be decoded, which anyone may send."""
+    try:
+        return message.payload
+    except RowError:
+        return None
 
 
 async def send_all(writer: AsyncStreamWriter, source: Source) -> StreamResult:
@@ -528,10 +572,17 @@ def _encode(kind: StreamKind, data: Any) -> bytes:
     if kind == "json":
         return check_json(data) + b"\n"
     if kind == "text" and isinstance(data, str):
-        return data.encode()
+        return _encode_text(data, "the text")
     if kind == "bytes" and isinstance(data, bytes | bytearray | memoryview):
         return bytes(cast("bytes", data))
     raise InvalidArgumentError(f"the stream contains {kind}, and cannot take {type(data).__name__}")
+
+
+def _encode_text(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{name} cannot be encoded as UTF-8: {error}") from error
 
 
 def _check_store(store: object) -> StreamStore | None:
@@ -546,21 +597,25 @@ def _check_info(info: object) -> dict[str, Any] | None:
     encoded = check_json(info)
     if not encoded.startswith(b"{") or len(encoded) > MAX_INFO:
         raise InvalidArgumentError(f"info must be a JSON object of at most {MAX_INFO} bytes, not {info!r}")
-    return cast("dict[str, Any]", info)
+    return cast("dict[str, Any]", msgspec.json.decode(encoded))
 
 
 class PartDecoder:
     """Decodes the parts of one stream, in order."""
 
     def __init__(self) -> None:
-        self._line = b""
-        """The begin of a JSON value that goes on in the next part."""
+        self._line: list[bytes] = []
+        """The pieces of a JSON value that goes on in the next part."""
 
     def decode(self, kind: StreamKind, part: bytes) -> list[Any]:
         """Return the text, the bytes, or the complete JSON values of a part."""
         if kind != "json":
             return [part if kind == "bytes" else part.decode()]
-        *lines, self._line = (self._line + part).split(b"\n")
+        *lines, rest = part.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._line, lines[0]])
+            self._line.clear()
+        self._line.append(rest)
         return [msgspec.json.decode(line) for line in lines]
 
 
@@ -657,8 +712,7 @@ class AsyncStreamReader:
 
     def steer(self, data: Any) -> None:
         """Send a JSON value to the producer, who finds it in `AsyncStreamWriter.steered()`."""
-        check_json(data)
-        self._control(StreamRequest("steer", self.id, data=data))
+        self._control(StreamRequest("steer", self.id, data=msgspec.Raw(check_json(data))))
 
     def _control(self, request: StreamRequest) -> None:
         if self.status == "running":
@@ -698,7 +752,11 @@ class _Receiving:
         self._most = most
         self._idle = idle
         self._known: dict[str, _Known] = {}
-        """The streams by id, the oldest first."""
+        """The streams that have not ended, by id, the oldest first."""
+        self._past: dict[str, str | None] = {}
+        """The runs of streams that have ended, by id, the newest; their segments are ignored."""
+        self._loading: set[str] = set()
+        """The ids of the streams that the store is being asked for."""
         self.waiting: Final[deque[_Known]] = deque(maxlen=MAX_KNOWN)
         """The streams that the user has not got yet."""
         self.topic: Final = core.name
@@ -734,11 +792,11 @@ class _Receiving:
             event = await self._events.get(timeout=delay)
         except OperationTimeout:
             return
-        except SlowConsumerError:  # segments were dropped; ask for them
-            self._ask_all()
+        except SlowConsumerError:  # segments were dropped, also of streams that are not known yet; ask for them
+            self._on_joined()
             return
         if isinstance(event, Broadcast):
-            self._on_segment(read_segment(cast("Broadcast[Any]", event).payload))
+            self._on_segment(read_segment(_payload(cast("Broadcast[Any]", event))))
         elif self._core.state is not ChannelState.JOINED:
             self._announced = False
 
@@ -756,6 +814,8 @@ class _Receiving:
     def _on_segment(self, segment: Segment | None) -> None:
         if segment is None or self._id not in (None, segment.id):
             return
+        if segment.id in self._past and self._past[segment.id] in (None, segment.run):
+            return
         now = self._driver.clock.time()
         known = self._known.get(segment.id)
         if known is not None and known.receiver.run not in (None, segment.run):  # another stream with the same id
@@ -766,6 +826,7 @@ class _Receiving:
         known.receiver.receive(segment, now)
         known.changed.set()
         self._tick(known, now)
+        self._forget_ended(known)
 
     def _tick(self, known: _Known, now: float) -> None:
         if not self._announced:
@@ -773,22 +834,43 @@ class _Receiving:
         request = known.receiver.tick(now)
         if request is not None:
             self.send(request)
-            if self._store is not None and known.receiver.unanswered > 1:
+            if self._store is not None and known.receiver.unanswered > 1 and known.receiver.id not in self._loading:
+                self._loading.add(known.receiver.id)
                 self._driver.tasks.spawn(self._restore(self._store, known), f"load-{known.receiver.id}")
-        elif known.receiver.status != "running":
-            known.changed.set()
+        else:
+            self._forget_ended(known)
+
+    def _forget_ended(self, known: _Known) -> None:
+        """Wake who waits for a stream that has ended, and keep only its run."""
+        receiver = known.receiver
+        if receiver.status == "running":
+            return
+        known.changed.set()
+        if self._known.get(receiver.id) is known:
+            del self._known[receiver.id]
+            self._past.pop(receiver.id, None)
+            self._past[receiver.id] = receiver.run
+            if len(self._past) > MAX_KNOWN:
+                del self._past[next(iter(self._past))]
 
     async def _restore(self, store: StreamStore, known: _Known) -> None:
         """Complete a stream whose producer does not answer from the store."""
         receiver = known.receiver
         try:
             stored = await store.load(receiver.id)
+            if stored is not None:
+                if not isinstance(stored.data, bytes):
+                    raise InvalidArgumentError(
+                        f"the data of a stored stream must be bytes, not {type(stored.data).__name__}"
+                    )
+                receiver.restore(stored.data, stored.kind, stored.info, stored.status, stored.reason)
         except Exception as error:  # noqa: BLE001  of the user's store
             self._driver.reports.error(error, "stream")
             return
-        if stored is not None:
-            receiver.restore(stored.data, stored.kind, stored.info, stored.status, stored.reason)
-            known.changed.set()
+        finally:
+            self._loading.discard(receiver.id)
+        known.changed.set()
+        self._forget_ended(known)
 
     def _add(self, id: str) -> _Known:
         receiver = StreamReceiver(
@@ -797,9 +879,9 @@ class _Receiving:
         changed = asyncio.Event()
         known = self._known[id] = _Known(receiver, changed)
         if len(self._known) > MAX_KNOWN:
-            ended = next((name for name, one in self._known.items() if one.receiver.status != "running"), None)
-            forgotten = self._known.pop(ended if ended is not None else next(iter(self._known)))
-            self._interrupt(forgotten, "too many streams are read at once")
+            oldest = next(iter(self._known.values()))
+            self._interrupt(oldest, "too many streams are read at once")
+            self._forget_ended(oldest)
         self.waiting.append(known)
         self.changed.set()
         return known

@@ -71,7 +71,9 @@ class StreamWriter:
     @overload
     def steered(self, model: type[M]) -> list[M]: ...
     def steered(self, model: type[Any] | None = None) -> list[Any]:
-        """Return what readers have sent with `steer` since the last call, oldest first; the newest 1000.
+        """Return what readers have sent with `steer` since the last call, oldest first.
+
+        Of more than 1000 values, or 1 MiB, only the newest are kept.
 
         Args: model: a class as for `broadcast`; values that do not fit it are logged and left out.
         """
