@@ -120,6 +120,17 @@ async def test_supabase_js_reads_text_bytes_and_json(require: Callable[[str], st
         assert (await printed())["bytes"] == [0, 255, 1]
         await room.stream([{"a": 1}, "ü\n", [None]], kind="json")
         assert (await printed())["values"] == [{"a": 1}, "ü\n", [None]]
+        await room.stream(["\ufeffa", "\ufeffb"])
+        assert (await printed())["text"] == "\ufeffa\ufeffb"
+        for name, kind, text in (
+            ("bad-json", "json", "{bad\n"),
+            ("bad-bytes", "bytes", "!!!"),
+            ("huge", "text", "x" * 100_001),
+        ):
+            segment = {"id": name, "run": "r", "seq": 1, "at": 0, "kind": kind, "text": text}
+            await room.broadcast("stream", segment)
+            got = await printed()
+            assert (got["id"], got["status"]) == (name, "too_large" if name == "huge" else "corrupt")
         async with room.stream(id="long") as stream:
             await stream.write("a word")
             process.stdin.write(json.dumps(["cancel", "long"]).encode() + b"\n")

@@ -7,6 +7,7 @@ const { readStreams } = await import(module)
 const client = createClient(url, key, { realtime: { transport: ws } })
 const updates = []
 const streams = readStreams(client.channel("room"), {
+  most: 100_000,
   onUpdate: (stream) => updates.push(stream.length),
   onEnd: ({ id, kind, info, status, reason, text, values, bytes }) => {
     const got = { id, kind, info, status, reason, text, values, bytes: [...bytes], updates: updates.splice(0).length }
