@@ -125,6 +125,21 @@ async def test_views_show_a_stream(require: Callable[[str], str], script: str):
         assert (await finished(program)).strip() == "# Title\n\nsome text, the end"
 
 
+async def test_wrong_questions_do_not_end_the_worker():
+    """A question without its fields, and one whose id is not valid, are refused; the next one is answered."""
+    async with (
+        LocalServer() as server,
+        running(sys.executable, server, "worker.py", folder=EXAMPLES / "chat") as worker,
+    ):
+        await line_with(worker.stdout, "waiting for questions")
+        server.broadcast("questions", "asked", {"id": 7})
+        await line_with(worker.stdout, "not a question")
+        server.broadcast("questions", "asked", {"id": "", "text": "Why?"})
+        await line_with(worker.stdout, "not answered: the id of a stream")
+        server.broadcast("questions", "asked", {"id": "a", "text": "Why?"})
+        await line_with(worker.stdout, r"complete: \d+ bytes")
+
+
 @pytest.mark.needs("chromium", "supabase-js")
 async def test_a_page_shows_the_answer_of_a_worker(require: Callable[[str], str], tmp_path: Path):
     """A question typed in the page is answered by the worker; the answer survives a reload and a lost connection."""

@@ -6,8 +6,9 @@ SUPAWIRE_URL=… SUPAWIRE_KEY=… python worker.py
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
-from supawire import AsyncChannel, broadcast, connect_async
+from supawire import AsyncChannel, Broadcast, RealtimeError, broadcast, connect_async
 
 
 async def model(question: str) -> AsyncIterator[str]:
@@ -17,10 +18,17 @@ async def model(question: str) -> AsyncIterator[str]:
         await asyncio.sleep(0.05)
 
 
-async def answer(answers: AsyncChannel, question: dict[str, str]) -> None:
-    """Stream the answer to one question."""
-    result = await answers.stream(model(question["text"]), id=question["id"], info={"question": question["text"]})
-    print(f"{result.status}: {result.length} bytes in {result.messages} messages", flush=True)
+async def answer(answers: AsyncChannel, asked: Broadcast[Any]) -> None:
+    """Stream the answer to one question. Anyone can send questions, so a wrong one must not end the worker."""
+    try:
+        match asked.payload:
+            case {"id": str(id), "text": str(text)}:
+                result = await answers.stream(model(text), id=id, info={"question": text})
+                print(f"{result.status}: {result.length} bytes in {result.messages} messages", flush=True)
+            case _:
+                print("not a question", flush=True)
+    except RealtimeError as error:
+        print(f"not answered: {error}", flush=True)
 
 
 async def main() -> None:
@@ -33,7 +41,7 @@ async def main() -> None:
     ):
         print("waiting for questions", flush=True)
         async for asked in questions.listen(broadcast("asked")):
-            tasks.create_task(answer(answers, asked.payload))
+            tasks.create_task(answer(answers, asked))
 
 
 if __name__ == "__main__":
