@@ -370,6 +370,25 @@ def test_a_stream_with_the_id_of_an_earlier_one_is_another_stream():
     play(scenario())
 
 
+def test_two_producers_with_the_same_id_are_two_streams():
+    """When two producers use one id at once, a reader gets the later one, and each of them at most once."""
+
+    async def scenario() -> None:
+        server = VirtualServer()
+        async with two(server) as (sends, reads):
+            streams = reads.streams("s")
+            await anext(streams)
+            sending = [asyncio.create_task(send(sends, tokens(200), id="s")) for _ in range(2)]
+            await asyncio.gather(*sending)
+            await reads.broadcast("stream-request", {"want": "data", "id": "s"})
+            await asyncio.sleep(2)
+            streams.close()
+            later = [reader async for reader in streams]
+            assert [await outcome(reader) for reader in later] == [text_of(200)]
+
+    play(scenario())
+
+
 def test_leaving_the_channel_ends_both_sides():
     """After `unsubscribe` the producer's next write raises, and the iterations of a reader end with an error."""
 

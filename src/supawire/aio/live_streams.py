@@ -753,8 +753,8 @@ class _Receiving:
         self._idle = idle
         self._known: dict[str, _Known] = {}
         """The streams that have not ended, by id, the oldest first."""
-        self._past: dict[str, str | None] = {}
-        """The runs of streams that have ended, by id, the newest; their segments are ignored."""
+        self._past: dict[tuple[str, str | None], None] = {}
+        """Id and run of the streams that have ended, the newest; their segments are ignored."""
         self._loading: set[str] = set()
         """The ids of the streams that the store is being asked for."""
         self.waiting: Final[deque[_Known]] = deque(maxlen=MAX_KNOWN)
@@ -814,12 +814,12 @@ class _Receiving:
     def _on_segment(self, segment: Segment | None) -> None:
         if segment is None or self._id not in (None, segment.id):
             return
-        if segment.id in self._past and self._past[segment.id] in (None, segment.run):
+        if (segment.id, segment.run) in self._past or (segment.id, None) in self._past:
             return
         now = self._driver.clock.time()
         known = self._known.get(segment.id)
         if known is not None and known.receiver.run not in (None, segment.run):  # another stream with the same id
-            self._interrupt(self._known.pop(segment.id), "another stream with the same id has begun")
+            self._interrupt(known, "another stream with the same id has begun")
             known = None
         if known is None:
             known = self._add(segment.id)
@@ -841,15 +841,14 @@ class _Receiving:
             self._forget_ended(known)
 
     def _forget_ended(self, known: _Known) -> None:
-        """Wake who waits for a stream that has ended, and keep only its run."""
+        """If a stream has ended, wake its readers, and keep only its id and run."""
         receiver = known.receiver
         if receiver.status == "running":
             return
         known.changed.set()
         if self._known.get(receiver.id) is known:
             del self._known[receiver.id]
-            self._past.pop(receiver.id, None)
-            self._past[receiver.id] = receiver.run
+            self._past[receiver.id, receiver.run] = None
             if len(self._past) > MAX_KNOWN:
                 del self._past[next(iter(self._past))]
 
@@ -879,16 +878,14 @@ class _Receiving:
         changed = asyncio.Event()
         known = self._known[id] = _Known(receiver, changed)
         if len(self._known) > MAX_KNOWN:
-            oldest = next(iter(self._known.values()))
-            self._interrupt(oldest, "too many streams are read at once")
-            self._forget_ended(oldest)
+            self._interrupt(next(iter(self._known.values())), "too many streams are read at once")
         self.waiting.append(known)
         self.changed.set()
         return known
 
     def _interrupt(self, known: _Known, reason: str) -> None:
         known.receiver.interrupt(reason)
-        known.changed.set()
+        self._forget_ended(known)
 
     def send(self, request: StreamRequest) -> None:
         """Send a request to producers; it is repeated by its deadline if it is lost."""
@@ -913,7 +910,7 @@ class _Receiving:
         self.closed = True
         self._events.close()
         reason = str(self.error) if self.error is not None else "the channel was left, or reading was closed"
-        for known in self._known.values():
+        for known in list(self._known.values()):
             self._interrupt(known, reason)
         self.changed.set()
 
