@@ -922,7 +922,7 @@ def _retrieve(outcome: "asyncio.Future[Any]") -> None:
 
 
 class AsyncStreams:
-    """The streams of a channel, made by `channel.streams()`. `async for` yields an `AsyncStreamReader` for each."""
+    """The streams of a channel, made by `channel.streams()`. `async for` yields one `AsyncStreamReader` for each."""
 
     def __init__(
         self, driver: Driver, core: CoreChannel, events: AsyncStream[Any], id: str | None, *, most: int, idle: float,

@@ -175,7 +175,7 @@ class StreamReader:
 
 
 class Streams:
-    """The streams of a channel, made by `channel.streams()`. `for` yields a `StreamReader` for each."""
+    """The streams of a channel, made by `channel.streams()`. `for` yields one `StreamReader` for each."""
 
     def __init__(self, portal: Portal, streams: AsyncStreams) -> None:
         self._portal = portal
