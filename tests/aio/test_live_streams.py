@@ -574,7 +574,8 @@ def test_payloads_that_cannot_be_decoded_are_ignored(event: str, caplog: pytest.
                 server.send_raw(f'[null,null,"realtime:room","broadcast",{message}]')
                 await asyncio.sleep(1)
                 await out.write("two")
-            assert await reader.text() == "one two"
+                await out.finish()
+                assert await reader.text() == "one two"
             assert not caplog.records
 
     play(scenario())
