@@ -189,6 +189,30 @@ def test_a_forked_child_opens_the_file_itself(store: SqliteOutbox):
     assert store.counts().pending == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_a_forked_child_adds_is_kept(path: Path, store: SqliteOutbox):
+    """What a forked child adds is kept, and the child can become the sender, after its parent has closed the file."""
+    assert store.acquire()
+    (opened, child_opened), (parent_closed, closed) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            store.add("a", "e", {"n": 1})
+            os.write(child_opened, b"x")
+            os.read(parent_closed, 1)
+            store.add("a", "e", {"n": 2})
+            code = 0 if store.acquire() else 2
+        finally:
+            os._exit(code)
+    os.read(opened, 1)
+    store.close()
+    os.write(closed, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [one.payload for one in load(SqliteOutbox(path))[0]] == [b'{"n":1}', b'{"n":2}']
+
+
 def test_other_files_are_refused(tmp_path: Path):
     """A file of another kind, another database, a folder and an empty path raise an error that says so."""
     text = tmp_path / "text"

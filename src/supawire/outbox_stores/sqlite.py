@@ -4,12 +4,17 @@ The journal is a write-ahead log with `synchronous=FULL`: a commit returns after
 fsync, so what was added survives a crash of the process, and of the machine if the disk keeps what it confirmed. Any
 number of processes may add. The sender holds an exclusive lock of a second, empty database beside the file: the
 operating system releases it when the process ends, however it ends, so there is no lease that could expire too early.
+
+The locks of SQLite belong to a process, but a child of `fork()` inherits its record of them. With a connection that was
+open at the fork, the child would use the file without locks, and the parent might delete the log of the child. So the
+connections are closed before a fork, and opened again by the next call.
 """
 
 import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import wraps
@@ -62,6 +67,31 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Forks:
+    """Prepares all stores of this process for `fork()`."""
+
+    def __init__(self) -> None:
+        self.stores: weakref.WeakSet[SqliteOutbox] = weakref.WeakSet()
+        self._lock: threading.RLock = threading.RLock()
+        self._held: list[SqliteOutbox] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after)
+
+    def _before(self) -> None:
+        self._lock.acquire()  # of two threads that fork, one waits
+        for store in list(self.stores):
+            self._held.append(store)
+            store._before_fork()
+
+    def _after(self) -> None:
+        while self._held:
+            self._held.pop()._lock.release()
+        self._lock.release()
+
+
+_FORKS: Final = _Forks()
+
+
 def _hint(error: sqlite3.Error) -> str | None:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return f"Another process has written to it for {BUSY_TIMEOUT:g} s."
@@ -101,6 +131,7 @@ class SqliteOutbox:
         self._inherited: list[sqlite3.Connection | None] = []
         self._connection: sqlite3.Connection | None = None
         self._sender: sqlite3.Connection | None = None
+        _FORKS.stores.add(self)
         self._open()
 
     def __repr__(self) -> str:
@@ -283,12 +314,25 @@ class SqliteOutbox:
                 self._connection.execute("rollback")
 
     def _check_process(self) -> None:
-        """Start anew in a forked child: SQLite forbids the use, and the closing, of inherited connections."""
+        """Start anew in a forked child.
+
+        SQLite forbids to close an inherited connection, because it might write. That of the sender writes nothing, and
+        as long as it is open, SQLite takes the lock of the parent for one of the child.
+        """
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._lock = threading.RLock()
-            self._inherited += [self._connection, self._sender]
+            self._inherited.append(self._connection)  # only if the fork was not made by Python
+            if self._sender is not None:
+                self._sender.close()
             self._connection = self._sender = None
+
+    def _before_fork(self) -> None:
+        """Wait for the end of a call, prevent further ones, and close the connection."""
+        self._lock.acquire()
+        if self._connection is not None and not self._connection.in_transaction:
+            connection, self._connection = self._connection, None
+            connection.close()
 
     def _db(self) -> sqlite3.Connection:
         return self._connection or self._open()
