@@ -1,10 +1,12 @@
 """Outboxes of both clients: stored messages reach a receiver once, over faults of the server and restarts."""
 
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from anyio import to_thread
 
 from supawire import ConnectionState, LocalServer, SqliteOutbox, broadcast
 from supawire.errors import (
@@ -195,6 +197,37 @@ async def test_an_outbox_goes_on_after_its_store_was_closed(api: ClientApi, serv
             await outbox.flush()
             assert [event.id for event in await events.take(2)] == [first, second]
             assert (await outbox.stats()).sending
+
+
+class SlowOutbox(SqliteOutbox):
+    """A store whose first `acquire` waits."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begun, self.may_end, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def acquire(self) -> bool:
+        if self.begun.is_set():
+            return super().acquire()
+        self.begun.set()
+        self.may_end.wait(30)
+        taken = super().acquire()
+        self.ended.set()
+        return taken
+
+
+async def test_closing_while_the_lock_is_taken_does_not_keep_it(api: ClientApi, server: LocalServer, tmp_path: Path):
+    """A client that is closed while its outbox becomes the sender does not stay it: the next outbox sends."""
+    with SlowOutbox(tmp_path / "slow.db") as store:
+        async with api.client(server) as client:
+            await client.outbox(store)
+            assert await to_thread.run_sync(store.begun.wait, 30)
+        store.may_end.set()
+        assert await to_thread.run_sync(store.ended.wait, 30)
+        async with api.client(server) as client:
+            outbox = await client.outbox(store, poll=0.01)
+            await outbox.add("orders", "paid", {})
+            await outbox.flush()
 
 
 class FailingOutbox(SqliteOutbox):

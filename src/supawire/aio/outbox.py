@@ -5,6 +5,7 @@ on a thread. One request is on its way at a time, by HTTP with ids, or as acknow
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -273,6 +274,27 @@ class AsyncOutbox:
         finally:
             await self._release()
 
+    async def _acquire(self) -> None:
+        """Become the sender. If this is cancelled, the thread that is still running gives the lock back."""
+        guard = threading.Lock()
+        abandoned = False
+
+        def acquire() -> None:
+            taken = self._store.acquire()
+            with guard:
+                if not abandoned:
+                    self._is_sender = taken
+                    return
+            if taken:
+                self._store.release()
+
+        try:
+            await self._call(acquire)
+        except BaseException:
+            with guard:
+                abandoned = True
+            raise
+
     async def _release(self) -> None:
         if self._is_sender:
             self._is_sender = False
@@ -283,7 +305,7 @@ class AsyncOutbox:
         now = self._driver.now()
         step = self._machine.next_step(now)
         if not isinstance(step, Wait) and not self._is_sender:
-            self._is_sender = await self._call(self._store.acquire)
+            await self._acquire()
             if not self._is_sender:
                 await self._sleep(self._settings.poll)
             self._machine.restart()
