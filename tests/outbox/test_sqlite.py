@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -211,6 +211,60 @@ def test_what_a_forked_child_adds_is_kept(path: Path, store: SqliteOutbox):
     os.write(closed, b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert [one.payload for one in load(SqliteOutbox(path))[0]] == [b'{"n":1}', b'{"n":2}']
+
+
+def test_an_interrupted_call_ends_its_transaction(path: Path, store: SqliteOutbox, monkeypatch: pytest.MonkeyPatch):
+    """After an interruption inside a transaction, such as Ctrl-C, nothing is changed and other processes can write."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
+    kept = store.add("a", "e", {})
+
+    def interrupted() -> Iterator[tuple[str, str]]:
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        store.settle([kept], interrupted())
+    with SqliteOutbox(path) as other:
+        other.add("a", "e", {})
+    assert store.counts().pending == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on this system")
+def test_one_file_has_one_lock_whatever_it_is_called(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two names of one file have one lock, and a relative name means the same file in another working directory."""
+    (tmp_path / "link.db").symlink_to(path)
+    with SqliteOutbox(tmp_path / "link.db") as link, SqliteOutbox(path) as store:
+        assert link.acquire() and not store.acquire()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with SqliteOutbox("outbox.db") as relative:
+        relative.close()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        relative.add("a", "e", {})
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_lock_that_cannot_be_used_is_reported(path: Path, store: SqliteOutbox):
+    """An error of the file with the lock is raised, and not taken for another process that sends."""
+    lock = path.with_name("outbox.db-sender")
+    with sqlite3.connect(lock) as connection:
+        connection.execute("create table a (b)")
+    connection.close()
+    lock.write_bytes(lock.read_bytes()[:47] + b"\x63" + lock.read_bytes()[48:])  # a format of the future
+    with pytest.raises(OutboxError, match="unsupported file format"):
+        store.acquire()
+
+
+def test_dead_messages_are_chosen_by_ids(store: SqliteOutbox):
+    """`retry` and `discard` take a list of ids in any notation, and refuse anything else."""
+    ids = [store.add("a", "e", {}) for _ in range(3)]
+    store.settle([], [(one, "refused") for one in ids])
+    for wrong in (ids[0], "x", 7, ["x"], [None]):
+        for call in (store.retry, store.discard):
+            with pytest.raises(InvalidArgumentError, match=r"ids must be|UUID"):
+                call(wrong)  # pyright: ignore[reportArgumentType]
+    assert store.retry([ids[0].upper()]) == 1 and store.discard([UUID(ids[1])]) == 1  # pyright: ignore[reportArgumentType]
+    assert (store.counts().pending, store.counts().dead) == (1, 1)
 
 
 def test_other_files_are_refused(tmp_path: Path):

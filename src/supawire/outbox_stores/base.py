@@ -147,6 +147,18 @@ def check_id(id: object) -> str | None:
         raise InvalidArgumentError(f"id must be a UUID, as uuid.uuid4() makes them, or None, not {id!r}") from error
 
 
+def check_ids(ids: object) -> list[str] | None:
+    """Return ids as a list of texts, or None. Raises `InvalidArgumentError` unless each is a UUID."""
+    if ids is None:
+        return None
+    if isinstance(ids, str | UUID) or not isinstance(ids, Iterable):
+        raise InvalidArgumentError(f"ids must be a list of UUIDs, or None for all, not {ids!r:.80}")
+    found = [check_id(one) for one in cast("Iterable[object]", ids)]
+    if None in found:
+        raise InvalidArgumentError("ids must be a list of UUIDs, and one of them is None")
+    return cast("list[str]", found)
+
+
 def new_id(now: float) -> str:
     """Return a UUID of version 7: milliseconds since 1970, then random bits. Later ones sort after earlier ones."""
     value = int.from_bytes(int(now * 1000).to_bytes(6, "big") + os.urandom(10), "big")

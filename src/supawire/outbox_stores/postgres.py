@@ -29,6 +29,7 @@ from supawire.outbox_stores.base import (
     DeadMessage,
     NewMessage,
     StoreCounts,
+    check_ids,
     check_message,
     full,
 )
@@ -223,13 +224,15 @@ class PostgresOutbox:
             "update {table} set dead_at = null, error = null, added_at = clock_timestamp()"
             " where dead_at is not null and (%s or id = any(%s::uuid[]))"
         )
-        return self._run(sql, ids is None, list(ids or ())).rowcount
+        chosen = check_ids(ids)
+        return self._run(sql, chosen is None, chosen or []).rowcount
 
     @_guarded
     def discard(self, ids: Iterable[str] | None = None) -> int:
         """Remove dead messages, all if no ids are given, and return how many."""
         sql = "delete from {table} where dead_at is not null and (%s or id = any(%s::uuid[]))"
-        return self._run(sql, ids is None, list(ids or ())).rowcount
+        chosen = check_ids(ids)
+        return self._run(sql, chosen is None, chosen or []).rowcount
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""

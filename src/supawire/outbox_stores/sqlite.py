@@ -34,6 +34,7 @@ from supawire.outbox_stores.base import (
     MAX_MESSAGES,
     DeadMessage,
     StoreCounts,
+    check_ids,
     check_message,
     full,
 )
@@ -121,6 +122,7 @@ class SqliteOutbox:
         if str(path) in ("", ":memory:"):
             raise InvalidArgumentError("path must be the path of a file: an outbox in memory would lose its messages")
         self.path: Path = Path(path)
+        self._file = Path(os.path.realpath(path))  # one lock for all names; and the working directory may change
         self.max_messages: int = check_count("max_messages", max_messages)
         self.max_bytes: int = check_count("max_bytes", max_bytes)
         self.max_payload_bytes: int | None = (
@@ -154,6 +156,9 @@ class SqliteOutbox:
                 except sqlite3.Error as error:
                     self._roll_back()
                     raise OutboxError(f"the outbox {self.path} cannot be used: {error}", hint=_hint(error)) from error
+                except BaseException:  # such as KeyboardInterrupt: other processes wait for the transaction
+                    self._roll_back()
+                    raise
 
         return call
 
@@ -203,13 +208,15 @@ class SqliteOutbox:
             "update messages set dead_at = null, error = null, added_at = ? where dead_at is not null"
             " and (? or id in (select value from json_each(?)))"
         )
-        return self._db().execute(sql, (time.time(), ids is None, _json(ids or ()))).rowcount
+        chosen = check_ids(ids)
+        return self._db().execute(sql, (time.time(), chosen is None, _json(chosen or ()))).rowcount
 
     @_guarded
     def discard(self, ids: Iterable[str] | None = None) -> int:
         """Remove dead messages, all if no ids are given, and return how many."""
         sql = "delete from messages where dead_at is not null and (? or id in (select value from json_each(?)))"
-        return self._db().execute(sql, (ids is None, _json(ids or ()))).rowcount
+        chosen = check_ids(ids)
+        return self._db().execute(sql, (chosen is None, _json(chosen or ()))).rowcount
 
     @_guarded
     def close(self) -> None:
@@ -233,14 +240,16 @@ class SqliteOutbox:
         self._db()
         if self._sender is not None:
             return False
-        lock = self.path.with_name(self.path.name + "-sender")
+        lock = self._file.with_name(self._file.name + "-sender")
         _create(lock)
         connection = _connect(lock, 0)
         try:
             connection.execute("pragma journal_mode = memory")  # nothing is ever written
             connection.execute("begin exclusive")
-        except sqlite3.OperationalError:
+        except sqlite3.Error as error:
             connection.close()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
             return False
         self._sender = connection
         return True
@@ -339,8 +348,8 @@ class SqliteOutbox:
 
     @_guarded
     def _open(self) -> sqlite3.Connection:
-        _create(self.path)
-        connection = _connect(self.path, BUSY_TIMEOUT)
+        _create(self._file)
+        connection = _connect(self._file, BUSY_TIMEOUT)
         try:
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = full")
