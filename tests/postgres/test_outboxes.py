@@ -1,7 +1,10 @@
 """The outbox in a table of PostgreSQL: messages are added in the user's own transaction."""
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -147,6 +150,60 @@ def test_one_store_is_the_sender(database: str, store: PostgresOutbox, sql: Any)
             with pytest.raises(OutboxError):
                 one.counts()
         assert store.acquire() and not other.acquire()
+
+
+def test_the_lock_is_that_of_the_table(database: str, sql: Any):
+    """A table has one lock, with and without its schema, and tables of the same name in two schemas have two."""
+    sql.execute("create schema app")
+    other = f"{database}{'&' if '?' in database else '?'}options=-csearch_path%3Dapp"
+    with (
+        PostgresOutbox(database) as short,
+        PostgresOutbox(database, table="public.supawire_outbox") as long,
+        PostgresOutbox(other) as elsewhere,
+    ):
+        short.init()
+        elsewhere.init()
+        assert short.acquire() and not long.acquire() and elsewhere.acquire()
+        short.release()
+        assert long.acquire() and not short.acquire()
+
+
+def test_two_transactions_with_one_id_add_it_once(database: str, store: PostgresOutbox):
+    """A transaction that waits for another one with the same id returns this id when the other one has committed."""
+    same = uuid4()
+    with psycopg.connect(database) as first, psycopg.connect(database) as second:
+        store.add_in(first, "orders", "paid", {}, id=same)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(store.add_in, second, "orders", "paid", {}, id=same)
+            while not first.execute(
+                "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            ).fetchone():
+                first.execute("select pg_stat_clear_snapshot()")
+            first.commit()
+            assert waiting.result(30) == str(same)
+    assert store.counts().pending == 1
+
+
+def test_an_error_with_a_nul_character_is_stored(store: PostgresOutbox):
+    """A message that the server refuses with a text that PostgreSQL cannot store becomes dead all the same."""
+    given = store.add("orders", "paid", {})
+    store.settle([], [(given, "a\0b")])
+    assert [one.error for one in store.dead()] == ["a\ufffdb"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_end_the_connection(store: PostgresOutbox):
+    """A forked child that closes the store leaves the connection of its parent, and the lock, alone."""
+    assert store.acquire()
+    child = os.fork()
+    if child == 0:
+        try:
+            store.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert store.load(NONE) == ([], True)
 
 
 def test_wrong_arguments(database: str, store: PostgresOutbox):

@@ -9,7 +9,6 @@ The number of messages is counted at each `add`, and not kept in a row of totals
 each other until the first one commits.
 """
 
-import hashlib
 import os
 import re
 import threading
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT: Final = 10
 """Seconds to open a connection of the sender."""
 
+LOCK_CLASS: Final = 0x73776F62
+"""First number of the advisory lock of the sender; the second is the OID of the table, whatever it is called."""
+
 UNDEFINED_TABLE: Final = "42P01"
 
 _SCHEMA: Final = """\
@@ -69,7 +71,8 @@ select messages, bytes, (select count(*) from added) + (select count(*) from {ta
 """
 """Adds a message unless the table is full, and returns how many messages and bytes it had, and whether it has this one.
 
-`select from {table}` sees the table as it was before the statement.
+`select from {table}` sees the table as it was before the statement. So it does not see a message with this id that
+another transaction has committed while this statement was waiting for it.
 """
 
 _LOAD: Final = """\
@@ -126,7 +129,6 @@ class PostgresOutbox:
         self._inherited: list[psycopg.Connection[Any] | None] = []
         self._connection: psycopg.Connection[Any] | None = None
         self._is_sender = False
-        self._lock_key = int.from_bytes(hashlib.sha256(f"supawire outbox {table}".encode()).digest()[:8], signed=True)
 
     def __repr__(self) -> str:
         return f"<PostgresOutbox {self.table!r}>"
@@ -236,6 +238,7 @@ class PostgresOutbox:
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
+        self._check_process()
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -256,7 +259,8 @@ class PostgresOutbox:
         self._db()  # a new connection does not hold the lock
         if self._is_sender:
             return False
-        self._is_sender = self._run("select pg_try_advisory_lock(%s)", self._lock_key).fetchone()[0]
+        sql = "select pg_try_advisory_lock(%s, %s::regclass::oid::int)"
+        self._is_sender = self._run(sql, LOCK_CLASS, self._quoted).fetchone()[0]
         return self._is_sender
 
     @_guarded
@@ -264,7 +268,7 @@ class PostgresOutbox:
         """Stop being the sender."""
         if self._is_sender:
             self._is_sender = False
-            self._run("select pg_advisory_unlock(%s)", self._lock_key)
+            self._run("select pg_advisory_unlock_all()")  # the connection has no others
 
     @_guarded
     def load(self, without: frozenset[str]) -> tuple[Sequence[OutboxMessage], bool]:
@@ -286,7 +290,7 @@ class PostgresOutbox:
             self._run("delete from {table} where id = any(%s::uuid[])", list(sent))
             for dead_id, error in dead:
                 sql = "update {table} set dead_at = clock_timestamp(), error = %s where id = %s and dead_at is null"
-                self._run(sql, error, dead_id)
+                self._run(sql, error.replace("\0", "\ufffd"), dead_id)
 
     @_guarded
     def counts(self) -> StoreCounts:
@@ -340,7 +344,7 @@ class PostgresOutbox:
     def _added(self, message: NewMessage, row: Any) -> str:
         values: Iterable[int] = cast("Any", row).values() if isinstance(row, dict) else row
         held, size, found = values
-        if not found:
+        if not found and (held >= self.max_messages or size + message.size > self.max_bytes):
             raise full(held, self.max_messages, size, self.max_bytes)
         return message.id
 
