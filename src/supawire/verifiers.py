@@ -4,6 +4,7 @@
 are compared with is described in `core.verification`.
 """
 
+import os
 import threading
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -18,8 +19,8 @@ from supawire.options import Secret
 if TYPE_CHECKING:
     import psycopg
 
-CONNECT_TIMEOUT: Final = 10
-"""Seconds to open a connection."""
+_OPTIONS: Final = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+"""Options of libpq, so that a connection that the network has lost raises an error after about a minute."""
 
 _KEY_TYPES: Final = frozenset({"int2", "int4", "int8", "text", "varchar", "uuid"})
 _TIME_TYPES: Final = frozenset({"timestamp", "timestamptz"})
@@ -27,16 +28,23 @@ _VERSION_TYPES: Final = _KEY_TYPES | _TIME_TYPES | {"xid8"}
 
 
 _ROWS: Final = """\
-with hashed as (select {keys}, {text} as k, {version} as v from {table} where {where}),
-    rows as (select *, ('x0' || substr(md5(k), 1, 7))::bit(32)::int % {buckets} as bucket from hashed)
+with supawire_hashed as (
+        select {keys}, {text} as supawire_k, {version} as supawire_v from {table} where {where}
+    ),
+    supawire_rows as (
+        select *, ('x0' || substr(md5(supawire_k), 1, 7))::bit(32)::int % {buckets} as supawire_bucket
+        from supawire_hashed
+    )
 """
+"""Names that no column has, because the columns of the key keep theirs."""
 
 _SUMMARY: Final = """\
-select bucket, count(*), sum(('x' || substr(md5(length(k) || ':' || k || v), 1, 16))::bit(64)::bigint)
-from rows group by bucket
+select supawire_bucket, count(*),
+    sum(('x' || substr(md5(length(supawire_k) || ':' || supawire_k || supawire_v), 1, 16))::bit(64)::bigint)
+from supawire_rows group by supawire_bucket
 """
 
-_VERSIONS: Final = "select v, {keys} from rows where bucket = any({chosen})"
+_VERSIONS: Final = "select supawire_v, {keys} from supawire_rows where supawire_bucket = any({chosen})"
 
 
 class VerifiedTable(Struct, frozen=True):
@@ -106,6 +114,8 @@ class PostgresVerifier:
         self._role = role
         self._claims = claims
         self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._inherited: list[psycopg.Connection[Any] | None] = []
         self._connection: psycopg.Connection[Any] | None = None
         self._checked: dict[VerifiedTable, VersionKind] = {}
 
@@ -127,10 +137,19 @@ class PostgresVerifier:
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
+        self._check_process()
         with self._lock:
             self._close()
 
     # --- internal
+
+    def _check_process(self) -> None:
+        """Start anew in a forked child; the inherited connection belongs to its parent and is not closed."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self._inherited.append(self._connection)
+            self._connection = None
 
     def _query(
         self, table: VerifiedTable, buckets: int, select: str, chosen: list[int] | None = None
@@ -138,6 +157,7 @@ class PostgresVerifier:
         import psycopg
         from psycopg import sql
 
+        self._check_process()
         with self._lock:
             try:
                 connection = self._open()
@@ -166,8 +186,8 @@ class PostgresVerifier:
             self._connection = psycopg.connect(
                 self._url.reveal(),
                 autocommit=True,
-                connect_timeout=CONNECT_TIMEOUT,
                 application_name="supawire-verifier",
+                **cast("Any", _OPTIONS),
             )
         return self._connection
 

@@ -1,5 +1,6 @@
 """The verifier of PostgreSQL computes the same hashes as the mirror, and a mirror is repaired with it."""
 
+import os
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -30,12 +31,21 @@ def checked(database: str, sql: Any) -> str:
             from generate_series(1, 300) n;
         create table pairs (a int, b text, v uuid, note text, primary key (a, b));
         insert into pairs select n, n::text || ':', gen_random_uuid(), 'x' from generate_series(1, 300) n;
+        create table names (k int, bucket text, v int, note text, primary key (k, bucket, v));
+        insert into names select n, n::text, n, 'x' from generate_series(1, 300) n;
     """)
     return database
 
 
 @pytest.mark.parametrize(
-    ("table", "key"), [("ints", ("id",)), ("texts", ("id",)), ("uuids", ("id",)), ("pairs", ("a", "b"))]
+    ("table", "key"),
+    [
+        ("ints", ("id",)),
+        ("texts", ("id",)),
+        ("uuids", ("id",)),
+        ("pairs", ("a", "b")),
+        ("names", ("k", "bucket", "v")),
+    ],
 )
 @pytest.mark.parametrize("buckets", [1, 64])
 def test_the_hashes_are_the_same(checked: str, table: str, key: tuple[str, ...], buckets: int):
@@ -124,6 +134,27 @@ def test_tables_that_cannot_be_verified(checked: str, sql: Any):
         pytest.raises(InvalidArgumentError, match="filter"),
     ):
         client.mirror("ints", key="id", fetch=list, filter="id=gt.5", verify=5, verifier=PostgresVerifier(checked))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_opens_its_own_connection(checked: str):
+    """A forked child queries with a connection of its own and closes it, and the one of its parent stays open."""
+    verifier = PostgresVerifier(checked, version="v")
+    table = VerifiedTable("public", "ints", ("id",))
+    summary = verifier.summary(table, 1)
+    connection = verifier._connection
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if verifier.summary(table, 1) == summary and verifier._connection is not connection else 2
+            verifier.close()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert verifier.summary(table, 1) == summary and verifier._connection is connection
+    verifier.close()
 
 
 def test_a_mirror_of_a_table_is_repaired(checked: str, sql: Any):

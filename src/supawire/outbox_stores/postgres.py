@@ -36,8 +36,8 @@ from supawire.outbox_stores.base import (
 if TYPE_CHECKING:
     import psycopg
 
-CONNECT_TIMEOUT: Final = 10
-"""Seconds to open a connection of the sender."""
+_OPTIONS: Final = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+"""Options of libpq, so that a connection that the network has lost raises an error after about a minute."""
 
 LOCK_CLASS: Final = 0x73776F62
 """First number of the advisory lock of the sender; the second is the OID of the table, whatever it is called."""
@@ -378,6 +378,6 @@ class PostgresOutbox:
 
             self._is_sender = False
             self._connection = psycopg.connect(
-                self._url.reveal(), autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name="supawire-outbox"
+                self._url.reveal(), autocommit=True, application_name="supawire-outbox", **cast("Any", _OPTIONS)
             )
         return self._connection
