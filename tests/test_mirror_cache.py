@@ -103,6 +103,38 @@ def test_a_file_of_another_version_is_written_anew(tmp_path: Path):
     assert cache.save("me", {1: {"id": 1}}, whole=True) and cache.load("me") is not None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update meta set value = '1e300' where name = 'saved_at'",
+        "update meta set value = 'nan' where name = 'saved_at'",
+        "update rows set row = x'c70107c0'",  # an interval of null
+        "update rows set row = zeroblob(0)",
+    ],
+)
+def test_damaged_values_are_reported(tmp_path: Path, change: str):
+    """A file whose values are damaged raises `CacheError`, and is renamed."""
+    path = tmp_path / "a.db"
+    cache = MirrorCache(path, {})
+    cache.save("me", {1: {"id": 1}}, whole=True)
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    connection.close()
+    with pytest.raises(CacheError, match="damaged"):
+        cache.load("me")
+    assert not path.exists() and cache.load("me") is None
+
+
+def test_rows_that_cannot_be_encoded_are_refused(tmp_path: Path):
+    """A text that is not Unicode and a value that is nested too deep raise `CacheError`."""
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in ("\ud800", deep):
+        with pytest.raises(CacheError, match="cannot be saved"):
+            MirrorCache(tmp_path / "a.db", {}).save("me", {1: {"id": value}}, whole=True)
+
+
 def token(**claims: Any) -> Secret:
     """Return a JWT with these claims."""
     parts = [urlsafe_b64encode(msgspec.json.encode(part)).rstrip(b"=").decode() for part in ({"alg": "HS256"}, claims)]
@@ -117,11 +149,12 @@ def test_the_identity_is_that_of_the_user():
         identity_of(token(sub="bob", role="authenticated"), KEY),
         identity_of(token(sub="alice", role="service_role"), KEY),
         identity_of(token(sub="alice", role="authenticated", app_metadata={"team": 1}), KEY),
+        identity_of(token(sub="alice", role="authenticated", aal="aal2"), KEY),
         identity_of(Secret("opaque-1"), KEY),
         identity_of(Secret("opaque-2"), KEY),
         identity_of(None, KEY),
         identity_of(None, Secret("sb_secret_key")),
     ]
-    assert len({alice, *others}) == 8
+    assert len({alice, *others}) == 9
     assert identity_of(None, Secret("sb_publishable_other")) == identity_of(None, KEY)
     assert "alice" not in alice and "opaque" not in "".join(others)

@@ -14,7 +14,7 @@ import time
 from base64 import urlsafe_b64decode
 from collections.abc import Hashable, Mapping
 from contextlib import closing
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from hashlib import sha256
@@ -42,7 +42,12 @@ _SCHEMA: Final = (
     "create table if not exists rows (key blob primary key, row blob not null) without rowid",
 )
 
-VOLATILE_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti", "aal", "amr", "session_id"})
+_DAMAGES: Final = (
+    sqlite3.DatabaseError, msgspec.MsgspecError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError,
+)  # fmt: skip
+"""What reading a damaged file raises."""
+
+VOLATILE_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti", "amr", "session_id"})
 """Claims of a token that change without another user or other rights."""
 
 
@@ -73,10 +78,11 @@ class MirrorCache:
                 if meta.get("fingerprint") != self._fingerprint(identity):
                     return None
                 found = connection.execute("select row from rows").fetchall()
-            return [cast("Row", unpack(row)) for (row,) in found], float(meta["saved_at"])
+            rows = [cast("Row", unpack(row)) for (row,) in found]
+            return rows, datetime.fromtimestamp(float(meta["saved_at"]), UTC).timestamp()
         except (sqlite3.OperationalError, OSError) as error:
             raise CacheError(f"the snapshot {self.path} cannot be read: {error}") from error
-        except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError, ArithmeticError, KeyError) as error:
+        except _DAMAGES as error:
             damaged = self.path.with_name(self.path.name + ".damaged")
             self.path.replace(damaged)
             raise CacheError(
@@ -88,7 +94,10 @@ class MirrorCache:
 
         Return False if all rows must be saved, because something else has written the file. Raises: CacheError.
         """
-        changed = [(pack(key), None if row is None else pack(row)) for key, row in rows.items()]
+        try:
+            changed = [(pack(key), None if row is None else pack(row)) for key, row in rows.items()]
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise CacheError(f"a row cannot be saved: {error}", hint="Omit cache=.") from error
         fingerprint = self._fingerprint(identity)
         try:
             with closing(self._open()) as connection:
