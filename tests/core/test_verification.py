@@ -277,6 +277,27 @@ def test_a_disputed_row_is_reported_once_per_verification_and_not_fetched_again(
     assert life.mirror.state is MirrorState.LIVE and life.mirror.counts.row_fetches == fetched
 
 
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_row_whose_delete_is_lost_twice_is_repaired_twice(equal: bool):
+    """A row that was repaired, came back, and was deleted silently again differs once more and is fetched once more,
+    whether or not the table was found equal in between."""
+    life = live()
+    for _ in range(2):
+        life.delete(2, 0)
+        life.lose_silently(0)
+        verify(life)
+        assert len(life.row_fetches) == 1
+        life.take_row_snapshot()
+        life.answer_row()
+        life.wait(4)
+        assert life.mirror.state is MirrorState.LIVE and 2 not in life.mirror.rows
+        if equal:
+            verify(life)
+        life.insert(2, 1)
+        life.arrive()
+        assert 2 in life.mirror.rows
+
+
 def test_a_failing_verifier_leaves_the_mirror_live():
     """An error of the verifier is reported, the mirror stays live, and the next verification is after the interval."""
     life = live()

@@ -338,8 +338,9 @@ class MirrorCore:
         if isinstance(op, Undecidable) or (isinstance(op, Incomplete) and not self.settings.by_row):
             self._fetch_all_because(op)
             return
-        if self.verification.running:
-            self.verification.changed((op.key, op.moved_to) if isinstance(op, Drop) else (op.key, op.old_key))
+        was_running = self.verification.running
+        self.verification.changed((op.key, op.moved_to) if isinstance(op, Drop) else (op.key, op.old_key))
+        if was_running:
             self._forward_verification()
             if not self.verification.running:  # too many rows have changed meanwhile
                 self._compare_later(now)

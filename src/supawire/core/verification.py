@@ -164,7 +164,10 @@ class Verification:
         self._answered_at = Instant(0.0, 0.0)
         self._due_at = 0.0
         self._fetched: dict[Key, str | None] = {}
-        """The versions of rows that were fetched because they differed, None for one that was not listed."""
+        """The versions of rows that were fetched because they differed, None for one that was not listed.
+
+        A row is removed when a change of it arrives, and all when copy and table were found equal.
+        """
         self.effects: list[Verify | AbandonVerification] = []
         """What the mirror has to do next; it empties the list."""
 
@@ -193,6 +196,9 @@ class Verification:
 
     def changed(self, keys: Iterable[Key]) -> None:
         """Record that a change of these rows has arrived."""
+        keys = tuple(keys)
+        for key in keys:
+            self._fetched.pop(key, None)
         if self._phase in (_Phase.LISTING, _Phase.SETTLING_LIST):
             self._touched.update(keys)
             if len(self._touched) > self._max_changes:
@@ -229,6 +235,7 @@ class Verification:
                 return None
             case _Phase.COMPARING:
                 self._reset()
+                self._fetched.clear()
                 return Differences(frozenset(), frozenset())
             case _:
                 self._listed, self._phase = answer, _Phase.SETTLING_LIST
