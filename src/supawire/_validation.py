@@ -8,6 +8,7 @@ or local server that was garbage-collected without being closed.
 
 import enum
 import math
+import os
 import re
 import warnings
 from base64 import urlsafe_b64decode
@@ -263,6 +264,39 @@ def check_text(name: str, value: object, *, secret: bool = False) -> str:
         )
     check_writable(name, value, shown)
     return value
+
+
+def check_path(name: str, value: object) -> str:
+    """Return the path of a file as text. Raises: InvalidArgumentError: it is no path."""
+    try:
+        path = os.fspath(cast("str", value))
+    except TypeError:
+        path = ""
+    if not isinstance(path, str) or not path or "\0" in path:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidArgumentError(f"{name} must be the path of a file, a string or a Path, not {value!r:.80}")
+    return path
+
+
+def check_database_url(url: object) -> Secret:
+    """Return the URL of a database, or a string of libpq, as a `Secret`; needs psycopg.
+
+    Raises: InvalidArgumentError: it has another form. The error never shows it.
+    """
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    secret = url if isinstance(url, Secret) else Secret(url) if isinstance(url, str) else None
+    try:
+        parts = {} if secret is None else conninfo_to_dict(secret.reveal())
+    except ProgrammingError:  # its text shows a part of the URL
+        parts = {}
+    # after an "@" in the password that is not escaped, the rest of the password is taken for the host or the port
+    if secret is None or not parts or "@" in f"{parts.get('host')}{parts.get('dbname')}":
+        raise InvalidArgumentError(
+            "url must be the URL of a PostgreSQL database, such as postgresql://user:password@host:5432/postgres",
+            hint="Characters such as @ and / in the password must be escaped: urllib.parse.quote(password, safe='').",
+        )
+    return secret
 
 
 def check_writable(name: str, text: str, shown: str | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 import msgspec
 from msgspec import Struct
 
+from supawire._validation import check_database_url
 from supawire.core.verification import Summary, VersionKind
 from supawire.errors import InvalidArgumentError, SetupError
 from supawire.options import Secret
@@ -108,7 +109,7 @@ class PostgresVerifier:
                 raise InvalidArgumentError(f"{name} must be a text or None, not {value!r}")
         if claims is not None and role is None:
             raise InvalidArgumentError("claims are for a role, and none is given", hint='role="authenticated".')
-        self._url = url if isinstance(url, Secret) else Secret(url)
+        self._url = check_database_url(url)
         self.version: str | None = version
         self.where: str | None = where
         self._role = role

@@ -94,6 +94,14 @@ async def test_a_change_of_the_user_stops_saving(api: ClientApi, server: LocalSe
     assert await saved_rows(api, server, path, "bob") == 0
 
 
+async def test_the_path_of_a_file_is_required(api: ClientApi, server: LocalServer):
+    """Anything but the path of a file is refused at once."""
+    async with api.client(server) as client:
+        for wrong in (5, b"users.db", ""):
+            with pytest.raises(InvalidArgumentError, match="cache must be the path of a file"):
+                await mirror_of(client, TABLE, cache=wrong)
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "other"])
 async def test_a_damaged_file_is_reported_and_the_rows_are_fetched(
     api: ClientApi, server: LocalServer, tmp_path: Path, damage: str

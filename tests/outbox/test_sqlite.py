@@ -283,9 +283,9 @@ def test_other_files_are_refused(tmp_path: Path):
         SqliteOutbox(tmp_path)
     with pytest.raises(OutboxError, match="cannot be created"):
         SqliteOutbox(tmp_path / "missing" / "outbox.db")
-    for wrong in ("", ":memory:"):
+    for wrong in ("", ":memory:", 5, None, b"outbox.db", "a\0b"):
         with pytest.raises(InvalidArgumentError, match="path of a file"):
-            SqliteOutbox(wrong)
+            SqliteOutbox(wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_store_that_another_process_holds_raises(path: Path, store: SqliteOutbox, monkeypatch: pytest.MonkeyPatch):

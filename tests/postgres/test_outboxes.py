@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from supawire import LocalServer, PostgresOutbox, broadcast, connect
+from supawire import LocalServer, PostgresOutbox, PostgresVerifier, broadcast, connect
 from supawire.core.delivery import OutboxMessage
 from supawire.errors import InvalidArgumentError, OutboxError, OutboxFullError, SetupError
 from supawire.outbox_stores import postgres
@@ -213,6 +213,11 @@ def test_wrong_arguments(database: str, store: PostgresOutbox):
             PostgresOutbox(database, table=table)
     with pytest.raises(InvalidArgumentError, match="NUL"):
         store.add("a", "b\0", {})
+    for url in ("", 5, "postgress://me:secret@h/x", "postgresql://me:%zzsecret@h/x", "postgresql://me:p@secret@h/x"):
+        for kind in (PostgresOutbox, PostgresVerifier):
+            with pytest.raises(InvalidArgumentError, match="url must be") as refused:
+                kind(url)  # pyright: ignore[reportArgumentType]
+            assert "secret" not in f"{refused.value!r} {refused.value} {refused.value.__cause__}"
     unreachable = PostgresOutbox("postgresql://me:secret@127.0.0.1:1/x")
     with pytest.raises(OutboxError) as caught:
         unreachable.counts()

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import partial
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 from uuid import UUID
@@ -33,7 +34,7 @@ from supawire._mirror_events import (
     RowView,
     rewound,
 )
-from supawire._validation import misused
+from supawire._validation import check_path, misused
 from supawire._values import filter_syntax
 from supawire._values.models import Model, check_model
 from supawire.aio.buffers import Buffer
@@ -195,7 +196,7 @@ def read_mirror_options(
         make_row_view(columns_of, checked_model),
         check_timeout(timeout, None),
         cast("Verifier | None", verifier),
-        None if cache is None else os.fspath(cache),
+        None if cache is None else str(Path(check_path("cache", cache)).resolve()),
     )
 
 

@@ -17,6 +17,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 from uuid import UUID
 
+from supawire._validation import check_database_url
 from supawire.core.delivery import OutboxMessage
 from supawire.errors import InvalidArgumentError, OutboxError, SetupError
 from supawire.options import Secret, check_count
@@ -116,7 +117,7 @@ class PostgresOutbox:
             raise InvalidArgumentError(
                 f"table must be a name of letters, digits and underscores, perhaps with a schema, not {table!r}"
             )
-        self._url = url if isinstance(url, Secret) else Secret(url)
+        self._url = check_database_url(url)
         self.table: str = table
         self._quoted = ".".join(f'"{part}"' for part in table.split("."))
         self.max_messages: int = check_count("max_messages", max_messages)

@@ -24,6 +24,7 @@ from uuid import UUID
 
 import msgspec
 
+from supawire._validation import check_path
 from supawire.core.delivery import OutboxMessage
 from supawire.errors import InvalidArgumentError, OutboxError
 from supawire.options import check_count
@@ -121,7 +122,7 @@ class SqliteOutbox:
     ) -> None:
         if str(path) in ("", ":memory:"):
             raise InvalidArgumentError("path must be the path of a file: an outbox in memory would lose its messages")
-        self.path: Path = Path(path)
+        self.path: Path = Path(check_path("path", path))
         self._file = Path(os.path.realpath(path))  # one lock for all names; and the working directory may change
         self.max_messages: int = check_count("max_messages", max_messages)
         self.max_bytes: int = check_count("max_bytes", max_bytes)
