@@ -526,6 +526,14 @@ def test_the_number_of_remembered_ids_is_bounded() -> None:
     assert memory.add_stored("5000", 0.0, replayed=True), "the oldest ids are dropped"
 
 
+def test_long_ids_are_not_remembered() -> None:
+    """An id that is much longer than a UUID takes no memory, and a message with it is always new (R44)."""
+    memory = Gaps("room", ChannelOptions(), ServerClock())
+    for text, is_kept in (("x" * 64, True), ("x" * 65, False), ("x" * 100_000, False)):
+        assert memory.add_stored(text, 0.0, replayed=False)
+        assert memory.add_stored(text, 0.0, replayed=False) is not is_kept
+
+
 def test_old_ids_are_dropped() -> None:
     """After ten minutes an id is dropped, except for the last thousand (R44)."""
     memory = Gaps("room", ChannelOptions(), ServerClock())

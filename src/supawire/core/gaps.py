@@ -43,6 +43,9 @@ KEPT_IDS: Final = 1000
 MAX_KEPT_IDS: Final = 10_000
 """Maximum number of ids that are kept, 2 MB."""
 
+MAX_ID_LENGTH: Final = 64
+"""Maximum length of an id that is kept. A UUID has 36 characters; on a public channel anyone may send other ids."""
+
 ID_LIFETIME: Final = 600.0
 """Seconds that an id beyond the first 1,000 is kept: longer than an outbox waits until it repeats a message."""
 
@@ -169,6 +172,8 @@ class Gaps:
     def add_stored(self, identity: str | None, now: float, *, replayed: bool) -> bool:
         """Record a message that has an id or was replayed, and return whether it is new. `now`: monotonic time."""
         self._received += replayed
+        if identity is not None and len(identity) > MAX_ID_LENGTH:
+            identity = None
         if identity is not None and self._seen_ids is not None and identity in self._seen_ids:
             self._seen_ids[identity] = now
             self._seen_ids.move_to_end(identity)
