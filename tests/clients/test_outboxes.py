@@ -1,5 +1,6 @@
 """Outboxes of both clients: stored messages reach a receiver once, over faults of the server and restarts."""
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from supawire.errors import (
 )
 from supawire.options import Backoff, Limits
 from supawire.server import ServerLimits
+from supawire.transport import HttpRequest, HttpResponse
 from supawire.transport.memory import FakeHttp
 from tests.clients.client_api import AwaitableProxy, ClientApi
 
@@ -197,6 +199,40 @@ async def test_an_outbox_goes_on_after_its_store_was_closed(api: ClientApi, serv
             await outbox.flush()
             assert [event.id for event in await events.take(2)] == [first, second]
             assert (await outbox.stats()).sending
+
+
+class HeldHttp(FakeHttp):
+    """Answers the first request when `release` is called, from any thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        self._loop, self._answered = asyncio.get_running_loop(), asyncio.Event()
+        self.begun.set()
+        await self._answered.wait()
+        return await super().request(request)
+
+    def release(self) -> None:
+        self._loop.call_soon_threadsafe(self._answered.set)
+
+
+async def test_what_was_accepted_while_closing_leaves_the_store(
+    api: ClientApi, server: LocalServer, store: SqliteOutbox
+):
+    """A request that is answered after `close` was called is the last one, and its messages are not sent again."""
+    http = HeldHttp()
+    store.add("orders", "paid", {})
+    async with api.client(server, http=http) as client:
+        outbox = await client.outbox(store, backoff=QUICK)
+        assert await to_thread.run_sync(http.begun.wait, 30)
+        closing = asyncio.ensure_future(outbox.close(timeout=0))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        http.release()
+        assert await closing == 0
+    assert store.counts().pending == 0 and len(http.requests) == 1
 
 
 class SlowOutbox(SqliteOutbox):

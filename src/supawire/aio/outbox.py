@@ -271,6 +271,9 @@ class AsyncOutbox:
                     self._machine.store_failed(self._driver.now())
                     self._report(error)
                     await self._release()
+            if self._machine.settling:  # else the last messages would be sent again after the next start
+                with suppress(OutboxError, SetupError):
+                    await self._step()
         finally:
             await self._release()
 
