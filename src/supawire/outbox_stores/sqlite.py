@@ -73,15 +73,20 @@ class _Forks:
     """Prepares all stores of this process for `fork()`."""
 
     def __init__(self) -> None:
-        self.stores: weakref.WeakSet[SqliteOutbox] = weakref.WeakSet()
+        self._stores: weakref.WeakSet[SqliteOutbox] = weakref.WeakSet()
         self._lock: threading.RLock = threading.RLock()
         self._held: list[SqliteOutbox] = []
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after)
 
+    def add(self, store: "SqliteOutbox") -> None:
+        """Prepare this store for each later fork, as long as it exists."""
+        with self._lock:
+            self._stores.add(store)
+
     def _before(self) -> None:
         self._lock.acquire()  # of two threads that fork, one waits
-        for store in list(self.stores):
+        for store in list(self._stores):
             self._held.append(store)
             store._before_fork()
 
@@ -134,7 +139,7 @@ class SqliteOutbox:
         self._inherited: list[sqlite3.Connection | None] = []
         self._connection: sqlite3.Connection | None = None
         self._sender: sqlite3.Connection | None = None
-        _FORKS.stores.add(self)
+        _FORKS.add(self)
         self._open()
 
     def __repr__(self) -> str:
