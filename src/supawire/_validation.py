@@ -272,7 +272,7 @@ def check_path(name: str, value: object) -> str:
         path = os.fspath(cast("str", value))
     except TypeError:
         path = ""
-    if not isinstance(path, str) or not path or "\0" in path:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidArgumentError(f"{name} must be the path of a file, a string or a Path, not {value!r:.80}")
     return path
 

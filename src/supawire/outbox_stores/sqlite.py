@@ -88,11 +88,11 @@ class _Forks:
         self._lock.acquire()  # of two threads that fork, one waits
         for store in list(self._stores):
             self._held.append(store)
-            store._before_fork()
+            store._before_fork()  # pyright: ignore[reportPrivateUsage]
 
     def _after(self) -> None:
         while self._held:
-            self._held.pop()._lock.release()
+            self._held.pop()._lock.release()  # pyright: ignore[reportPrivateUsage]
         self._lock.release()
 
 
