@@ -277,19 +277,18 @@ def check_path(name: str, value: object) -> str:
     return path
 
 
-def check_database_url(url: object) -> Secret:
-    """Return the URL of a database, or a string of libpq, as a `Secret`; needs psycopg.
+def check_database_url(url: object, parse: Callable[[str], Mapping[str, Any]]) -> Secret:
+    """Return the URL of a database, or a string of libpq, as a `Secret`.
 
+    Args: parse: psycopg's `conninfo_to_dict`.
     Raises: InvalidArgumentError: it has another form. The error never shows it.
     """
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
     secret = url if isinstance(url, Secret) else Secret(url) if isinstance(url, str) else None
+    parts: Mapping[str, Any] = {}
     try:
-        parts = {} if secret is None else conninfo_to_dict(secret.reveal())
-    except ProgrammingError:  # its text shows a part of the URL
-        parts = {}
+        parts = {} if secret is None else parse(secret.reveal())
+    except Exception:  # noqa: BLE001  its text shows a part of the URL
+        secret = None
     # after an "@" in the password that is not escaped, the rest of the password is taken for the host or the port
     if secret is None or not parts or "@" in f"{parts.get('host')}{parts.get('dbname')}":
         raise InvalidArgumentError(

@@ -99,7 +99,7 @@ class PostgresVerifier:
         claims: Mapping[str, Any] | None = None,
     ) -> None:
         try:
-            import psycopg
+            from psycopg.conninfo import conninfo_to_dict
         except ImportError as error:
             raise InvalidArgumentError(
                 "PostgresVerifier needs psycopg", hint='pip install "supawire[worker]", or psycopg[binary].'
@@ -109,7 +109,7 @@ class PostgresVerifier:
                 raise InvalidArgumentError(f"{name} must be a text or None, not {value!r}")
         if claims is not None and role is None:
             raise InvalidArgumentError("claims are for a role, and none is given", hint='role="authenticated".')
-        self._url = check_database_url(url)
+        self._url = check_database_url(url, conninfo_to_dict)
         self.version: str | None = version
         self.where: str | None = where
         self._role = role

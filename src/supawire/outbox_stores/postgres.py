@@ -108,7 +108,7 @@ class PostgresOutbox:
         max_payload_bytes: int | None = 3_000_000,
     ) -> None:
         try:
-            import psycopg
+            from psycopg.conninfo import conninfo_to_dict
         except ImportError as error:
             raise InvalidArgumentError(
                 "PostgresOutbox needs psycopg", hint='pip install "supawire[postgres]", or psycopg[binary].'
@@ -117,7 +117,7 @@ class PostgresOutbox:
             raise InvalidArgumentError(
                 f"table must be a name of letters, digits and underscores, perhaps with a schema, not {table!r}"
             )
-        self._url = check_database_url(url)
+        self._url = check_database_url(url, conninfo_to_dict)
         self.table: str = table
         self._quoted = ".".join(f'"{part}"' for part in table.split("."))
         self.max_messages: int = check_count("max_messages", max_messages)
