@@ -3,9 +3,12 @@
 import io
 import json
 import random
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 
 import jwt
@@ -262,6 +265,27 @@ def test_wrong_triggers_and_tokens_are_one_line(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert expected in err
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        del format, args
+
+
+@pytest.mark.parametrize("words", [["trigger", "INSERT", "t"], ["token", "make"]], ids=lambda words: words[0])
+def test_a_server_that_answers_with_a_page_is_no_local_server(words: list[str], capsys: Capture):
+    """Such as that of a website during development: one line and exit code 1."""
+    with TCPServer(("127.0.0.1", 0), _Page) as page:
+        threading.Thread(target=page.handle_request, daemon=True).start()
+        assert run([*words, "--url", f"http://127.0.0.1:{page.server_address[1]}", "--key", "k"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "has no route /dev/" in err
 
 
 def test_the_service_key_is_required(env_file: Path, capsys: Capture):

@@ -32,7 +32,10 @@ async def post(target: Target, route: str, body: Mapping[str, Any]) -> Any:
     except (aiohttp.ClientError, TimeoutError) as error:
         raise ConnectError(f"{target.url} does not answer", hint="Is supawire serve running there?") from error
     if status in (200, 202):
-        return msgspec.json.decode(data) if data else None
+        try:
+            return msgspec.json.decode(data) if data else None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            status = 404  # something else than a local server, which answers each path with a page
     if status == 404:
         raise HttpError(
             f"{target.url} has no route {route}", hint="Only supawire serve has it, on an address of this machine."
