@@ -569,7 +569,7 @@ def test_payloads_that_cannot_be_decoded_are_ignored(event: str, caplog: pytest.
             async with sends.stream() as out:
                 await out.write("one ")
                 reader = await anext(streams)
-                payload = "[" * 5000 + "]" * 5000
+                payload = "[" * 100_000 + "]" * 100_000
                 message = f'{{"type":"broadcast","event":"{event}","payload":{payload}}}'
                 server.send_raw(f'[null,null,"realtime:room","broadcast",{message}]')
                 await asyncio.sleep(1)
