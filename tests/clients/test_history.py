@@ -19,6 +19,7 @@ from supawire.errors import (
     StateError,
 )
 from supawire.history import SqliteCursors
+from supawire.selectors import gaps
 from tests.clients.client_api import END, ClientApi, until
 
 pytestmark = pytest.mark.anyio
@@ -264,6 +265,54 @@ async def test_a_failing_read_is_repeated_or_raised(api: ClientApi, server: Loca
                 await stream.next()
             assert numbers(await stream.take(1)) == [0]
     assert [str(error) for error in errors] == ["away"]
+
+
+class SlowStore:
+    """A store whose saves wait until they may continue, after the first one has begun."""
+
+    def __init__(self) -> None:
+        self.cursor: Cursor | None = None
+        self.began = threading.Event()
+        self.may_continue = threading.Event()
+
+    def load(self, name: str, /) -> Cursor | None:
+        return self.cursor
+
+    def save(self, name: str, cursor: Cursor, /) -> None:
+        self.began.set()
+        assert self.may_continue.wait(10)
+        self.cursor = cursor
+
+
+@pytest.mark.parametrize("reads_table", [False, True])
+async def test_a_message_that_comes_while_the_cursor_is_saved_is_delivered_at_once(
+    api: ClientApi, server: LocalServer, reads_table: bool
+):
+    """A save before waiting takes time: a message that is received meanwhile does not wait for the next one."""
+    history, store, received, resumed = Table(), SlowStore(), list[Any](), list[Gap]()
+
+    def send(n: int) -> None:
+        if reads_table:
+            history.add(server, b'{"n":%d}' % n)
+        else:
+            server.send("room", "e", {"n": n})
+
+    async with api.client(server, token=server.token(), history=history if reads_table else None) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=store, save_every=100, settle=60) as stream:
+            reading = asyncio.create_task(stream.next())
+            await room.on(broadcast(), received.append)
+            await room.on(gaps(), resumed.append)
+            await until(lambda: room.state == "joined" and (reads_table or resumed))
+            send(0)
+            assert numbers([await reading]) == [0]
+            reading = asyncio.create_task(stream.next())
+            await until(store.began.is_set)
+            send(1)
+            await until(lambda: len(received) == 2)
+            store.may_continue.set()
+            async with asyncio.timeout(10):
+                assert numbers([await reading]) == [1]
 
 
 async def test_a_channel_that_is_refused_ends_the_stream(api: ClientApi, server: LocalServer):

@@ -293,11 +293,14 @@ class AsyncMessageStream(Generic[P_co]):
             self._handled, self._taken = self._taken, None
             self._unsaved += 1
 
-    async def _save(self) -> None:
+    async def _save(self) -> bool:
+        """Save the cursor of the handled messages, and return whether that was necessary."""
         cursor, store = self._handled, self._store
-        if store is not None and cursor is not None and cursor is not self._saved:
-            await self._calls.call(store.save, self._options.name, cursor)
-            self._saved, self._unsaved, self._saved_at = cursor, 0, self._driver.now().mono
+        if store is None or cursor is None or cursor is self._saved:
+            return False
+        await self._calls.call(store.save, self._options.name, cursor)
+        self._saved, self._unsaved, self._saved_at = cursor, 0, self._driver.now().mono
+        return True
 
     # --- iteration
 
@@ -430,8 +433,8 @@ class AsyncMessageStream(Generic[P_co]):
             return
         wait = reader.next_read_at - self._driver.now().mono
         if wait > 0 and self._waiting_read is None:
-            await self._save_if_idle(reader)
-            await self._wait(wait)
+            if not await self._save_if_idle(reader):  # otherwise a message may have come during the save
+                await self._wait(wait)
             return
         assert self._history is not None
         read = self._waiting_read
@@ -454,13 +457,14 @@ class AsyncMessageStream(Generic[P_co]):
             raise error
         self._driver.reports.error(error, "handler", (id(self), type(error)))
 
-    async def _save_if_idle(self, reader: StoredReader) -> None:
-        """Save the cursor before waiting, and now and then while no message comes."""
+    async def _save_if_idle(self, reader: StoredReader) -> bool:
+        """Save the cursor before waiting, and now and then while no message comes; return whether it was saved."""
         if self._taken is not None:
-            return
+            return False
         if self._unsaved or self._driver.now().mono - self._saved_at > SAVE_INTERVAL:
             self._handled = reader.cursor
-            await self._save()
+            return await self._save()
+        return False
 
     async def _wait_for_message(self) -> None:
         more = self._source.can_continue()
@@ -469,8 +473,8 @@ class AsyncMessageStream(Generic[P_co]):
         elif more is None:
             await self._source.begin()
         else:
-            if self._taken is None and self._unsaved:
-                await self._save()
+            if self._taken is None and self._unsaved and await self._save():
+                return  # a message may have come during the save
             await self._wait(None)
 
     async def _wait(self, seconds: float | None) -> None:
