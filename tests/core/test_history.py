@@ -253,6 +253,60 @@ def test_many_unsettled_messages_wait_until_they_settle():
     assert not reader.cursor.seen
 
 
+def test_all_unsettled_messages_can_be_read_to_the_end():
+    """A reader that ends with what is stored returns also more unsettled messages than a cursor has ids."""
+    messages = [Sent(index, START - 3 + index / 1000, START - 3 + index / 1000) for index in range(2 * MAX_SEEN + 500)]
+    reader = Reader(Table(messages, True), options={"ends": True})
+    while not reader.core.caught_up:
+        reader.core.page_read(reader.table.read(reader.core.query(), reader.wall), reader.now)
+        while isinstance(item := reader.core.take(), StoredItem):
+            reader.delivered.append(int(item.row.payload))
+            reader.cursor = item.cursor
+    assert reader.delivered == list(range(2 * MAX_SEEN + 500))
+    assert len(reader.cursor.seen) == MAX_SEEN
+    del reader.delivered[MAX_SEEN:], reader.options["ends"]  # as of a process that continues from the last cursor
+    reader.restart()
+    for _ in range(20):
+        reader.take()
+        reader.wall += 1
+    assert reader.delivered == list(range(2 * MAX_SEEN + 500))
+
+
+@pytest.mark.parametrize("wakes", ["refresh", "no id"])
+def test_a_wake_up_during_a_read_causes_another_read(wakes: str):
+    """A message that is stored after the page was read, and before its answer is handled, is not left to the poll."""
+    reader = Reader(Table([Sent(1, START, START + 0.01)], True))
+    reader.core.page_read(reader.table.read(reader.core.query(), reader.wall), reader.now)
+    reader.core.refresh(reader.now)
+    page = reader.table.read(reader.core.query(), reader.wall)
+    if wakes == "refresh":
+        reader.core.refresh(reader.now)
+    else:
+        reader.core.wake(None, reader.now)
+    reader.core.page_read(page, reader.now)
+    reader.wall += 0.3
+    reader.take()
+    assert reader.delivered == [1]
+
+
+def test_a_message_that_becomes_visible_between_the_statements_of_a_read_is_delivered():
+    """A late message that only the second statement of a read sees is before the horizon, and not lost."""
+    late = Sent(1, START - 50, START)
+    reader = Reader(Table([late], False))
+    reader.wall = START - 1
+    reader.core.wake(number(1), reader.now)
+    query = reader.core.query()
+    page = reader.table.read(query, reader.wall)
+    seen = reader.table.read(query, START).rows
+    reader.core.page_read(Page(page.rows, page.now, page.horizon, page.oldest, seen), reader.now)
+    reader.take()
+    assert reader.delivered == [1]
+    reader.restart()
+    reader.wall = START + 100
+    reader.take()
+    assert reader.delivered == [1]
+
+
 def test_a_cursor_older_than_the_retention_gives_a_gap_once():
     """What may have been removed since the cursor is reported first, once, and then what is left is delivered."""
     reader = Reader(Table(at_once(100), True, oldest=START - 1000 + 5), cursor=Cursor(TOPIC, int((START - 2000) * 1e6)))

@@ -59,7 +59,8 @@ class StoredReader:
 
     Args: oldest: start at the oldest stored message, so that older ones are not missed. events: the event names, None
     for all. page: rows of a page. settle: see `PageQuery`. poll: the most seconds between two reads. strict: deliver
-    settled messages only, so that none ever comes behind a newer one.
+    settled messages only, so that none ever comes behind a newer one. ends: read to the end of what is stored. Then no
+    message waits until it has settled: the cursor stays where it has `MAX_SEEN` ids, and later messages are delivered.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class StoredReader:
         settle: float = 5.0,
         poll: float = 30.0,
         strict: bool = False,
+        ends: bool = False,
     ) -> None:
         self._topic = cursor.topic
         self._oldest = oldest or cursor.at == 0
@@ -81,6 +83,7 @@ class StoredReader:
         self._settle = settle
         self._poll = poll
         self._strict = strict
+        self._ends = ends
         self._settled = cursor.position
         self._seen: dict[str, int] = dict.fromkeys(cursor.seen, UNKNOWN)
         """Ids of delivered messages after the settled position, with their times."""
@@ -95,6 +98,10 @@ class StoredReader:
         """Ids of live messages that were not found yet, and when each was received."""
         self._retry_delay = FIRST_RETRY_DELAY
         self._due: float = float("-inf")
+        self._wanted_at: float = float("inf")
+        """When a wake-up wants a read, until one has begun that is certainly not earlier."""
+        self._last_read: Position = cursor.position
+        """The position of the last row of the last page."""
         self._horizon: int | None = None
         """The horizon to move to when the pending rows of the last page are delivered; None while pages follow."""
         self._query: PageQuery | None = None
@@ -123,7 +130,7 @@ class StoredReader:
             self._remember(row.id)
             if settles:
                 self._move_to(row.position)
-            elif row.position > self._settled:
+            elif row.position > self._settled and not self._cursor_stays:
                 self._seen[row.id] = row.at
                 self._stale = True
             if not is_new:
@@ -165,7 +172,7 @@ class StoredReader:
             if len(self._awaited) > MAX_AWAITED_IDS:
                 self._awaited.popitem(last=False)
             self._retry_delay = FIRST_RETRY_DELAY
-            self._read_at(now.mono + (self._settle if self._only_settled else 0.0))
+            self._due = min(self._due, now.mono + (self._settle if self._only_settled else 0.0))
 
     def refresh(self, now: Instant) -> None:
         """Read now: live messages may have been missed."""
@@ -173,6 +180,7 @@ class StoredReader:
 
     def _read_at(self, mono: float) -> None:
         self._due = min(self._due, mono)
+        self._wanted_at = min(self._wanted_at, mono)
 
     @property
     def next_read_at(self) -> float:
@@ -180,19 +188,26 @@ class StoredReader:
         return self._due
 
     @property
+    def _cursor_stays(self) -> bool:
+        return self._ends and len(self._seen) >= MAX_SEEN
+
+    @property
     def _only_settled(self) -> bool:
-        return self._strict or len(self._seen) >= MAX_SEEN
+        return self._strict or (len(self._seen) >= MAX_SEEN and not self._ends)
 
     # --- pages
 
     def query(self) -> PageQuery:
         """Return the query for the next page."""
+        if self._wanted_at <= self._due:
+            self._wanted_at = float("inf")
+        free = MAX_SEEN - len(self._seen)
         self._query = PageQuery(
             self._topic,
-            self._settled,
+            max(self._settled, self._last_read) if self._cursor_stays else self._settled,
             tuple(self._seen),
             self._events,
-            self._page if self._only_settled else min(self._page, MAX_SEEN - len(self._seen)),
+            self._page if self._only_settled or self._cursor_stays else min(self._page, free),
             self._settle,
             self._only_settled,
             tuple(self._awaited),
@@ -208,12 +223,15 @@ class StoredReader:
             self._oldest = True
         if UNKNOWN in self._seen.values():  # delivered before this page was read, so not newer than it
             self._seen = {one: page.now if at == UNKNOWN else at for one, at in self._seen.items()}
-        self._pending.extend((row, row.at < page.horizon) for row in page.rows)
+        horizon = 0 if self._cursor_stays else page.horizon
+        self._pending.extend((row, row.at < horizon) for row in page.rows)
         full = len(page.rows) >= query.limit
-        self._horizon = None if full else page.horizon
+        self._horizon = None if full else horizon
+        if page.rows:
+            self._last_read = page.rows[-1].position
         read = {row.id for row in page.rows}
-        for row in page.found:
-            if row.id not in read and row.position <= self._settled:  # became visible behind the horizon
+        for row in page.found:  # those that became visible behind the horizon will be in no page
+            if row.id not in read and (row.position <= self._settled or (not full and row.at < horizon)):
                 self._pending.append((row, False))
             self._awaited.pop(row.id, None)
         self._forget_awaited(read, now)
@@ -231,9 +249,9 @@ class StoredReader:
         if full:
             self._due = now.mono
             return
-        self._due = now.mono + self._poll
+        self._due = min(now.mono + self._poll, self._wanted_at)
         if self._seen or waits:
-            self._due = now.mono + min(self._poll, max(self._settle, MAX_RETRY_DELAY))
+            self._due = min(self._due, now.mono + max(self._settle, MAX_RETRY_DELAY))
         if self._awaited:
             self._due = min(self._due, now.mono + self._retry_delay)
             self._retry_delay = min(2 * self._retry_delay, MAX_RETRY_DELAY)
