@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -51,9 +52,13 @@ class Table:
         rows = [
             row
             for row in self.rows
-            if row.position > query.after and row.id not in query.seen and row.event in (query.events or [row.event])
+            if row.position > query.after
+            and row.id not in query.seen
+            and row.event in (query.events or [row.event])
+            and not (query.settled_only and row.at >= now - int(query.settle * 1e6))
         ]
-        return Page(tuple(rows[: query.limit]), now, now - int(query.settle * 1e6))
+        found = tuple(row for row in self.rows if row.id in query.ids and row not in rows[: query.limit])
+        return Page(tuple(rows[: query.limit]), now, now - int(query.settle * 1e6), found=found)
 
 
 class AsyncTable(Table):
@@ -253,6 +258,16 @@ async def test_history_ends_with_what_is_stored_now(api: ClientApi, server: Loca
         assert room.state == "idle"
 
 
+async def test_history_returns_messages_that_have_not_settled(api: ClientApi, server: LocalServer):
+    """`history()` returns all messages, also if more of them are new than a cursor has ids."""
+    now = int(time.time() * 1e6)
+    history = Table([StoredRow(str(UUID(int=n)), "e", b'{"n":%d}' % n, True, now + n, n) for n in range(1200)])
+    async with api.client(server, history=history) as client:
+        iterator = await (await client.channel("room", private=True)).history()
+        assert numbers(await iterator.take(1200)) == list(range(1200))
+        assert await iterator.next() == END
+
+
 async def test_a_failing_read_is_repeated_or_raised(api: ClientApi, server: LocalServer):
     """An error that may pass is reported and the read repeated; any other is raised, and the stream can continue."""
     history = Table(errors=[ValueError("broken"), StateError("away", retryable=True)])
@@ -313,6 +328,24 @@ async def test_a_message_that_comes_while_the_cursor_is_saved_is_delivered_at_on
             store.may_continue.set()
             async with asyncio.timeout(10):
                 assert numbers([await reading]) == [1]
+
+
+async def test_a_replayed_copy_does_not_repeat_a_handled_message(api: ClientApi, server: LocalServer):
+    """With a table, a copy that the server replays at a join does not bring back a message before the cursor."""
+    history = Table()
+    first = StoredRow(server.send("room", "e", {"n": 0}), "e", b'{"n":0}', True, int((time.time() - 60) * 1e6), 0)
+    history.rows.append(first)
+    async with api.client(server, token=server.token(), history=history) as client:
+        room = await client.channel("room", private=True, replay_since=time.time() - 100)
+        received: list[Any] = []
+        await room.on(broadcast(), received.append)
+        async with await room.listen(broadcast(), from_=Cursor("room", first.at, 0, first.id)) as stream:
+            reading = asyncio.create_task(stream.next())
+            await until(lambda: received)
+            history.add(server, b'{"n":1}')
+            assert numbers([await reading]) == [1]
+            with pytest.raises(OperationTimeout):
+                await stream.get(timeout=0.05)
 
 
 async def test_a_channel_that_is_refused_ends_the_stream(api: ClientApi, server: LocalServer):

@@ -499,7 +499,10 @@ class AsyncMessageStream(Generic[P_co]):
     def _received(self, event: Broadcast[Any]) -> None:
         reader, now = self._reader, self._driver.now()
         if isinstance(reader, StoredReader):
-            reader.wake(event.id, now)
+            if event.replayed:  # perhaps from before the cursor, so it must not be looked for by its id
+                reader.refresh(now)
+            else:
+                reader.wake(event.id, now)
         elif reader is not None:
             reader.received(event, self._driver.session.server_time(now), now)
         self._wake()
@@ -650,5 +653,6 @@ def read_history(
         oldest=not isinstance(since, Cursor),
         events=wanted.events,
         page=size if limit is None else min(size, limit),
+        ends=True,
     )
     return AsyncHistory(driver, topic, history, wanted, reader, limit)
