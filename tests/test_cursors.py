@@ -1,8 +1,11 @@
 """Cursors: their text, their order, and the store in an SQLite file."""
 
 import multiprocessing
+import os
+import signal
 import sqlite3
 import threading
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,51 @@ def test_several_processes_and_threads_use_one_file(tmp_path: Path):
         loaded = store.load("mine")
     assert loaded is not None
     assert loaded.at == 199
+
+
+def test_a_file_that_another_process_prepares_is_waited_for(tmp_path: Path):
+    """A file that is locked while it is opened is waited for, and the error after the timeout may be retried."""
+    path = tmp_path / "cursors.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("create table another (name text)")
+    other.execute("begin immediate")
+    with pytest.raises(StateError, match="locked") as failed:
+        SqliteCursors(path, timeout=0.02)
+    assert failed.value.retryable
+    stores: list[SqliteCursors] = []
+    thread = threading.Thread(target=lambda: stores.append(SqliteCursors(path)))
+    thread.start()
+    other.execute("commit")
+    thread.join()
+    other.close()
+    (store,) = stores
+    store.save("mine", Cursor("room", 1))
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_wait_for_a_call_of_its_parent(tmp_path: Path):
+    """A child of a process in which another thread uses the store can use it at once."""
+    with SqliteCursors(tmp_path / "cursors.db") as store:
+        store.save("mine", Cursor("room", 1))
+        other = sqlite3.connect(tmp_path / "cursors.db", isolation_level=None)
+        other.execute("begin immediate")
+        saving = threading.Thread(target=store.save, args=("mine", Cursor("room", 2)))
+        saving.start()
+        while not store._lock.locked():
+            pass
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(5)
+            os._exit(0 if store.load("mine") == Cursor("room", 1) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        other.execute("rollback")
+        other.close()
+        saving.join()
+        assert store.load("mine") == Cursor("room", 2)
 
 
 def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path):

@@ -25,7 +25,11 @@ except ModuleNotFoundError as _missing:
         "reading messages and cursors in PostgreSQL needs psycopg: pip install 'supawire[history]'", name="psycopg"
     ) from _missing
 
-CONNECT_TIMEOUT: Final = 10
+_OPTIONS: Final[dict[str, Any]] = {
+    "connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}  # fmt: skip
+"""Times after which a connection to a machine that no longer answers is given up; those of the URL replace them."""
 LONGEST_TRANSACTION: Final = 300
 """Seconds after which a transaction that is still open is no longer waited for."""
 IDLE_TRANSACTION: Final = 60
@@ -82,17 +86,20 @@ class SharedConnection:
         self._url: Final = url if isinstance(url, Secret) else Secret(check_text("url", url, secret=True))
         self._name: Final = name
         try:
-            conninfo_to_dict(self._url.reveal())
+            given = conninfo_to_dict(self._url.reveal())
         except psycopg.ProgrammingError:
             raise InvalidArgumentError(
                 "url must be the URL of a PostgreSQL database, such as postgresql://user:password@host:5432/postgres"
             ) from None
-        self._lock: Final = threading.Lock()
+        self._options: Final[dict[str, Any]] = {name: given[name] for name in _OPTIONS if name in given}
+        self._lock: threading.Lock = threading.Lock()
         self._connection: psycopg.Connection[TupleRow] | None = None
         self._pid = os.getpid()
+        self._inherited: list[psycopg.Connection[TupleRow] | None] = []
 
     def run(self, text: sql.Composable | str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Run one statement in autocommit mode and return its rows, if it has any. Raises: psycopg.Error."""
+        self._check_process()
         with self._lock:
             connection = self._open()
             try:
@@ -103,23 +110,29 @@ class SharedConnection:
                     connection.close()
                 raise
 
-    def _open(self) -> psycopg.Connection[TupleRow]:
-        if self._pid != os.getpid():  # a connection must not be used in a child of the process that opened it
+    def _check_process(self) -> None:
+        """Give up what a child process has from its parent: a connection, and a lock that may be held."""
+        if self._pid != os.getpid():
+            self._lock = threading.Lock()
+            self._inherited.append(self._connection)  # it must not be used or closed in the child
             self._connection, self._pid = None, os.getpid()
+
+    def _open(self) -> psycopg.Connection[TupleRow]:
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(
                 self._url.reveal(),
                 autocommit=True,
+                **{**_OPTIONS, **self._options},
                 application_name=self._name,
-                connect_timeout=CONNECT_TIMEOUT,
                 prepare_threshold=None,  # a pooler may give each statement another server connection
             )
         return self._connection
 
     def close(self) -> None:
         """Close the connection."""
+        self._check_process()
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
@@ -127,7 +140,7 @@ class SharedConnection:
 def _error_of(error: psycopg.Error, what: str) -> StateError | AuthError:
     """Return the error for a failed statement. Other details of PostgreSQL may have contents of rows."""
     hint = _PERMANENT.get(error.sqlstate or "")
-    text = f"{what}: {(error.diag.message_primary or str(error)).splitlines()[0]}"
+    text = f"{what}: {error.diag.message_primary or ' '.join(str(error).split())}"
     if (error.sqlstate or "").startswith("28") or "authentication failed" in text:  # no SQLSTATE while connecting
         return AuthError(text, hint="Check user and password of the database URL.")
     return StateError(text, hint=hint, retryable=hint is None)

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -10,6 +11,8 @@ from supawire.cursors import Cursor
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.options import check_kind, check_number, check_text
 
+RETRY_INTERVAL: Final = 0.01
+"""Seconds until the file is opened again while another process opens it."""
 _CREATE: Final = """
     create table if not exists supawire_cursors (
       name text primary key,
@@ -42,9 +45,10 @@ class SqliteCursors:
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0) -> None:
         self._path: Final = os.fspath(path)
         self._timeout: Final = check_number("timeout", timeout, above=0, unit="seconds")
-        self._lock: Final = threading.Lock()
+        self._lock: threading.Lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
+        self._inherited: list[sqlite3.Connection | None] = []
         with self._lock:
             self._open()
 
@@ -72,12 +76,21 @@ class SqliteCursors:
 
     def close(self) -> None:
         """Close the file. A later call opens it again."""
+        self._check_process()
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
+    def _check_process(self) -> None:
+        """Give up what a child process has from its parent: a connection, and a lock that may be held."""
+        if self._pid != os.getpid():
+            self._lock = threading.Lock()
+            self._inherited.append(self._connection)  # it must not be used or closed in the child
+            self._connection, self._pid = None, os.getpid()
+
     def _run(self, text: str, parameters: tuple[str | int, ...]) -> list[tuple[str]]:
+        self._check_process()
         with self._lock:
             try:
                 return self._open().execute(text, parameters).fetchall()
@@ -85,20 +98,38 @@ class SqliteCursors:
                 raise StateError(f"the cursors in {self._path!r} cannot be used: {error}", retryable=True) from error
 
     def _open(self) -> sqlite3.Connection:
-        if self._pid != os.getpid():  # a connection must not be used in a child of the process that opened it
-            self._connection, self._pid = None, os.getpid()
         if self._connection is None:
+            connection: sqlite3.Connection | None = None
             try:
-                self._connection = sqlite3.connect(
+                connection = sqlite3.connect(
                     self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False
                 )
-                self._connection.execute("pragma journal_mode = wal")
-                self._connection.execute("pragma synchronous = normal")
-                self._connection.execute(_CREATE)
+                self._prepare(connection)
             except sqlite3.Error as error:
-                self._connection = None
+                if connection is not None:
+                    connection.close()
+                if _is_busy(error):
+                    raise StateError(
+                        f"the cursors in {self._path!r} cannot be used: {error} for {self._timeout:g} s", retryable=True
+                    ) from error
                 raise InvalidArgumentError(f"{self._path!r} cannot be opened as an SQLite file: {error}") from error
+            self._connection = connection
         return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Create the table; a change of the journal mode does not wait for other processes by itself."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("pragma journal_mode = wal")
+                connection.execute("pragma synchronous = normal")
+                connection.execute(_CREATE)
+            except sqlite3.Error as error:
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(RETRY_INTERVAL)
+            else:
+                return
 
     def __enter__(self) -> Self:
         return self
@@ -107,3 +138,8 @@ class SqliteCursors:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Return whether another process uses the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
