@@ -388,6 +388,8 @@ async def test_wrong_arguments_are_refused_at_once(api: ClientApi, server: Local
             (changes("notes"), {"from_": 0}),
             (broadcast(), {"from_": "1;0;0;;;room"}),
             (broadcast(), {"from_": Cursor("elsewhere", 5)}),
+            (broadcast(), {"from_": -1}),
+            (broadcast(), {"from_": float("nan")}),
             (broadcast(), {"from_": 0, "cursor_name": "mine"}),
             (broadcast(), {"from_": store, "start": "middle"}),
             (broadcast(), {"from_": store, "commit": "never"}),

@@ -29,6 +29,7 @@ from supawire.cursors import (
     Page,
     PageQuery,
     StoredBroadcast,
+    microseconds,
     received_broadcast,
     stored_broadcast,
 )
@@ -96,6 +97,8 @@ def read_stream_options(
         )
     if isinstance(from_, Cursor):
         check_topic_of(from_, topic)
+    elif not stores:
+        microseconds(cast("datetime | float", from_))
     if cursor_name is not None and not stores:
         raise InvalidArgumentError("cursor_name= is the name of a cursor in a store; pass a store as from_=")
     return StreamOptions(
