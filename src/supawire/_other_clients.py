@@ -2,7 +2,7 @@
 
 People and coding agents write them by habit. Each raises an error that shows the line to write. The rows below are the
 only place of these facts: the errors, the page and its tests use them. Nothing here runs before a name is missing or a
-call is wrong: `__getattr__` is called for missing names only.
+call is wrong.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from supawire._validation import NoAttributeError, NotSupportedError
 from supawire.errors import InvalidArgumentError, StateError
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K")
 
 Where = Literal[
     "supawire",
@@ -180,6 +181,7 @@ CALLS: Final = (
 
 _CHANGE_EVENTS: Final = ("INSERT", "UPDATE", "DELETE", "*")
 _LISTENERS: Final = ("postgres_changes", "broadcast", "presence", "system")
+_SNAKE: Final = re.compile(r"(?<=[a-z0-9])_([a-z])")
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 _TABLE: Final = {(row.where, name): row for row in NAMES for name in row.names}
 _OPTIONS: Final = {
@@ -221,6 +223,56 @@ def explain_attribute(*where: Where, sync: bool = False) -> Callable[[Any, str],
         raise NoAttributeError(f"{kind!r} object has no attribute {name!r}", topic=topic, hint=_hint(row, sync=sync))
 
     return __getattr__
+
+
+class _OtherName:
+    """A name of another client on a class: reading it raises the error that shows the line to write here."""
+
+    __slots__ = ("_explain", "_name")
+
+    def __init__(self, name: str, explain: Callable[[Any, str], Any]) -> None:
+        self._name = name
+        self._explain = explain
+
+    def __get__(self, it: object, kind: type) -> Any:
+        if it is None:
+            raise AttributeError(f"type object {kind.__name__!r} has no attribute {self._name!r}")
+        return self._explain(it, self._name)
+
+
+def _is_own(kind: type, name: str) -> bool:
+    return not isinstance(inspect.getattr_static(kind, name, None), _OtherName)
+
+
+class WithoutOtherNames(type):
+    """The metaclass of the classes with `explain_names`: `dir()` of them shows their own names only."""
+
+    def __dir__(cls) -> list[str]:
+        return [name for name in super().__dir__() if _is_own(cls, name)]
+
+
+def explain_names(where: Where, *, sync: bool = False) -> Callable[[type[K]], type[K]]:
+    """Decorate a class, so that names of other clients on its objects raise an error that shows what to write.
+
+    They are attributes of the class, because a `__getattr__` would make every attribute of the objects slower.
+    """
+
+    def decorate(kind: type[K]) -> type[K]:
+        explain = explain_attribute(where, sync=sync)
+        found = [name for place, name in _TABLE if place == where]
+        words = [*found, *(name for name in dir(kind) if not name.startswith("_"))]
+        names = {spelling for name in words for spelling in (name, _SNAKE.sub(lambda it: it[1].upper(), name))}
+        for name in names:
+            if not hasattr(kind, name):
+                setattr(kind, name, _OtherName(name, explain))
+
+        def __dir__(self: object) -> list[str]:  # noqa: N807
+            return [name for name in object.__dir__(self) if _is_own(type(self), name)]
+
+        setattr(kind, "__dir__", __dir__)  # noqa: B010  the checker knows no such assignment
+        return kind
+
+    return decorate
 
 
 def explain_item(*where: Where) -> Callable[[Any, object], Any]:

@@ -85,6 +85,7 @@ def signature(function: Callable[..., Any]) -> str:
 def members(kind: type) -> dict[str, Any]:
     names = {name for name in vars(kind) if not name.startswith("_")} | (set(IN_BLOCKING) & set(vars(kind)))
     names |= set(IN_BLOCKING.values()) & set(vars(kind))
+    names &= set(dir(kind))  # without the names of other clients, which only raise errors
     names = {name for name in names if getattr(vars(kind)[name], "__module__", "") != misused.__module__}
     return {IN_BLOCKING.get(name, name): vars(kind)[name] for name in names}
 

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeVar, cast, overload
 
 from supawire._other_clients import (
-    explain_attribute,
+    WithoutOtherNames,
+    explain_names,
     is_listener,
     takes_misuse,
     wrong_listener,
@@ -80,7 +81,8 @@ T = TypeVar("T")
 Wait = Literal["joined", "ready"]
 
 
-class AsyncChannel:
+@explain_names("channel")
+class AsyncChannel(metaclass=WithoutOtherNames):
     """One topic, made by `client.channel(...)`. `async with` subscribes on entry and unsubscribes on exit."""
 
     def __init__(self, driver: Driver, topic: str, options: ChannelOptions) -> None:
@@ -550,7 +552,6 @@ class AsyncChannel:
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this channel is for async code", "Write `async with`, or use connect().")
-        __getattr__ = explain_attribute("channel")
 
     async def __aenter__(self) -> Self:
         await self.subscribe()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
-from supawire._other_clients import explain_attribute, takes_misuse, wrong_channel
+from supawire._other_clients import WithoutOtherNames, explain_names, takes_misuse, wrong_channel
 from supawire._validation import Site, call_site, misused, not_built, warn_unclosed
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
@@ -72,7 +72,8 @@ class ClientEvents:
         """Do nothing: the client does not depend on its iterators."""
 
 
-class AsyncClient:
+@explain_names("client")
+class AsyncClient(metaclass=WithoutOtherNames):
     """An open client, made by `connect_async` and bound to the event loop in which it was opened."""
 
     _kind = AsyncChannel
@@ -428,7 +429,6 @@ class AsyncClient:
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this client is for async code", "Write `async with`, or use connect().")
-        __getattr__ = explain_attribute("client")
 
     async def __aenter__(self) -> Self:
         self._driver.check_loop()

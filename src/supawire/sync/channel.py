@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
 from supawire._other_clients import (
-    explain_attribute,
+    WithoutOtherNames,
+    explain_names,
     is_listener,
     takes_misuse,
     wrong_listener,
@@ -74,7 +75,8 @@ E5 = TypeVar("E5")
 T = TypeVar("T")
 
 
-class Channel:
+@explain_names("channel", sync=True)
+class Channel(metaclass=WithoutOtherNames):
     """One topic, made by `client.channel(...)`. `with` subscribes on entry and unsubscribes on exit."""
 
     def __init__(self, portal: Portal, channel: ThreadedAsyncChannel) -> None:
@@ -451,7 +453,6 @@ class Channel:
         __aenter__ = __aexit__ = misused(
             "this channel is for code that blocks", "Write `with`, or use connect_async()."
         )
-        __getattr__ = explain_attribute("channel", sync=True)
 
     def __enter__(self) -> Self:
         self.subscribe()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, ov
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
-from supawire._other_clients import explain_attribute, takes_misuse, wrong_channel
+from supawire._other_clients import WithoutOtherNames, explain_names, takes_misuse, wrong_channel
 from supawire._validation import call_site, misused, not_built
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.connect import HttpClient, Transport, check_installed
@@ -120,7 +120,8 @@ def connect(
     return Client(portal, portal.open(start))
 
 
-class Client:
+@explain_names("client", sync=True)
+class Client(metaclass=WithoutOtherNames):
     """An open client, made by `connect`. Any thread may call it; a forked child process may not."""
 
     def __init__(self, portal: Portal, driver: Driver, *_: object, **__: object) -> None:
@@ -450,7 +451,6 @@ class Client:
 
     if not TYPE_CHECKING:
         __aenter__ = __aexit__ = misused("this client is for code that blocks", "Write `with`, or use connect_async().")
-        __getattr__ = explain_attribute("client", sync=True)
 
     def __enter__(self) -> Self:
         self._portal.check()
