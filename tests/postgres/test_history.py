@@ -207,8 +207,9 @@ async def test_a_stream_survives_the_loss_of_its_database_connection(server: Loc
 
 async def test_a_role_without_rights_is_refused(server: LocalServer, database: str):
     """A role that may not read the table gives an error that says what to grant, at the first read."""
-    server.sql("drop role if exists stranger; create role stranger login password 'x'")
-    url = make_conninfo(database, user="stranger", password="x")
+    # a name of its own: roles belong to the cluster, which other tests use too
+    server.sql("drop role if exists without_rights; create role without_rights login password 'x'")
+    url = make_conninfo(database, user="without_rights", password="x")
     with DatabaseHistory(url) as history:
         async with open_client(server, history) as client:
             with pytest.raises((StateError, AuthError), match=r"permission denied|password|authentication"):
