@@ -34,7 +34,8 @@ CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def needs_postgres(page: Path) -> bool:
-    return any("postgres=True" in block for block in CODE.findall(page.read_text(encoding="utf-8")))
+    blocks = CODE.findall(page.read_text(encoding="utf-8"))
+    return any("postgres=True" in block or "supawire.worker" in block for block in blocks)
 
 
 def needs_mcp(page: Path) -> bool:
