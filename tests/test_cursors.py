@@ -154,28 +154,32 @@ def test_a_file_that_another_process_prepares_is_waited_for(tmp_path: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_does_not_wait_for_a_call_of_its_parent(tmp_path: Path):
-    """A child of a process in which another thread uses the store can use it at once."""
+def test_a_forked_process_can_use_the_store_at_once(tmp_path: Path):
+    """A fork waits for the call of another thread; its child finds what that call has saved, and can use the file."""
     with SqliteCursors(tmp_path / "cursors.db") as store:
         store.save("mine", Cursor("room", 1))
-        other = sqlite3.connect(tmp_path / "cursors.db", isolation_level=None)
+        other = sqlite3.connect(tmp_path / "cursors.db", isolation_level=None, check_same_thread=False)
         other.execute("begin immediate")
         saving = threading.Thread(target=store.save, args=("mine", Cursor("room", 2)))
         saving.start()
-        while not store._lock.locked():
-            pass
+        while store._lock.acquire(blocking=False):
+            store._lock.release()
+        releasing = threading.Thread(target=other.execute, args=("rollback",))  # the fork waits for the call
+        releasing.start()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(5)
-            os._exit(0 if store.load("mine") == Cursor("room", 1) else 1)
+            found = store.load("mine") == Cursor("room", 2)
+            store.save("mine", Cursor("room", 3))
+            os._exit(0 if found else 1)
         assert os.waitpid(child, 0)[1] == 0
-        other.execute("rollback")
+        releasing.join()
         other.close()
         saving.join()
-        assert store.load("mine") == Cursor("room", 2)
+        assert store.load("mine") == Cursor("room", 3)
 
 
 def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path):

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
+from supawire._forks import FORKS
 from supawire.cursors import Cursor
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.options import check_kind, check_number, check_text
@@ -45,10 +46,11 @@ class SqliteCursors:
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0) -> None:
         self._path: Final = os.fspath(path)
         self._timeout: Final = check_number("timeout", timeout, above=0, unit="seconds")
-        self._lock: threading.Lock = threading.Lock()
+        self._lock: threading.RLock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._inherited: list[sqlite3.Connection | None] = []
+        FORKS.add(self)
         with self._lock:
             self._open()
 
@@ -85,9 +87,20 @@ class SqliteCursors:
     def _check_process(self) -> None:
         """Give up what a child process has from its parent: a connection, and a lock that may be held."""
         if self._pid != os.getpid():
-            self._lock = threading.Lock()
-            self._inherited.append(self._connection)  # it must not be used or closed in the child
+            self._lock = threading.RLock()
+            self._inherited.append(self._connection)  # only if the fork was not made by Python; it must not be used
             self._connection, self._pid = None, os.getpid()
+
+    def _before_fork(self) -> None:
+        """Wait for the end of a call, prevent further ones, and close the file."""
+        self._lock.acquire()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _after_fork(self) -> None:
+        """Allow calls again."""
+        self._lock.release()
 
     def _run(self, text: str, parameters: tuple[str | int, ...]) -> list[tuple[str]]:
         self._check_process()

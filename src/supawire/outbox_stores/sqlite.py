@@ -4,17 +4,13 @@ The journal is a write-ahead log with `synchronous=FULL`: a commit returns after
 fsync, so what was added survives a crash of the process, and of the machine if the disk keeps what it confirmed. Any
 number of processes may add. The sender holds an exclusive lock of a second, empty database beside the file: the
 operating system releases it when the process ends, however it ends, so there is no lease that could expire too early.
-
-The locks of SQLite belong to a process, but a child of `fork()` inherits its record of them. With a connection that was
-open at the fork, the child would use the file without locks, and the parent might delete the log of the child. So the
-connections are closed before a fork, and opened again by the next call.
+Connections are closed before a `fork()`, see `_forks`.
 """
 
 import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import wraps
@@ -24,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from supawire._forks import FORKS
 from supawire._validation import check_path
 from supawire.core.delivery import OutboxMessage
 from supawire.errors import InvalidArgumentError, OutboxError
@@ -69,36 +66,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Forks:
-    """Prepares all stores of this process for `fork()`."""
-
-    def __init__(self) -> None:
-        self._stores: weakref.WeakSet[SqliteOutbox] = weakref.WeakSet()
-        self._lock: threading.RLock = threading.RLock()
-        self._held: list[SqliteOutbox] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after)
-
-    def add(self, store: "SqliteOutbox") -> None:
-        """Prepare this store for each later fork, as long as it exists."""
-        with self._lock:
-            self._stores.add(store)
-
-    def _before(self) -> None:
-        self._lock.acquire()  # of two threads that fork, one waits
-        for store in list(self._stores):
-            self._held.append(store)
-            store._before_fork()  # pyright: ignore[reportPrivateUsage]
-
-    def _after(self) -> None:
-        while self._held:
-            self._held.pop()._lock.release()  # pyright: ignore[reportPrivateUsage]
-        self._lock.release()
-
-
-_FORKS: Final = _Forks()
-
-
 def _hint(error: sqlite3.Error) -> str | None:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return f"Another process has written to it for {BUSY_TIMEOUT:g} s."
@@ -139,7 +106,7 @@ class SqliteOutbox:
         self._inherited: list[sqlite3.Connection | None] = []
         self._connection: sqlite3.Connection | None = None
         self._sender: sqlite3.Connection | None = None
-        _FORKS.add(self)
+        FORKS.add(self)
         self._open()
 
     def __repr__(self) -> str:
@@ -348,6 +315,10 @@ class SqliteOutbox:
         if self._connection is not None and not self._connection.in_transaction:
             connection, self._connection = self._connection, None
             connection.close()
+
+    def _after_fork(self) -> None:
+        """Allow calls again."""
+        self._lock.release()
 
     def _db(self) -> sqlite3.Connection:
         return self._connection or self._open()
