@@ -16,7 +16,6 @@ from psycopg import sql
 
 from supawire._values.rows import decode_row
 from supawire.errors import RealtimeError, SetupError
-from supawire.selectors import changes
 from supawire.worker.database import Database
 from supawire.worker.rest import RestClient, RestError
 from supawire.worker.source import Batch, Claimed, Finished, Settled, Wakeup
@@ -97,14 +96,7 @@ class FunctionSource:
     @property
     def wakeup(self) -> Wakeup:
         """Inserts and updates of rows that match the condition."""
-        table, schema, where = self._options.table, self._options.schema, self._options.where
-        return Wakeup(
-            f"supawire:worker:{self.name}",
-            (
-                changes(table, schema=schema, event="INSERT", where=where),
-                changes(table, schema=schema, event="UPDATE", where=where),
-            ),
-        )
+        return self._options.wakeup
 
     @property
     def columns(self) -> Collection[str]:

@@ -19,7 +19,6 @@ import msgspec
 from supawire._values.encode import to_wire
 from supawire._values.filter_syntax import Condition, matches
 from supawire.errors import RealtimeError, SetupError
-from supawire.selectors import changes
 from supawire.worker.rest import RestClient, RestError
 from supawire.worker.source import Batch, Claimed, Finished, Settled, Wakeup
 from supawire.worker.table import TableOptions
@@ -73,14 +72,7 @@ class PatchSource:
     @property
     def wakeup(self) -> Wakeup:
         """Inserts and updates of rows that match the condition."""
-        table, schema, where = self._options.table, self._options.schema, self._options.where
-        return Wakeup(
-            f"supawire:worker:{self.name}",
-            (
-                changes(table, schema=schema, event="INSERT", where=where),
-                changes(table, schema=schema, event="UPDATE", where=where),
-            ),
-        )
+        return self._options.wakeup
 
     @property
     def columns(self) -> Collection[str]:

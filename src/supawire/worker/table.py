@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from psycopg.types.json import Json, Jsonb
@@ -64,6 +65,12 @@ class TableOptions:
         self.jobs_schema: Final = jobs_schema
         self.keep: Final = keep
 
+    @property
+    def wakeup(self) -> Wakeup:
+        """Inserts and updates of rows that match the condition."""
+        selected = partial(changes, self.table, schema=self.schema, where=self.where)
+        return Wakeup(f"supawire:worker:{self.name}", (selected(event="INSERT"), selected(event="UPDATE")))
+
 
 def _read_order(order_by: str | Iterable[str] | None) -> tuple[tuple[str, bool], ...]:
     names = () if order_by is None else (order_by,) if isinstance(order_by, str) else tuple(order_by)
@@ -102,14 +109,7 @@ class TableSource:
     @property
     def wakeup(self) -> Wakeup:
         """Inserts and updates of rows that match the condition."""
-        table, schema, where = self._options.table, self._options.schema, self._options.where
-        return Wakeup(
-            f"supawire:worker:{self.name}",
-            (
-                changes(table, schema=schema, event="INSERT", where=where),
-                changes(table, schema=schema, event="UPDATE", where=where),
-            ),
-        )
+        return self._options.wakeup
 
     @property
     def columns(self) -> Collection[str]:
