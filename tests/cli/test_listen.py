@@ -1,5 +1,6 @@
 """`supawire listen`, alone and with `--exec` and `--forward-to`."""
 
+import asyncio
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ from standardwebhooks import Webhook
 
 from supawire import connect
 from supawire.cli import deliveries, run
+from supawire.cli.deliveries import feed
 from supawire.cli.output import to_json
 from supawire.server import LocalServer
 
@@ -209,6 +211,14 @@ def test_a_command_that_fails_is_reported(server: LocalServer, capsys: Capture):
     assert listening.code == 1
     assert err.count("broadcast was not passed on: exit code 3") == 2
     assert err.endswith("supawire: could not be passed on: 2 of the events\n")
+
+
+@pytest.mark.anyio
+async def test_a_command_may_end_before_it_gets_its_event():
+    """Writing to a command that has ended, without reading, is no error on any event loop."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "", stdin=asyncio.subprocess.PIPE)
+    assert await process.wait() == 0
+    await feed(process, b"an event")
 
 
 class Receiver:

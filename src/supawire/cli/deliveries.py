@@ -188,13 +188,28 @@ class CommandReceiver:
         except OSError as error:
             return Outcome(False, f"cannot be run: {error.strerror}")
         try:
-            await process.communicate(f"{to_json(fields)}\n".encode())
+            await feed(process, f"{to_json(fields)}\n".encode())
+            await process.wait()
         finally:
             if process.returncode is None:
                 await _end(process)
         code = process.returncode or 0
         detail = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
         return Outcome(code == 0, detail, seconds=time.monotonic() - started)
+
+
+async def feed(process: asyncio.subprocess.Process, data: bytes) -> None:
+    """Write to the stdin of a process and close it; the process may end without reading it.
+
+    `communicate` is not used: with uvloop it raises RuntimeError when the process has ended before.
+    """
+    stdin = process.stdin
+    assert stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        if not stdin.is_closing():
+            stdin.write(data)
+            await stdin.drain()
+    stdin.close()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
