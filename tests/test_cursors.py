@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import threading
 import warnings
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def test_a_file_that_becomes_unusable_raises(tmp_path: Path):
     """An error of the file when a cursor is saved is a StateError, which may be retried."""
     path = tmp_path / "cursors.db"
     with SqliteCursors(path) as store:
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path)) as other:
             other.execute("drop table supawire_cursors")
         with pytest.raises(StateError, match="cannot be used") as failed:
             store.save("mine", Cursor("room", 1))

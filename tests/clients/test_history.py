@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ class AsyncTable(Table):
         return super().read(query)
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteCursors]:
+    """Yield an empty store of cursors."""
+    with SqliteCursors(tmp_path / "cursors.db") as store:
+        yield store
+
+
 def numbers(messages: list[Any]) -> list[Any]:
     return [one if isinstance(one, Gap) else one.payload["n"] for one in messages]
 
@@ -76,9 +84,8 @@ def numbers(messages: list[Any]) -> list[Any]:
 # --- with the replay alone
 
 
-async def test_a_stream_without_a_table_continues_by_replay(api: ClientApi, server: LocalServer, tmp_path: Path):
+async def test_a_stream_without_a_table_continues_by_replay(api: ClientApi, server: LocalServer, store: SqliteCursors):
     """Messages stored since the cursor are replayed at the join, then live ones come, each once over restarts."""
-    store = SqliteCursors(tmp_path / "cursors.db")
     for first in (0, 4):
         async with api.client(server, token=server.token()) as client:
             if first:
@@ -193,9 +200,9 @@ async def test_only_the_selected_events_are_delivered(api: ClientApi, server: Lo
             assert message.payload == Move(1)
 
 
-async def test_the_cursor_is_committed_by_hand(api: ClientApi, server: LocalServer, tmp_path: Path):
+async def test_the_cursor_is_committed_by_hand(api: ClientApi, server: LocalServer, store: SqliteCursors):
     """With commit="manual" only `commit()` saves the cursor, after all messages delivered until then."""
-    history, store = Table(), SqliteCursors(tmp_path / "cursors.db")
+    history = Table()
     for n in range(5):
         history.add(server, b'{"n":%d}' % n)
     async with api.client(server, token=server.token(), history=history) as client:
@@ -210,10 +217,10 @@ async def test_the_cursor_is_committed_by_hand(api: ClientApi, server: LocalServ
 
 
 async def test_a_cursor_is_saved_after_some_messages_and_before_waiting(
-    api: ClientApi, server: LocalServer, tmp_path: Path
+    api: ClientApi, server: LocalServer, store: SqliteCursors
 ):
     """With save_every, the store is used less often; before waiting the cursor is saved all the same."""
-    history, store = Table(), SqliteCursors(tmp_path / "cursors.db")
+    history = Table()
     for n in range(5):
         history.add(server, b'{"n":%d}' % n)
     async with api.client(server, token=server.token(), history=history) as client:
@@ -227,10 +234,10 @@ async def test_a_cursor_is_saved_after_some_messages_and_before_waiting(
 
 
 async def test_a_reader_that_starts_with_the_newest_continues_there(
-    api: ClientApi, server: LocalServer, tmp_path: Path
+    api: ClientApi, server: LocalServer, store: SqliteCursors
 ):
     """With start="newest" stored messages are skipped, and a restart before the first message does not skip more."""
-    history, store = Table(), SqliteCursors(tmp_path / "cursors.db")
+    history = Table()
     history.add(server, b'{"n":0}')
     async with api.client(server, token=server.token(), history=history) as client:
         room = await client.channel("room", private=True)
@@ -377,9 +384,8 @@ async def test_the_thread_of_a_stream_ends_with_the_client(api: ClientApi, serve
     assert stream.count == 1  # it was kept until here
 
 
-async def test_wrong_arguments_are_refused_at_once(api: ClientApi, server: LocalServer, tmp_path: Path):
+async def test_wrong_arguments_are_refused_at_once(api: ClientApi, server: LocalServer, store: SqliteCursors):
     """Each argument of `listen(from_=…)` and `history()` is checked before anything is sent."""
-    store = SqliteCursors(tmp_path / "cursors.db")
     store.save("other", Cursor("elsewhere", 5))
     async with api.client(server, token=server.token()) as client:
         room = await client.channel("room", private=True)

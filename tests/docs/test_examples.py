@@ -5,6 +5,7 @@ A block of `output` after it is what it prints; the two are compared.
 
 import ast
 import asyncio
+import builtins
 import inspect
 import logging
 import os
@@ -143,7 +144,8 @@ def test_the_examples_of_a_page_run(
         sybil = Sybil(parsers=parsers, pattern="*.md", encoding="utf-8")
         document = sybil.parse(page)
         supabase = Supabase(server.url, server.anon_key)
-        document.namespace |= {"__name__": "__main__", "server": server, "client": client, "supabase": supabase}
+        document.namespace |= {"__name__": "__main__", "__builtins__": builtins}
+        document.namespace |= {"server": server, "client": client, "supabase": supabase}
         examples = list(document.examples())
         for example in examples:
             example.evaluate()

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def size(path: str) -> int:
 def handled_count(path: str) -> int:
     """Return how many messages were recorded."""
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as connection:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
             return int(connection.execute("select coalesce(max(number), 0) from handled").fetchone()[0])
     except sqlite3.OperationalError:  # the reader has not created it yet
         return 0
@@ -193,7 +194,7 @@ def run(messages: int, *, seed: int, between: float, pause: float = 0.01) -> Out
                 TOPIC,
             )
         ]
-        with sqlite3.connect(records) as connection:
+        with closing(sqlite3.connect(records)) as connection:
             handled = [number for (number,) in connection.execute("select message from handled order by number")]
         delivered = Path(deliveries).read_bytes().count(b"\n")
     return compare(table, handled, writer.late, delivered=delivered, kills=kills, cuts=cuts, seconds=seconds)

@@ -37,6 +37,13 @@ def history(database: str) -> Iterator[DatabaseHistory]:
         yield history
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteCursors]:
+    """Yield an empty store of cursors."""
+    with SqliteCursors(tmp_path / "cursors.db") as store:
+        yield store
+
+
 def open_client(server: LocalServer, history: DatabaseHistory, **options: Any) -> Any:
     return connect_async(server.url, server.anon_key, token=server.token(), history=history, **options)
 
@@ -87,11 +94,10 @@ async def test_a_stream_delivers_stored_and_then_live_messages(server: LocalServ
 
 
 async def test_a_new_stream_continues_at_the_saved_cursor(
-    server: LocalServer, history: DatabaseHistory, tmp_path: Path
+    server: LocalServer, history: DatabaseHistory, store: SqliteCursors
 ):
     """The cursor in a store moves when the next message is asked for; the one that was not handled comes again."""
     send(server, 0, 9)
-    store = SqliteCursors(tmp_path / "cursors.db")
     async with open_client(server, history) as client:
         room = client.channel("room", private=True)
         async with room.listen(broadcast(), from_=store, cursor_name="mine") as stream:
