@@ -7,21 +7,28 @@ import argparse
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from supawire import AsyncChannel, AsyncStreamReader, Backoff, StreamError, StreamResult
 from supawire.errors import ClosedError, OperationTimeout, StateError
 from supawire.testing import VirtualServer, VirtualTimeLoop
 
+P = ParamSpec("P")
 BACKOFF = Backoff(initial=0.5, maximum=2.0)
 
 
-def play(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(scenario)
+def in_virtual_time(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a plain test of a coroutine function, which runs in virtual time."""
+
+    @wraps(function)
+    def test(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(function(*args, **kwargs))
+
+    return test
 
 
 @asynccontextmanager
