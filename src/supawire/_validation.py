@@ -267,7 +267,7 @@ def check_text(name: str, value: object, *, secret: bool = False) -> str:
 
 
 def check_path(name: str, value: object) -> str:
-    """Return the path of a file as text. Raises: InvalidArgumentError: it is no path."""
+    """Return the path of a file as text. Raises: InvalidArgumentError: it is not a path."""
     try:
         path = os.fspath(cast("str", value))
     except TypeError:

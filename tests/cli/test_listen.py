@@ -215,7 +215,7 @@ def test_a_command_that_fails_is_reported(server: LocalServer, capsys: Capture):
 
 @pytest.mark.anyio
 async def test_a_command_may_end_before_it_gets_its_event():
-    """Writing to a command that has ended, without reading, is no error on any event loop."""
+    """Writing to a command that has ended, without reading, raises no error on any event loop."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", "", stdin=asyncio.subprocess.PIPE)
     assert await process.wait() == 0
     await feed(process, b"an event")

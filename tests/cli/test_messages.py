@@ -132,7 +132,7 @@ def test_who_is_present(server: LocalServer, capsys: Capture):
 
 
 def test_nobody_is_present(server: LocalServer, capsys: Capture):
-    """An empty channel is said to be empty, and has no JSON lines."""
+    """For an empty channel the command prints so, and no JSON lines."""
     assert command(server, "presence", "empty") == 0
     assert command(server, "presence", "empty", "--json") == 0
     assert capsys.readouterr().out == "Nobody is present.\n"
@@ -203,7 +203,7 @@ def test_a_token_is_explained_without_being_printed(server: LocalServer, capsys:
     ],
 )
 def test_what_keys_and_tokens_are(server: LocalServer, make: Any, expected: str, capsys: Capture):
-    """Each kind is recognised, and what a server will refuse is said."""
+    """Each kind is recognised, and the command prints what a server will refuse."""
     assert run(["token", "explain", make(server)]) == 0
     assert expected in " ".join(capsys.readouterr().out.split())
 

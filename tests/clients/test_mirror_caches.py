@@ -218,8 +218,8 @@ async def test_verification_without_a_verifier_compares_by_fetching(api: ClientA
 
 
 async def test_a_wrong_verifier_is_refused_or_reported(api: ClientApi, server: LocalServer):
-    """What is no verifier is refused at once; one that raises or returns something else is reported, and the mirror
-    stays live."""
+    """An object that is not a verifier is refused at once; one that raises or returns something else is reported, and
+    the mirror stays live."""
     errors: list[Exception] = []
 
     class Wrong(TableVerifier):

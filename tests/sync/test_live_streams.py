@@ -60,7 +60,7 @@ def test_a_block_ends_the_stream():
 
 
 def test_readers_cancel_and_steer():
-    """`steer` and `cancel` of a reader reach the producer; leaving the block with the error of `cancel` is no error."""
+    """`steer` and `cancel` of a reader reach the producer; the block suppresses the error of `cancel`."""
     with two() as (sends, reads):
         reader = next(reads.streams("answer"))
         with sends.stream(id="answer") as out:

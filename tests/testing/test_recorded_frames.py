@@ -113,7 +113,7 @@ def test_a_payload_that_is_no_change_is_skipped():
 
 
 async def test_a_damaged_recording_is_played(tmp_path: Path):
-    """Bindings that are no objects and a frame without a payload do not end it; what can be read arrives."""
+    """Bindings that are not objects and a frame without a payload do not end it; what can be read arrives."""
     reply = {"status": "ok", "response": {"postgres_changes": [1, {"event": "*"}]}}
     change = {"ids": [1], "data": {"schema": "public", "table": "t", "type": "INSERT"}}
     frames = [

@@ -205,7 +205,7 @@ def test_a_lost_lease_cancels_the_job():
 
 
 def test_a_result_after_the_lease_was_lost_does_not_count():
-    """A handler that ends before it is told of the loss completes nothing; the job counts as lost."""
+    """A handler that ends before it learns of the loss completes nothing; the job counts as lost."""
     jobs = MemoryJobs([{"id": 1}, {"id": 2}])
 
     async def handler(job: Job[Any]) -> None:

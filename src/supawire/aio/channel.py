@@ -471,7 +471,7 @@ class AsyncChannel(metaclass=WithoutOtherNames):
                 client is gone; saved once a second and at the end. timeout: seconds until the end must be confirmed;
                 if omitted, three times the client's; None: no limit.
         Raises: StateError: the channel is not subscribed (on entry). StreamError: from `write`, when a reader has
-            cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
+            cancelled it; the block suppresses it. OperationTimeout: the end was not confirmed.
         """
         self._check()
         writer = AsyncStreamWriter(

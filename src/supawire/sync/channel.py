@@ -384,7 +384,7 @@ class Channel(metaclass=WithoutOtherNames):
                 client is gone; saved once a second and at the end. timeout: seconds until the end must be confirmed;
                 if omitted, three times the client's; None: no limit.
         Raises: StateError: the channel is not subscribed (on entry). StreamError: from `write`, when a reader has
-            cancelled it; leaving the block with this error is no error. OperationTimeout: the end was not confirmed.
+            cancelled it; the block suppresses it. OperationTimeout: the end was not confirmed.
         """
         writer = self._portal.run(
             self._async.stream, id=id, kind=kind, info=info, rate=rate, history=history, keep=keep,

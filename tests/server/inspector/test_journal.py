@@ -149,7 +149,7 @@ def test_a_page_begins_with_what_happened_before() -> None:
 
 
 def test_lines_that_are_no_longer_kept_are_counted() -> None:
-    """A page that was behind by more than the history keeps is told how many lines it missed."""
+    """A page that was behind by more than the history keeps gets the number of lines that it has missed."""
     history = History(max_entries=10)
     book = Journal(history)
     for number in range(25):
