@@ -1,15 +1,33 @@
 """Mirrors that start with the rows of an earlier run, and mirrors that are verified, with both clients."""
 
+import asyncio
+import random
 import sqlite3
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supawire import LocalServer, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated, Summary, VerifiedTable
+from supawire import (
+    LocalServer,
+    MirrorState,
+    Resynced,
+    RowDeleted,
+    RowInserted,
+    RowUpdated,
+    Summary,
+    VerifiedTable,
+    connect_async,
+)
+from supawire._mirror_events import Rows, RowView
+from supawire.aio.mirror_support import MirrorCacheTask
+from supawire.core.mirror import MirrorCore, MirrorSettings
+from supawire.core.table_copy import KeyColumns
 from supawire.core.verification import bucket_of, digest_of, key_text
 from supawire.errors import CacheError, InvalidArgumentError
+from supawire.events import Instant
 from tests.clients.client_api import AwaitableProxy, ClientApi, until
 from tests.clients.test_mirrors import mirror_of
 
@@ -134,6 +152,34 @@ async def test_a_damaged_file_is_reported_and_the_rows_are_fetched(
             with sqlite3.connect(path) as connection:
                 assert connection.execute("select count(*) from rows").fetchone() == (2,)
             connection.close()
+
+
+class SlowToRead(MirrorCore):
+    """A mirror that takes a file's rows only when it may."""
+
+    may_read = threading.Event()
+    read_whole = False
+
+    def read(self, given: Iterable[Any]) -> Rows:
+        self.may_read.wait(10)
+        self.read_whole = True
+        return super().read(given)
+
+
+async def test_a_file_is_not_written_while_it_is_read(server: LocalServer, tmp_path: Path):
+    """A save that begins while the file is being read waits for it."""
+    settings = MirrorSettings("users", ("id",))
+    async with connect_async(server.url, server.service_key) as client:
+        machine = SlowToRead(settings, RowView(KeyColumns(("id",)).shown, dict), random.Random(1))
+        task = MirrorCacheTask(client._driver, str(tmp_path / "users.db"), settings, machine, lambda: None)
+        task.fetch_began()
+        task.save({(1,): TABLE[1]}, whole=True)
+        await task.finish(Instant(0.0, 0.0))
+        task.load()
+        task.save({(2,): TABLE[2]}, whole=True)
+        asyncio.get_running_loop().call_later(0.1, machine.may_read.set)
+        await task.finish(Instant(0.0, 0.0))
+        assert machine.read_whole
 
 
 class TableVerifier:

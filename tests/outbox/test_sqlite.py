@@ -210,7 +210,8 @@ def test_what_a_forked_child_adds_is_kept(path: Path, store: SqliteOutbox):
     store.close()
     os.write(closed, b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert [one.payload for one in load(SqliteOutbox(path))[0]] == [b'{"n":1}', b'{"n":2}']
+    with SqliteOutbox(path) as later:
+        assert [one.payload for one in load(later)[0]] == [b'{"n":1}', b'{"n":2}']
 
 
 def test_an_interrupted_call_ends_its_transaction(path: Path, store: SqliteOutbox, monkeypatch: pytest.MonkeyPatch):

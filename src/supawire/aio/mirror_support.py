@@ -86,6 +86,8 @@ class MirrorCacheTask:
         self._cache: Final = MirrorCache(path, what)
         self._fetched_as: str | None = None
         self._running: asyncio.Task[None] | None = None
+        self._turn: Final = asyncio.Lock()
+        """Held during each use of the file, because a fetch can end before the file was read."""
         self.saved_at: datetime | None = None
         """When the rows that were loaded had been saved."""
 
@@ -126,7 +128,8 @@ class MirrorCacheTask:
             return None if found is None else (self._machine.read(found[0]), found[1])
 
         try:
-            found = await run_in_thread(read, "mirror-cache")
+            async with self._turn:
+                found = await run_in_thread(read, "mirror-cache")
         except (CacheError, RowError) as error:
             self._driver.reports.error(error, "mirror")
             return
@@ -140,9 +143,10 @@ class MirrorCacheTask:
         identity = self._fetched_as
         complete = False
         try:
-            if identity is not None and identity == self._identity():
-                save = partial(self._cache.save, identity, rows, whole=whole)
-                complete = await run_in_thread(save, "mirror-cache")
+            async with self._turn:
+                if identity is not None and identity == self._identity():
+                    save = partial(self._cache.save, identity, rows, whole=whole)
+                    complete = await run_in_thread(save, "mirror-cache")
         except CacheError as error:
             self._driver.reports.error(error, "mirror", type(error))
         finally:
