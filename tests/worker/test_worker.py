@@ -28,7 +28,7 @@ def server(database: str) -> Iterator[LocalServer]:
 
 
 async def until_live(app: Worker) -> None:
-    """Return when Realtime announces jobs, and the claim that this causes is over."""
+    """Return when Realtime announces jobs, and the claim that this causes has begun."""
     await until(lambda: app.health().realtime == "live" and "reconnect" in app.stats().jobs["public.orders"].wakeups)
 
 
@@ -52,6 +52,7 @@ async def test_a_change_wakes_the_worker_up(orders: Make, server: LocalServer, s
         assert app.health().ok and app.health().state == "running" and app.health().database == "ok"
         sql.execute("insert into orders default values")
         await asyncio.wait_for(did.wait(), 20)
+        await until(lambda: "change" in app.stats().jobs["public.orders"].wakeups)  # the last claim before may find the row
         wakeups = app.stats().jobs["public.orders"].wakeups
         assert wakeups["change"] == 1 and "poll" not in wakeups
     assert count(sql, "done") == 1
