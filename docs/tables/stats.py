@@ -1,9 +1,9 @@
-"""Table of the counters of a client, from `Stats`. A counter without a meaning here fails the test."""
+"""Tables of the counters of a client and of a channel. A counter without a meaning here fails the test."""
 
 from dataclasses import fields
 
 from docs.tables import rows, table
-from supawire.events import Stats
+from supawire.events import ChannelStats, Stats
 
 MEANINGS = {
     "state": "state of the connection, a `ConnectionState`",
@@ -18,9 +18,32 @@ MEANINGS = {
     "unknown_frames": "frames dropped because this version does not know their kind",
     "pending": "calls that are waiting now",
     "queued": "broadcasts that are queued now until a channel is joined",
-    "overflowed": "events dropped because a listener was too slow; registered listeners only",
+    "overflowed": "events dropped because a listener was too slow, or replaced by newer ones where it asked for that",
     "last_round_trip": "round trip of the latest answered heartbeat in seconds; `None` before the first",
     "malformed_presence": "presence payloads that were malformed or too large; what could be read of them was applied",
+    "messages_received": "broadcasts and changes received on joined channels, also those without a listener",
+    "messages_sent": "broadcasts handed to a connection",
+    "messages_published": "broadcasts that the server accepted by HTTP",
+    "gaps": "gaps: periods in which a channel may have missed events",
+    "handler_errors": "exceptions of handlers",
+    "buffered": "events that wait now for a handler or an iterator, of all of them together",
+    "channels": "channels that exist now",
+    "joined_channels": "channels that are joined now",
+    "clock_offset": "seconds by which the server's clock is ahead of this machine's, or up to a second less; `None` if unknown",
+}
+
+CHANNEL = {
+    "state": "state of the channel, a `ChannelState`",
+    "ready": "whether it is joined and everything that it listens to is live",
+    "joins": "joins sent, rejoins included",
+    "messages_received": MEANINGS["messages_received"].replace("on joined channels", "while joined"),
+    "messages_sent": MEANINGS["messages_sent"],
+    "queued": "broadcasts that are queued now until the channel is joined, or because of the rate limit",
+    "buffered": "events that wait now for a handler or an iterator of the channel",
+    "overflowed": MEANINGS["overflowed"],
+    "gaps": "gaps of the channel",
+    "handler_errors": "exceptions of its handlers",
+    "malformed_presence": MEANINGS["malformed_presence"],
 }
 
 
@@ -28,3 +51,9 @@ MEANINGS = {
 def stats() -> str:
     """Return the table of all counters of `client.stats()`."""
     return rows(["field", "meaning"], [[f"`{field.name}`", MEANINGS[field.name]] for field in fields(Stats)])
+
+
+@table("channel-stats")
+def channel_stats() -> str:
+    """Return the table of all counters of `channel.stats()`."""
+    return rows(["field", "meaning"], [[f"`{field.name}`", CHANNEL[field.name]] for field in fields(ChannelStats)])

@@ -774,6 +774,51 @@ class Stats:
     last_round_trip: float | None
     """Seconds of the newest heartbeat's round trip."""
     malformed_presence: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    messages_published: int = 0
+    gaps: int = 0
+    handler_errors: int = 0
+    buffered: int = 0
+    channels: int = 0
+    joined_channels: int = 0
+    clock_offset: float | None = None
+    """Seconds by which the server's clock is ahead of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStats:
+    """Counters of one channel since it was made, and its current state."""
+
+    state: ChannelState
+    ready: bool = False
+    joins: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    queued: int = 0
+    buffered: int = 0
+    overflowed: int = 0
+    gaps: int = 0
+    handler_errors: int = 0
+    malformed_presence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """The answer of `healthy()` or `is_ready()`: true if there is no reason against it.
+
+    reasons: why not, in short sentences without secrets; empty if all is well.
+    """
+
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.reasons
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no reasons against it, for answers in JSON."""
+        return not self.reasons
 
 
 EMPTY_STATE: Final[PresenceState[dict[str, Any]]] = MappingProxyType({})

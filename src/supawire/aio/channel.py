@@ -38,7 +38,7 @@ from supawire.core.live_streams import SEGMENT_EVENT, StreamKind
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.cursors import Cursor
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
-from supawire.events import Broadcast, ChannelState, Instant, PresenceState, Sent
+from supawire.events import Broadcast, ChannelState, ChannelStats, Instant, PresenceState, Sent
 from supawire.options import (
     DEFAULT,
     ChannelOptions,
@@ -112,6 +112,10 @@ class AsyncChannel(metaclass=WithoutOtherNames):
     def error(self) -> RealtimeError | None:
         """Why the channel is not joined; None while it is joined or not subscribed."""
         return self._core.error
+
+    def stats(self) -> ChannelStats:
+        """Return counters since the channel was made, and its state. Any thread may call it."""
+        return self._driver.channel_stats(self._core)
 
     def __repr__(self) -> str:
         return f"<AsyncChannel {self.topic!r} {self.state}>"

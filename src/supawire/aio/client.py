@@ -1,6 +1,5 @@
 """The async client; `connect_async` opens it."""
 
-import dataclasses
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -20,7 +19,7 @@ from supawire.aio.mirror import AsyncMirror, MirrorOptions, read_mirror_options
 from supawire.aio.outbox import AsyncOutbox, read_outbox_settings
 from supawire.aio.stream import AsyncStream
 from supawire.errors import again
-from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
+from supawire.events import ConnectionState, Gap, HealthCheck, Heartbeat, Sent, Stats, Status
 from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
@@ -30,6 +29,7 @@ from supawire.options import (
     Timeout,
     check_bool,
     check_kind,
+    check_number,
     check_timeout,
     check_token,
     check_topic,
@@ -102,8 +102,30 @@ class AsyncClient(metaclass=WithoutOtherNames):
         return MappingProxyType(self._channels)
 
     def stats(self) -> Stats:
-        """Return counters since the client was made, and the current state."""
-        return dataclasses.replace(self._driver.session.stats(), overflowed=self._driver.registry.dropped)
+        """Return counters since the client was made, and the current state. Any thread may call it."""
+        return self._driver.stats()
+
+    def healthy(self, *, grace: float = 0.0) -> HealthCheck:
+        """Return whether the connection works, for a liveness probe. Cheap, and any thread may call it.
+
+        It is healthy while the connection is open and a heartbeat was answered within the last `heartbeat` + `timeout`
+        seconds, the most that a working connection needs; and while it is closed because no channel is subscribed
+        (`idle_disconnect`). A closed client is not. The result is true or false, and has the `reasons`.
+
+        Args: grace: seconds for which a lost connection still counts as healthy, while the client reconnects.
+        """
+        seconds = check_number("grace", grace, minimum=0, unit="seconds")
+        driver = self._driver
+        return HealthCheck(driver.session.troubles(driver.clock.time(), seconds, with_channels=False))
+
+    def is_ready(self) -> HealthCheck:
+        """Return whether all that was subscribed is live, for a readiness probe. Cheap, and any thread may call it.
+
+        It is ready when it is healthy, every subscribed channel is joined, and the server has confirmed that the
+        changes and database broadcasts that it waits for are live. The result is true or false, and has the `reasons`.
+        """
+        driver = self._driver
+        return HealthCheck(driver.session.troubles(driver.clock.time(), 0.0, with_channels=True))
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self._driver.endpoint.address} {self.state}, {len(self._channels)} channels>"

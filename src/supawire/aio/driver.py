@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
 
@@ -37,6 +38,7 @@ from supawire.aio.http_publish import BACKOFF, Publisher
 from supawire.aio.reporting import FrameTap, Reports
 from supawire.aio.subscriptions import Registry
 from supawire.aio.tasks import SHUTDOWN_TIMEOUT, Tasks
+from supawire.core.channel import CoreChannel
 from supawire.core.connection import Cause
 from supawire.core.effects import (
     AskDelay,
@@ -58,7 +60,7 @@ from supawire.core.effects import (
 from supawire.core.frames import PREFIX
 from supawire.core.session import Session
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
-from supawire.events import ConnectionState, Instant
+from supawire.events import ChannelStats, ConnectionState, Instant, Stats
 from supawire.options import Backoff, ClientOptions, Endpoint, Secret
 from supawire.transport.base import OpenRequest
 
@@ -138,6 +140,8 @@ class Driver:
         self.exits: Final = Exits(lambda: not (on_thread or self.tasks.ending))
         run_on_thread = self.thread.report_error if on_thread else None
         self.reports: Final = Reports(options.on_error, options.logger, run_on_thread, self.loop.time, self.exits)
+        self.reports.on_handler_error = self._count_handler_error
+        self._handler_errors = 0
         self.registry: Final = Registry(self.session, self.loop, self._limit_batches)
         self._tap = None if options.on_frame is None else FrameTap(options.on_frame, self.reports, self.exits)
         request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
@@ -189,6 +193,24 @@ class Driver:
                 self, self.session, self.tasks, self.loop, self.endpoint, self.options, self.settings.http_backoff
             )
         return self._publisher
+
+    def stats(self) -> Stats:
+        """Return the counters. Any thread may call it."""
+        buffered, overflowed = self.registry.overflow()
+        return replace(
+            self.session.stats(), buffered=buffered, overflowed=overflowed, handler_errors=self._handler_errors
+        )
+
+    def channel_stats(self, channel: CoreChannel) -> ChannelStats:
+        """Return the counters of a channel. Any thread may call it."""
+        buffered, overflowed = self.registry.overflow(channel.topic)
+        return replace(channel.stats(), buffered=buffered, overflowed=overflowed)
+
+    def _count_handler_error(self, topic: str | None) -> None:
+        self._handler_errors += 1
+        channel = self.session.channels.get(f"{PREFIX}{topic}")
+        if channel is not None:
+            channel.handler_errors += 1
 
     @property
     def pending(self) -> int:

@@ -196,7 +196,10 @@ class HttpSender:
             await self._pace(len(messages), deadline, topic)
             used = token or self._http_broadcasts.token
             verdict, error = await self._request_once(form, used, deadline, topic)
-            if error is None or verdict is HttpOutcome.NO_ROUTE:
+            if error is None:
+                self._http_broadcasts.accepted(len(messages))
+                return None
+            if verdict is HttpOutcome.NO_ROUTE:
                 return error
             if verdict is HttpOutcome.REFRESH and token is None and not refreshed:
                 refreshed = True

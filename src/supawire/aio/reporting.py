@@ -85,6 +85,9 @@ _MAX_KINDS: Final = 256
 """The most kinds of errors whose repetitions are counted."""
 
 
+def _ignore(topic: str | None) -> None: ...
+
+
 class Reports:
     """The one place from which a client logs and calls `on_error`.
 
@@ -93,7 +96,10 @@ class Reports:
     callback runs here. clock: returns seconds. exits: lets exceptions that end the program propagate.
     """
 
-    __slots__ = ("_clock", "_exits", "_logged", "_logger", "_on_error", "_run_on_thread", "_troubled", "_warned")
+    __slots__ = (
+        "_clock", "_exits", "_logged", "_logger", "_on_error", "_run_on_thread", "_troubled", "_warned",
+        "on_handler_error",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -110,6 +116,8 @@ class Reports:
         self._troubled: dict[str | None, None] = {}
         self._warned: tuple[str, ...] = ()
         self._clock = clock
+        self.on_handler_error: Callable[[str | None], None] = _ignore
+        """Called with the topic of each event whose handler raised, on the thread that reports it."""
         self._logged: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
         """The count of errors by kind, and when the last one was logged."""
 
@@ -196,7 +204,9 @@ class Reports:
 
     def handler_raised(self, handler: object, error: BaseException, event: Any) -> None:
         """Report an exception of a handler that was called with this event."""
-        self.raised("the handler", handler, error, getattr(event, "topic", None))
+        topic = getattr(event, "topic", None)
+        self.on_handler_error(topic)
+        self.raised("the handler", handler, error, topic)
 
     def inline_raised(self, handler: object, error: BaseException, event: Any) -> None:
         """Like `handler_raised`, for a handler that was called on the event loop."""

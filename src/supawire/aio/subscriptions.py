@@ -28,6 +28,10 @@ class BoundedBuffer(Protocol):
         """How many events were dropped."""
         ...
 
+    def __len__(self) -> int:
+        """Return how many events wait."""
+        ...
+
     def wake(self) -> None:
         """Wake a waiting consumer."""
         ...
@@ -119,6 +123,7 @@ class Registry:
 
     __slots__ = (
         "_by_topic",
+        "_dropped",
         "_limits",
         "_loop",
         "_on_smallest_limit",
@@ -136,6 +141,8 @@ class Registry:
         self._loop = loop
         self._on_smallest_limit = on_smallest_limit
         self._by_topic: dict[str | None, dict[Registration, None]] = {}
+        self._dropped: dict[str | None, int] = {}
+        """How many events were dropped by listeners that were removed; of removed channels under None."""
         self._limits: dict[int, int] = {}
         """The number of buffers by limit; an unused limit stays, with 0, while it is in `_smallest`."""
         self._smallest: list[int] = []
@@ -180,6 +187,7 @@ class Registry:
         for registration in list(self._by_topic.get(topic, ())):
             if not registration.is_iterator:
                 self._forget(registration)
+        self._count_dropped(None, self._dropped.pop(topic, 0))
 
     def _forget(self, registration: Registration) -> None:
         known = self._by_topic[registration.topic]
@@ -189,6 +197,7 @@ class Registry:
         if registration.stop is not None:
             registration.stop()
         if registration.buffer is not None:
+            self._count_dropped(registration.topic, registration.buffer.dropped)
             registration.buffer.close()
             self._remove_limit(registration.buffer.limit)
         if registration.make_runner is not None:
@@ -252,14 +261,22 @@ class Registry:
         for buffer in self._buffers():
             buffer.limit_bytes()
 
-    @property
-    def dropped(self) -> int:
-        """How many events the registered listeners have dropped."""
-        return sum(buffer.dropped for buffer in self._buffers())
+    def overflow(self, topic: str | None = None) -> tuple[int, int]:
+        """Return how many events wait, and how many were dropped so far: of this topic, or of all. From any thread."""
+        buffers = self._buffers(topic)
+        before = sum(list(self._dropped.values())) if topic is None else self._dropped.get(topic, 0)
+        return sum(map(len, buffers)), before + sum(buffer.dropped for buffer in buffers)
 
-    def _buffers(self) -> list[BoundedBuffer]:
-        """Return the buffers of all listeners."""
-        return [one.buffer for known in self._by_topic.values() for one in known if one.buffer is not None]
+    def _count_dropped(self, topic: str | None, dropped: int) -> None:
+        """Keep the count of a listener that is removed, so that the sum never falls."""
+        if dropped:
+            key = topic if topic in self._session.channels else None
+            self._dropped[key] = self._dropped.get(key, 0) + dropped
+
+    def _buffers(self, topic: str | None = None) -> list[BoundedBuffer]:
+        """Return the buffers of the listeners of a topic, or of all. From any thread: `list` copies at once."""
+        known = list(self._by_topic.values()) if topic is None else [self._by_topic.get(topic, {})]
+        return [one.buffer for listeners in known for one in list(listeners) if one.buffer is not None]
 
     def _add_limit(self, limit: int) -> None:
         if limit not in self._limits:

@@ -25,7 +25,7 @@ from supawire.core.membership import (
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.presence import ChannelPresence
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, StateError
-from supawire.events import ChannelState, Instant, PresenceEvent, PresenceState
+from supawire.events import ChannelState, ChannelStats, Instant, PresenceEvent, PresenceState
 from supawire.options import ChannelOptions, Secret
 
 _keys: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -34,13 +34,15 @@ _keys: Final = msgspec.json.Decoder(dict[str, Raw])
 class CoreChannel:
     """The client side of one topic."""
 
-    __slots__ = ("_context", "_member", "membership", "name", "options", "topic")
+    __slots__ = ("_context", "_member", "handler_errors", "membership", "name", "options", "topic")
 
     def __init__(self, context: Context, joins: JoinQueue[Membership], topic: str, options: ChannelOptions) -> None:
         self.topic: Final = topic
         self.options: Final = options
         self.membership: Final = Membership(context, joins, topic, options)
         self.name: Final = self.membership.name
+        self.handler_errors: int = 0
+        """How often handlers have raised; counted by the shell."""
         self._member = self.membership
         self._context = context
 
@@ -80,6 +82,21 @@ class CoreChannel:
     def queued(self) -> int:
         """Number of queued broadcasts."""
         return len(self._member.outbox)
+
+    def stats(self) -> ChannelStats:
+        """Return the counters for the user, without those of the shell."""
+        member = self._member
+        return ChannelStats(
+            state=member.state,
+            ready=member.ready,
+            joins=member.join_count,
+            messages_received=member.received,
+            messages_sent=member.outbox.sent,
+            queued=len(member.outbox),
+            gaps=member.gap_count,
+            handler_errors=self.handler_errors,
+            malformed_presence=member.presence.malformed,
+        )
 
     @property
     def has_own_token(self) -> bool:

@@ -88,6 +88,7 @@ class ConnectionMachine:
         "_owner",
         "_refreshed",
         "_retry_after",
+        "down_since",
         "error",
         "state",
     )  # fmt: skip
@@ -98,6 +99,8 @@ class ConnectionMachine:
         self.state: ConnectionState = ConnectionState.IDLE
         self.error: RealtimeError | None = None
         """Why the connection is not open."""
+        self.down_since: float | None = None
+        """Monotonic time since when the connection is not open although it should be."""
         self._attempts = 0
         self._failing_since: float | None = None
         self._retry_after = 0.0
@@ -123,6 +126,7 @@ class ConnectionMachine:
         self._move(ConnectionTrigger.WANTED)
         if was is not ConnectionState.IDLE:
             return
+        self.down_since = now.mono
         limit = self._context.options.open_timeout
         if not self._ever_open and limit is not None:
             self._context.timers.set(TimerKey(TimerKind.OPEN_TIMEOUT), now.mono + limit)
@@ -134,7 +138,7 @@ class ConnectionMachine:
             error = ConnectionLostError("reconnect() was called")
             self._abort()
             self._cancel_timers()
-            self.error = error
+            self.error, self.down_since = error, now.mono
             self._move(ConnectionTrigger.LOST, error)  # not `_retry`: reconnect() does not count as an attempt
             self._owner.connection_lost(error, None, now)
         if self.state is ConnectionState.RETRYING:
@@ -172,7 +176,8 @@ class ConnectionMachine:
             return
         self._cancel_timers()
         self._move(ConnectionTrigger.OPENED)
-        self.error = None
+        self.error = self.down_since = None
+        self._context.answered_at = now.mono
         self._refreshed = self._had_ok_reply = self._long_open = False
         self._context.counts.connects += 1
         self._context.counts.reconnects += self._ever_open
@@ -318,7 +323,7 @@ class ConnectionMachine:
 
     def _lost(self, error: ConnectionLostError, written: int | None, now: Instant, *, slow: bool = False) -> None:
         self._cancel_timers()
-        self.error = error
+        self.error, self.down_since = error, now.mono
         self._retry(ConnectionTrigger.LOST, now, slow=slow)
         self._owner.connection_lost(error, written, now)
 

@@ -31,15 +31,22 @@ class Counts:
     """Counters of a session, for `stats()`."""
 
     __slots__ = (
-        "connects", "frames_received", "frames_sent", "garbage", "joins", "malformed_presence", "reconnects", "stale",
-        "unknown",
+        "connects", "frames_sent", "gaps", "garbage", "joins", "malformed_presence", "other_frames", "published",
+        "reconnects", "removed_received", "removed_sent", "stale", "unknown",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.connects: int = 0
         self.reconnects: int = 0
         self.joins: int = 0
-        self.frames_received: int = 0
+        self.other_frames: int = 0
+        """Frames received that are not counted as messages of a channel, see `Membership.received`."""
+        self.removed_received: int = 0
+        """Messages received by channels that were removed."""
+        self.removed_sent: int = 0
+        """Messages sent by channels that were removed."""
+        self.published: int = 0
+        self.gaps: int = 0
         self.frames_sent: int = 0
         self.stale: int = 0
         self.garbage: int = 0
@@ -51,8 +58,8 @@ class Context:
     """State shared by the connection, the channels and the session. It makes no decisions."""
 
     __slots__ = (
-        "_ref", "codec", "counts", "effects", "generation", "heartbeat_watchers", "messages", "options", "presence",
-        "random", "replies",
+        "_ref", "answered_at", "codec", "counts", "effects", "generation", "heartbeat_watchers", "messages", "options",
+        "presence", "random", "replies",
         "round_trip", "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
     )  # fmt: skip
 
@@ -78,14 +85,22 @@ class Context:
         self.sequence: int = 0
         """Number of frames passed to the socket of this generation."""
         self.round_trip: float | None = None
+        self.answered_at: float = 0.0
+        """Monotonic time of the latest heartbeat reply on this connection, or of its opening."""
         self._ref = 0
 
-    def stats(self, state: ConnectionState, queued: int) -> Stats:
-        """Return the counters for the user; `overflowed` is counted by the shell."""
+    def stats(
+        self, state: ConnectionState, *, received: int, sent: int, queued: int, channels: int, joined: int
+    ) -> Stats:
+        """Return the counters for the user, without those of the shell.
+
+        Args: received, sent, queued: messages of the channels that exist now. channels, joined: the number of channels.
+        """
         counts = self.counts
+        received += counts.removed_received
         return Stats(
             state=state,
-            frames_received=counts.frames_received,
+            frames_received=received + counts.other_frames,
             frames_sent=counts.frames_sent,
             connects=counts.connects,
             reconnects=counts.reconnects,
@@ -99,6 +114,13 @@ class Context:
             overflowed=0,
             last_round_trip=self.round_trip,
             malformed_presence=counts.malformed_presence,
+            messages_received=received,
+            messages_sent=sent + counts.removed_sent,
+            messages_published=counts.published,
+            gaps=counts.gaps,
+            channels=channels,
+            joined_channels=joined,
+            clock_offset=self.server_clock.offset,
         )
 
     # --- frames

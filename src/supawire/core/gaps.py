@@ -62,15 +62,18 @@ class ServerClock:
     replays more messages than are missing, but never too late.
     """
 
-    __slots__ = ("_at", "_wall")
+    __slots__ = ("_at", "_wall", "offset")
 
     def __init__(self) -> None:
+        self.offset: float | None = None
+        """Seconds by which the server's clock is ahead of ours, or slightly less; None if unknown."""
         self._at = 0.0
         self._wall: float | None = None
 
     def set_offset(self, offset: float | None, now: Instant) -> None:
         """Set the seconds by which the server's clock is ahead of ours; None or an implausible value means unknown."""
         usable = offset is not None and isfinite(offset) and abs(offset) < _MAX_CLOCK_OFFSET
+        self.offset = offset if usable else None
         self._at = now.mono
         self._wall = now.wall + offset if usable and offset is not None else None
 

@@ -249,9 +249,9 @@ class Membership:
 
     __slots__ = (
         "_context", "_joins", "_leave_tickets", "_pending_leave", "_retry", "accepted_refs", "active_join", "begun",
-        "close_reason", "error", "ever_joined", "gap_heartbeat_at", "gaps", "index", "name", "options", "outbox",
-        "pending_join", "presence", "readiness", "sent_token", "state", "token", "topic", "tracking", "waiters",
-        "wanted",
+        "close_reason", "error", "ever_joined", "gap_count", "gap_heartbeat_at", "gaps", "index", "join_count", "name",
+        "options", "outbox", "pending_join", "presence", "readiness", "received", "sent_token", "state", "token",
+        "topic", "tracking", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, context: Context, joins: "JoinQueue[Membership]", topic: str, options: ChannelOptions) -> None:
@@ -290,6 +290,10 @@ class Membership:
         """Why the server is about to close the channel, if it has announced that."""
         self.gap_heartbeat_at: float | None = None
         """Send time of the heartbeat whose reply follows all replayed messages."""
+        self.received: int = 0
+        """Broadcasts and changes received. Counted in the hot path, so every other frame is counted elsewhere."""
+        self.join_count: int = 0
+        self.gap_count: int = 0
         self._pending_leave: _PendingLeave | None = None
         self._leave_tickets: tuple[Ticket, ...] = ()
 
@@ -502,6 +506,7 @@ class Membership:
         else:
             self._move(ChannelTrigger.SEND)
         self.gap_heartbeat_at = None
+        self.join_count += 1
         join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence, self._newest_token)
         self.pending_join = join
         payload = join_payload(join, self.options, self.gaps.replay())
@@ -677,6 +682,8 @@ class Membership:
     def _report_gap(self, now: Instant) -> None:
         if (gap := self.gaps.close(now)) is None:
             return
+        self.gap_count += 1
+        self._context.counts.gaps += 1
         reported = self.readiness.permanent_error is not None  # already reported as an error, with more detail
         reported = reported or gap.reason == RESUME_REASON  # concerns only the stream that has asked for it
         if not self.index.gaps and not self._context.watchers and not reported:

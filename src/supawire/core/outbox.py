@@ -49,7 +49,7 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
 class ChannelOutbox:
     """The outgoing broadcasts of one channel."""
 
-    __slots__ = ("_context", "_name", "_queued", "_topic")
+    __slots__ = ("_context", "_name", "_queued", "_topic", "sent")
 
     def __init__(self, context: Context, topic: str, name: str) -> None:
         self._context = context
@@ -57,6 +57,8 @@ class ChannelOutbox:
         self._name = name
         self._queued: dict[Ticket, OutgoingBroadcast] = {}
         """Queued broadcasts in sending order."""
+        self.sent: int = 0
+        """Broadcasts handed to a connection."""
 
     def check(self, message: OutgoingBroadcast) -> None:
         """Raise an error for a message that the server would refuse or silently drop."""
@@ -180,6 +182,7 @@ class ChannelOutbox:
             body = {"type": "broadcast", "event": message.event, "payload": Raw(message.payload), "meta": meta}
             data, binary = context.codec.encode(join_ref, ref, self._topic, frames.BROADCAST, body), False
         context.transmit(data, binary=binary)
+        self.sent += 1
         context.messages.spend(now.mono)
         if ticket is not None:
             context.expect(

@@ -102,6 +102,8 @@ class Receiver:
         """Stop routing frames to this channel."""
         self._members.pop(channel.topic, None)
         self._by_bytes.pop(channel.topic.encode(), None)
+        self._counts.removed_received += channel.membership.received
+        self._counts.removed_sent += channel.membership.outbox.sent
 
     def receive(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
         """Process one frame. Return listeners and event for data of an active join, else None, maybe with effects."""
@@ -109,7 +111,6 @@ class Receiver:
             self._counts.stale += 1
             return None
         self.last_received_at = now
-        self._counts.frames_received += 1
         if binary:
             return self._receive_binary(data)
         try:
@@ -122,6 +123,7 @@ class Receiver:
         member = self._members.get(frame.topic)
         if member is not None and frame.join_ref in member.accepted_refs:
             if frame.event == BROADCAST:
+                member.received += 1
                 payload = frame.payload
                 event = payload.event or ""
                 index = member.index
@@ -136,6 +138,7 @@ class Receiver:
                 return listeners, _broadcast(member.name, event, payload.payload, None, False, kept)
             if frame.event == POSTGRES_CHANGES:
                 return self._change(frame.payload, member)
+        self._counts.other_frames += 1
         self._control(frame, data, now)
         return None
 
@@ -145,7 +148,7 @@ class Receiver:
         if generation != self._context.generation or late is None:
             return self.receive(generation, data, binary, now)
         self.last_received_at = now
-        self._counts.frames_received += 1
+        late[0].received += 1
         return self._deliver_lazy(*late, data)
 
     def _decode_text_lazily(self, data: bytes) -> _LazyBroadcast | None:
@@ -178,6 +181,7 @@ class Receiver:
     # --- data
 
     def _change(self, payload: Payload, member: Membership) -> Delivery | None:
+        member.received += 1
         data = payload.data
         event = type_of_change.get(data.type) if data is not None else None
         ids = payload.ids
@@ -196,6 +200,7 @@ class Receiver:
 
     def _receive_binary(self, data: bytes) -> Delivery | None:
         if len(data) < _HEADER or data[0] != _USER_BROADCAST:
+            self._counts.other_frames += 1
             self._other_binary(data)
             return None
         topic_end = _HEADER + data[1]
@@ -203,11 +208,14 @@ class Receiver:
         body = event_end + data[3]
         member = self._by_bytes.get(data[_HEADER:topic_end])
         if body > len(data):
+            self._counts.other_frames += 1
             self._report_unreadable(RemoteProtocolError("a binary broadcast ends inside its header"))
             return None
         if member is None or not member.accepted_refs:
+            self._counts.other_frames += 1
             self._counts.stale += 1
             return None
+        member.received += 1
         entry = member.index.binary.get(data[topic_end:event_end])
         if entry is None:
             entry = data[topic_end:event_end].decode("utf-8", "replace"), member.index.any_broadcast
@@ -253,6 +261,7 @@ class Receiver:
                     return take(data, text, values)
                 except DECODE_ERRORS:
                     pass
+        self._counts.other_frames += 1
         self._report_unreadable(error)
         for topic in tuple(self._channels):
             self._missed_change(topic)
@@ -271,6 +280,7 @@ class Receiver:
             raise msgspec.DecodeError("no broadcast")
         member = self._members.get(frame.topic)
         if member is None or frame.join_ref not in member.accepted_refs:
+            self._counts.other_frames += 1
             self._report_unreadable(
                 RemoteProtocolError("a broadcast that cannot be read is for a channel that is not joined")
             )
@@ -279,6 +289,7 @@ class Receiver:
         event = payload.event or ""
         listeners = member.index.listeners_of(event)
         sent = codec.restored(payload.payload, values)
+        member.received += 1
         return self._deliver_lazy(member, listeners, event, payload.meta, sent, data)
 
     def _deep_row(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
@@ -289,6 +300,7 @@ class Receiver:
             raise msgspec.DecodeError("no change")
         member = self._members.get(frame.topic)
         if member is None or frame.join_ref not in member.accepted_refs:
+            self._counts.other_frames += 1
             self._counts.stale += 1
             return None
         change.record = codec.restored(change.record, values)
@@ -303,6 +315,7 @@ class Receiver:
         self._report_unreadable(RemoteProtocolError("a value in presence is nested too deep"))
         assert self.last_received_at is not None
         self._control(frame, text, self.last_received_at)
+        self._counts.other_frames += 1
 
     def _deliver_lazy(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes
@@ -361,6 +374,7 @@ class Receiver:
         match pending.event:
             case frames.HEARTBEAT:
                 self._context.round_trip = now.mono - pending.sent_at
+                self._context.answered_at = now.mono
                 answered = HeartbeatAnswered(pending.sent_at)
                 for each in list(self._channels.values()):
                     if each.membership.gap_heartbeat_at is not None:

@@ -22,6 +22,7 @@ from supawire.core.channel import CoreChannel
 from supawire.core.connection import Cause, ConnectionMachine
 from supawire.core.context import Context
 from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticket, TicketKind
+from supawire.core.health import channel_troubles, connection_troubles
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
@@ -63,6 +64,10 @@ class HttpBroadcasts:
         """Create a ticket for an HTTP broadcast. Raises `ClosedError`."""
         self._connection.check_open()
         return self._context.tickets.create(TicketKind.PUBLISH)
+
+    def accepted(self, messages: int) -> None:
+        """Count messages that the server has accepted."""
+        self._context.counts.published += messages
 
     def settle(self, ticket: Ticket, outcome: Any) -> None:
         """Resolve the ticket with a result or an exception. Does nothing if it is already resolved."""
@@ -202,8 +207,33 @@ class Session:
         return self._context.tokens.fetching
 
     def stats(self) -> Stats:
-        """Return the counters."""
-        return self._context.stats(self.state, sum(channel.queued for channel in self._channels.values()))
+        """Return the counters. Any thread may call it: `list` copies the channels without a switch of threads."""
+        channels = list(self._channels.values())
+        members = [channel.membership for channel in channels]
+        return self._context.stats(
+            self.state,
+            received=sum(member.received for member in members),
+            sent=sum(member.outbox.sent for member in members),
+            queued=sum(channel.queued for channel in channels),
+            channels=len(channels),
+            joined=sum(member.state is ChannelState.JOINED for member in members),
+        )
+
+    def troubles(self, mono: float, grace: float, *, with_channels: bool) -> tuple[str, ...]:
+        """Return why the client is not healthy or, with channels, not ready; see `AsyncClient.healthy`.
+
+        Any thread may call it.
+        """
+        options, down_since = self._context.options, self._connection.down_since
+        found = connection_troubles(
+            self.state,
+            self.error,
+            down_for=0.0 if down_since is None else mono - down_since,
+            silent_for=mono - self._context.answered_at,
+            longest_silence=options.heartbeat + options.timeout,
+            grace=grace,
+        )
+        return (*found, *channel_troubles(list(self._channels.values()))) if with_channels else tuple(found)
 
     def table_sizes(self) -> dict[str, int]:
         """Return the number of entries in each internal table, to detect leaks."""

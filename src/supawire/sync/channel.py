@@ -22,7 +22,7 @@ from supawire.aio.history import Commit, From, Start
 from supawire.aio.live_streams import StreamKind, StreamResult, StreamStore
 from supawire.cursors import Cursor
 from supawire.errors import RealtimeError
-from supawire.events import Broadcast, ChannelState, PresenceState, Sent
+from supawire.events import Broadcast, ChannelState, ChannelStats, PresenceState, Sent
 from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
 from supawire.selectors import Selector
 from supawire.sync._async import ThreadedAsyncChannel
@@ -104,6 +104,11 @@ class Channel(metaclass=WithoutOtherNames):
     def error(self) -> RealtimeError | None:
         """Why the channel is not joined; None while it is joined or not subscribed."""
         return self._async.error
+
+    def stats(self) -> ChannelStats:
+        """Return counters since the channel was made, and its state. Any thread may call it."""
+        self._portal.check()
+        return self._async.stats()
 
     def __repr__(self) -> str:
         return f"<Channel {self.topic!r} {self.state}>"

@@ -20,7 +20,7 @@ from supawire.aio.http_publish import Message, Published
 from supawire.aio.supabase import Account, Passed, Supabase
 from supawire.cursors import HistorySource
 from supawire.errors import InvalidArgumentError
-from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
+from supawire.events import ConnectionState, Gap, HealthCheck, Heartbeat, Sent, Stats, Status
 from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
@@ -145,8 +145,30 @@ class Client(metaclass=WithoutOtherNames):
         return MappingProxyType(self._channels)
 
     def stats(self) -> Stats:
-        """Return counters since the client was made, and the current state."""
-        return self._portal.run(self._async.stats)
+        """Return counters since the client was made, and the current state. Any thread may call it."""
+        self._portal.check()
+        return self._async.stats()
+
+    def healthy(self, *, grace: float = 0.0) -> HealthCheck:
+        """Return whether the connection works, for a liveness probe. Cheap, and any thread may call it.
+
+        It is healthy while the connection is open and a heartbeat was answered within the last `heartbeat` + `timeout`
+        seconds, the most that a working connection needs; and while it is closed because no channel is subscribed
+        (`idle_disconnect`). A closed client is not. The result is true or false, and has the `reasons`.
+
+        Args: grace: seconds for which a lost connection still counts as healthy, while the client reconnects.
+        """
+        self._portal.check()
+        return self._async.healthy(grace=grace)
+
+    def is_ready(self) -> HealthCheck:
+        """Return whether all that was subscribed is live, for a readiness probe. Cheap, and any thread may call it.
+
+        It is ready when it is healthy, every subscribed channel is joined, and the server has confirmed that the
+        changes and database broadcasts that it waits for are live. The result is true or false, and has the `reasons`.
+        """
+        self._portal.check()
+        return self._async.is_ready()
 
     def __repr__(self) -> str:
         return f"<Client of {self._async.address} {self.state}, {len(self._channels)} channels>"
