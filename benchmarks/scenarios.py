@@ -109,6 +109,10 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "change-iterated": Scenario(
         "the same, `async for`, record read", replace(_CHANGE, by="iterator"), (SYNC,), "change", "change"
     ),
+    "change-batches": Scenario(
+        "the same, `async for` over `batches()` of 100, each record read",
+        replace(_CHANGE, by="batches"), (SYNC,), "change", "change",
+    ),
     "change-sync": Scenario(
         "the same, handler of the sync client, record read", _CHANGE, (SYNC,), "change", "change", ours=False
     ),

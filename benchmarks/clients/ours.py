@@ -42,7 +42,7 @@ async def listen(client: AsyncClient, topic: str, task: Task, meter: Meter) -> l
     channels = [channel_of(client, topic_of(topic, number), task) for number in range(task.channels)]
     reader = READERS[task.reads](meter)
     streams = [
-        each.listen(one) if task.by == "iterator" else on(each, one, reader, task)
+        each.listen(one) if task.by in ("iterator", "batches") else on(each, one, reader, task)
         for each in channels
         for one in selectors(task)
     ]
@@ -50,6 +50,7 @@ async def listen(client: AsyncClient, topic: str, task: Task, meter: Meter) -> l
         await each.subscribe()
     while len(channels[0].presence_state()) < task.members:  # noqa: ASYNC110  there is no event for those who were there
         await asyncio.sleep(0.01)
+    iterate = over_batches if task.by == "batches" else over_events
     return [iterate(stream, reader) for stream in streams if stream is not None]
 
 
@@ -79,10 +80,17 @@ def on(channel: AsyncChannel, selector: Selector[Any], reader: Callable[[Any], N
     channel.on(selector, take if task.by == "async" else reader)
 
 
-async def iterate(events: AsyncStream[Any], reader: Callable[[Any], None]) -> None:
+async def over_events(events: AsyncStream[Any], reader: Callable[[Any], None]) -> None:
     """Read the events of the task with `async for`."""
     async for event in events:
         reader(event)
+
+
+async def over_batches(events: AsyncStream[Any], reader: Callable[[Any], None]) -> None:
+    """Read the events of the task in lists."""
+    async for batch in events.batches():
+        for event in batch:
+            reader(event)
 
 
 Act = Callable[[int], Awaitable[dict[str, float] | None]]

@@ -20,7 +20,8 @@ def main(url: str, topic: str, text: str) -> None:
         channel = client.channel(topic)
         reader = READERS[task.reads](meter)
         for selector in selectors(task):
-            if task.by == "iterator":
+            if task.by in ("iterator", "batches"):
+                iterate = over_batches if task.by == "batches" else over_events
                 threading.Thread(target=iterate, args=(channel.listen(selector), reader)).start()
             else:
                 channel.on(selector, reader)
@@ -31,10 +32,17 @@ def main(url: str, topic: str, text: str) -> None:
             say("ready")
 
 
-def iterate(events: Stream[Any], reader: Callable[[Any], None]) -> None:
+def over_events(events: Stream[Any], reader: Callable[[Any], None]) -> None:
     """Read the events of the task with `for`."""
     for event in events:
         reader(event)
+
+
+def over_batches(events: Stream[Any], reader: Callable[[Any], None]) -> None:
+    """Read the events of the task in lists."""
+    for batch in events.batches():
+        for event in batch:
+            reader(event)
 
 
 if __name__ == "__main__":

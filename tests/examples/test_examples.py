@@ -5,12 +5,13 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from itertools import takewhile
@@ -237,6 +238,28 @@ async def test_a_script_waits_for_a_row():
             assert await ended(program) == (0, "{'id': 7}\n", "")
         async with running(server, "wait_for.py", "orders", "0.2") as program:
             assert await ended(program) == (1, "waiting\n", "no row in 0.2 s\n")
+
+
+async def test_changes_are_saved_in_batches(tmp_path: Path):
+    """save_changes.py saves changes and gaps in order, several in one transaction."""
+    path = tmp_path / "changes.db"
+    async with LocalServer() as server, running(server, "save_changes.py", "orders", str(path)) as program:
+        assert await line_of(program) == "saving"
+        server.emit("INSERT", "orders", record={"id": 1, "total": "9.50"})
+        server.emit("DELETE", "orders", old_record={"id": 1})
+        saved = 0
+        while saved < 2:
+            saved += int((await line_of(program)).removesuffix(" saved"))
+        server.drop_connections()
+        assert await line_of(program) == "1 saved"
+        program.send_signal(signal.SIGINT)
+        assert (await ended(program))[0] == 130
+    with closing(sqlite3.connect(path)) as database:
+        assert list(database.execute("select * from changes")) == [
+            ("INSERT", '{"id": 1, "total": "9.50"}'),
+            ("DELETE", '{"id": 1}'),
+            ("GAP", "connection_lost"),
+        ]
 
 
 @contextmanager

@@ -179,6 +179,10 @@ class Buffer:
         self.events: deque[Any] = deque()
         """The waiting events; where the policy allows it, a thread takes from this deque without a lock."""
         self._waiter: asyncio.Future[None] | None = None
+        self._awaited = 1
+        """How many events the waiting consumer waits for."""
+        self.wakeup_pending: bool = False
+        """Whether `wake` was called since the consumer last checked its source for the end."""
         self._slow = slow
 
     def put(self, event: Any) -> None:
@@ -190,8 +194,8 @@ class Buffer:
             self.dropped += 1  # events after the error are dropped until it has been raised
             return
         self.events.append(event)
-        if self._waiter is not None:
-            self.wake()
+        if self._waiter is not None and len(self.events) >= self._awaited:
+            self._wake()
 
     def overflow(self, event: Any) -> None:
         """Handle an event that does not fit."""
@@ -208,14 +212,21 @@ class Buffer:
             if self._slow is not None:
                 self._slow(self.error)
 
-    def limit_bytes(self) -> None:
-        """Drop events by the policy while they have too many bytes together; a single event may have any size."""
+    def limit_bytes(self) -> bool:
+        """Drop events by the policy while they have too many bytes together; a single event may have any size.
+
+        Return whether they had too many. A consumer that waits for further events is woken then.
+        """
         waiting = self._waiting()
         total = sum(map(kept_bytes, waiting))
+        exceeded = total > self.max_bytes
         for _ in waiting[1:]:
             if total <= self.max_bytes:
-                return
+                break
             total -= self._drop_one()
+        if exceeded:
+            self._wake()
+        return exceeded
 
     def _waiting(self) -> list[Any]:
         return list(self.events)
@@ -238,15 +249,21 @@ class Buffer:
         """Whether an overflow episode ends when the buffer is empty; otherwise it ends when the error was raised."""
         return self._slow is not None
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether no further events are added until waiting ones were taken or the error was raised."""
+        return self.error is not None
+
     def take(self) -> Any:
         """Remove and return the oldest event. Raises `IndexError` if there is none."""
         return self.events.popleft()
 
-    async def wait(self) -> None:
-        """Wait for an event or for `wake`. Raises `StateError` if another consumer already waits."""
+    async def wait(self, count: int = 1) -> None:
+        """Wait until `count` events are there, or for `wake`. Raises `StateError` if another consumer already waits."""
         if self._waiter is not None:
             raise StateError("another task already waits for this iterator", hint="Give each task its own listen().")
         waiter = self._waiter = asyncio.get_running_loop().create_future()
+        self._awaited = count
         try:
             await waiter
         finally:
@@ -254,7 +271,11 @@ class Buffer:
                 self._waiter = None
 
     def wake(self) -> None:
-        """Wake a waiting consumer."""
+        """Wake a waiting consumer, so that it checks its source for the end."""
+        self.wakeup_pending = True
+        self._wake()
+
+    def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -318,8 +339,8 @@ class Latest(Buffer):
             self.drop()
             del self._by_key[next(iter(self._by_key))]
         self._by_key[key] = event
-        if self._waiter is not None:
-            self.wake()
+        if self._waiter is not None and len(self._by_key) >= self._awaited:
+            self._wake()
 
     def take(self) -> Any:
         """Remove and return the event of the oldest key. Raises `IndexError` if there is none."""
@@ -375,6 +396,11 @@ class Pause(Buffer):
             self._has_paused = True
             return 0
         return super()._drop_one()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether an error is to be raised, or reading is paused until there is room."""
+        return self.error is not None or self._has_paused
 
     def take(self) -> Any:
         """Remove and return the oldest event; reading resumes when the buffer is half empty."""

@@ -2,14 +2,15 @@
 
 import asyncio
 import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
-from supawire._validation import misused
+from supawire._validation import check_count, check_number, misused
 from supawire.aio.buffers import Buffer
 from supawire.aio.subscriptions import Registration
+from supawire.core.batches import Batching
 from supawire.errors import ClosedError, OperationTimeout
-from supawire.options import check_number
 
 if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
     import typing_extensions
@@ -107,7 +108,25 @@ class AsyncStream(Generic[E_co]):
                 raise
             raise late() from None
 
+    def batches(self, *, max: int = 100, within: float = 0.05) -> AsyncIterator[list[E_co]]:
+        """Return an iterator over lists of the next events, for consumers that pay per call, such as databases.
+
+        A list has 1 to `max` events, in order, and is complete `within` seconds after its first event at the latest.
+        It ends, raises and reports gaps as the stream does. Events that are not in a list yet stay in the stream: a
+        consumer that stops, times out or is cancelled between two lists loses none, and may read on by any means.
+
+        Args: max: the most events of a list, and never more than the stream's `buffer=`. within: seconds; 0: return
+            the events that are there. A list is also complete when the waiting events have too many bytes.
+        Raises: InvalidArgumentError.
+        """
+        return AsyncBatches(self._wait_for_event, self._buffer, make_batching(self._buffer.limit, max, within))
+
     async def _next(self) -> Any:
+        await self._wait_for_event()
+        return self._buffer.take()
+
+    async def _wait_for_event(self) -> None:
+        """Wait until an event can be taken. Raises the error that ended the iteration, or StopAsyncIteration."""
         buffer = self._buffer
         while not len(buffer):
             if buffer.error is not None:
@@ -120,8 +139,8 @@ class AsyncStream(Generic[E_co]):
             if more is None:
                 await self._source.begin()
             else:
+                buffer.wakeup_pending = False
                 await buffer.wait()
-        return buffer.take()
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,6 +149,53 @@ class AsyncStream(Generic[E_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class AsyncBatches(Generic[E_co]):
+    """Lists of the events of a stream; see `AsyncStream.batches`.
+
+    Events are taken from the stream's buffer after the last wait, so a cancelled wait loses none.
+    """
+
+    def __init__(self, wait: Callable[[], Awaitable[None]], buffer: Buffer, batching: Batching) -> None:
+        self._wait = wait
+        self._buffer = buffer
+        self._batching = batching
+
+    if not TYPE_CHECKING:
+        __iter__ = misused("the batches of an AsyncStream are iterated in async code", "Write `async for batch in …:`.")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[E_co]:
+        buffer, batching, clock = self._buffer, self._batching, asyncio.get_running_loop().time
+        while True:
+            if not len(buffer):
+                await self._wait()
+                batching.started(clock())
+            left = batching.seconds_left(len(buffer), clock())
+            if left and not buffer.is_blocked and not buffer.wakeup_pending:
+                await self._wait_for_more(left)
+            batch = [buffer.take() for _ in range(min(batching.size, len(buffer)))]
+            if batch:  # none if the stream was closed meanwhile
+                batching.taken(len(buffer), clock())
+                return batch
+
+    async def _wait_for_more(self, seconds: float) -> None:
+        bound = asyncio.timeout(seconds)
+        try:
+            async with bound:
+                await self._buffer.wait(self._batching.size)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+
+
+def make_batching(limit: int, size: object, within: object) -> Batching:
+    """Check the arguments of `batches` for a buffer of `limit` events. Raises `InvalidArgumentError`."""
+    size, within = check_count("max", size), check_number("within", within, minimum=0, unit="seconds")
+    return Batching(min(size, limit), within)
 
 
 def ended() -> ClosedError:

@@ -36,8 +36,8 @@ class BoundedBuffer(Protocol):
         """Wake a waiting consumer."""
         ...
 
-    def limit_bytes(self) -> None:
-        """Drop events while they have too many bytes together."""
+    def limit_bytes(self) -> bool:
+        """Drop events while they have too many bytes together; return whether they had."""
         ...
 
     def close(self) -> None:

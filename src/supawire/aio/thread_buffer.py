@@ -118,6 +118,8 @@ class ThreadBuffer:
         self._has_paused = False
         self._lock = threading.Lock()
         self._waiter: OneShotLock | None = None
+        self._awaited = 1
+        """How many events the waiting thread waits for."""
         self.limit: int = inner.limit
         self.wakeup_pending: bool = True
         """Whether the consumer must check the source for its end before the next wait."""
@@ -133,7 +135,7 @@ class ThreadBuffer:
                 inner.put(event)
             else:
                 self._put_when_nearly_full(event)
-            if self._waiter is not None:
+            if self._waiter is not None and len(inner) >= self._awaited:
                 self._wake()
             return inner.dropped == dropped  # not the length: the consumer changes it concurrently
 
@@ -143,12 +145,13 @@ class ThreadBuffer:
             self.wakeup_pending = True
             self._wake()
 
-    def limit_bytes(self) -> None:
+    def limit_bytes(self) -> bool:
         """Call `Buffer.limit_bytes`."""
         with self._lock:
-            self._inner.limit_bytes()
-            if self._waiter is not None:
+            exceeded = self._inner.limit_bytes()
+            if exceeded and self._waiter is not None:
                 self._wake()
+        return exceeded
 
     def close(self) -> None:
         """Drop all events, because the consumer is gone."""
@@ -188,8 +191,8 @@ class ThreadBuffer:
             error, self._inner.error = self._inner.error, None
         return error
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for an event or for `wake`; return False after the timeout.
+    def wait(self, timeout: float | None = None, count: int = 1) -> bool:
+        """Wait until `count` events are there, no more are added, or `wake` is called; return False after the timeout.
 
         Raises: StateError: another thread already waits.
         """
@@ -199,9 +202,11 @@ class ThreadBuffer:
                 raise StateError(
                     "another thread already waits for this iterator", hint="Give each thread its own listen()."
                 )
+            self._awaited = count
             self._waiter = waiter
+        inner = self._inner
         try:
-            if len(self._inner) or self.wakeup_pending:  # it arrived since the caller last checked
+            if len(inner) >= count or inner.is_blocked or self.wakeup_pending:  # since the caller last checked
                 return True
             return waiter.wait(timeout)
         finally:
@@ -255,7 +260,8 @@ class LeanThreadBuffer(ThreadBuffer):
         if len(self._events) >= self._nearly or self._inner.error is not None:
             return super().put(event)
         self._events.append(event)
-        if self._waiter is not None:  # checked after appending; the consumer checks in the reverse order
+        # Checked after appending; the consumer checks in the reverse order.
+        if self._waiter is not None and len(self._events) >= self._awaited:
             with self._lock:
                 self._wake()
         return True

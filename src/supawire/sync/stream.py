@@ -3,18 +3,20 @@
 import asyncio
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
-from supawire._validation import misused
-from supawire.aio.stream import Source, ended, late
+from supawire._validation import check_number, misused
+from supawire.aio.stream import Source, ended, late, make_batching
 from supawire.aio.subscriptions import Registration
 from supawire.aio.thread_buffer import ThreadBuffer
-from supawire.options import check_number
 from supawire.sync.portal import Portal
 
 if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
     import typing_extensions
+
+    from supawire.core.batches import Batching
 
     E_co = typing_extensions.TypeVar("E_co", covariant=True, default=Any)
 else:
@@ -79,15 +81,33 @@ class Stream(Generic[E_co]):
         except IndexError:
             return cast("E_co", self._take(None))
 
+    def batches(self, *, max: int = 100, within: float = 0.05) -> Iterator[list[E_co]]:
+        """Return an iterator over lists of the next events, for consumers that pay per call, such as databases.
+
+        A list has 1 to `max` events, in order, and is complete `within` seconds after its first event at the latest.
+        It ends, raises and reports gaps as the stream does. Events that are not in a list yet stay in the stream: a
+        consumer that stops, times out or is cancelled between two lists loses none, and may read on by any means.
+
+        Args: max: the most events of a list, and never more than the stream's `buffer=`. within: seconds; 0: return
+            the events that are there. A list is also complete when the waiting events have too many bytes.
+        Raises: InvalidArgumentError.
+        """
+        return Batches(self._wait_for_event, self._buffer, make_batching(self._buffer.limit, max, within))
+
     def _take(self, deadline: float | None) -> Any:
-        buffer = self._buffer
         self._portal.check()
         while True:
             try:
-                return buffer.take()
+                return self._buffer.take()
             except IndexError:
-                error = buffer.take_error()
-            if error is not None:
+                self._wait_for_event(deadline)
+
+    def _wait_for_event(self, deadline: float | None = None) -> None:
+        """Wait until an event can be taken. Raises the error that ended the iteration, or StopIteration."""
+        buffer = self._buffer
+        self._portal.check()
+        while not len(buffer):
+            if (error := buffer.take_error()) is not None:
                 raise error
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if buffer.wakeup_pending:
@@ -127,6 +147,43 @@ class Stream(Generic[E_co]):
     ) -> None:
         if not self._portal.inherited:
             self.close()
+
+
+class Batches(Generic[E_co]):
+    """Lists of the events of a stream; see `Stream.batches`.
+
+    Events are taken from the stream's buffer after the last wait, so an interrupted wait loses none.
+    """
+
+    def __init__(self, wait: Callable[[], None], buffer: ThreadBuffer, batching: "Batching") -> None:
+        self._wait = wait
+        self._buffer = buffer
+        self._batching = batching
+
+    if not TYPE_CHECKING:
+        __aiter__ = misused("the batches of a Stream are iterated in code that blocks", "Write `for batch in …:`.")
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[E_co]:
+        buffer, batching, clock = self._buffer, self._batching, time.monotonic
+        while True:
+            if not len(buffer):
+                self._wait()
+                batching.started(clock())
+            left = batching.seconds_left(len(buffer), clock())
+            if left:
+                buffer.wait(left, batching.size)
+            batch: list[E_co] = []
+            try:
+                while len(batch) < batching.size:
+                    batch.append(buffer.take())
+            except IndexError:  # the stream was closed meanwhile, or has fewer events
+                pass
+            if batch:
+                batching.taken(len(buffer), clock())
+                return batch
 
 
 async def _begin(source: Source, seconds: float | None) -> None:
