@@ -22,6 +22,8 @@ CLIENT = {
     "queue_size": 'Number of sends that `offline="queue"` keeps.',
     "limits": "Limits that the client enforces itself, see below.",
     "idle_disconnect": "Seconds without a subscribed channel after which the connection is closed; the next `subscribe` opens it again.",
+    "max_sockets": "The most sockets of this client. Each has at most `limits.channels` channels; with more than 1, another one is "
+    "opened when all are full, see [more than 100 channels](connections.md#more-than-100-channels).",
     "token_on_heartbeat": "Also call the callable of `token` at each heartbeat, for tokens that can be revoked or replaced before they "
     "expire; a changed token is sent to the server at once.",
     "max_retry_after": "Longest delay in seconds that the server can request with `Retry-After`; longer ones are reduced to this.",

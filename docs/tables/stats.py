@@ -30,6 +30,8 @@ MEANINGS = {
     "channels": "channels that exist now",
     "joined_channels": "channels that are joined now",
     "clock_offset": "seconds by which the server's clock is ahead of this machine's, or up to a second less; `None` if unknown",
+    "sockets": "a `SocketStats` for each open socket: `number`, `state`, `channels`, `frames_received`, `frames_sent`, `connects`, "
+    "`reconnects`, `last_round_trip`; see [more than 100 channels](connections.md#more-than-100-channels)",
 }
 
 CHANNEL = {

@@ -755,6 +755,22 @@ Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any]
 
 
 @dataclass(frozen=True, slots=True)
+class SocketStats:
+    """One socket of a client: its state, its subscribed channels, and counters since it was first opened."""
+
+    number: int
+    """0 for the socket that the client opened first."""
+    state: ConnectionState
+    channels: int
+    frames_received: int
+    frames_sent: int
+    connects: int
+    reconnects: int
+    last_round_trip: float | None
+    """Seconds of the newest heartbeat's round trip."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counters since the client was created, and its current state."""
 
@@ -784,6 +800,8 @@ class Stats:
     joined_channels: int = 0
     clock_offset: float | None = None
     """Seconds by which the server's clock is ahead of ours."""
+    sockets: tuple[SocketStats, ...] = ()
+    """Each socket of the client; with `max_sockets=1` one. Counters of closed sockets are only in the totals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,6 +291,7 @@ class SessionOptions(Struct, frozen=True):
     queue_size: int = 1000
     limits: Limits = Limits()
     idle_disconnect: float | None = None
+    max_sockets: int = 1
     token_on_heartbeat: bool = False
     max_retry_after: float = 300.0
     has_token_provider: bool = False
@@ -303,7 +304,8 @@ class ClientOptions:
     token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for
     one connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline:
     what sending does while the channel is not joined. queue_size: how many messages "queue" holds. idle_disconnect:
-    close the socket after this time without channels. token_on_heartbeat: call the callable of token= at each heartbeat
+    close the socket after this time without channels. max_sockets: the most sockets over which channels are spread,
+    each with at most `limits.channels`. token_on_heartbeat: call the callable of token= at each heartbeat
     too. max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of
     the URL's.
     on_error: receives errors that no caller is waiting for. history: reads stored messages.
@@ -320,6 +322,7 @@ class ClientOptions:
     queue_size: int = 1000
     limits: Limits = Limits()
     idle_disconnect: float | None = None
+    max_sockets: int = 1
     token_on_heartbeat: bool = False
     max_retry_after: float = 300.0
     headers: Mapping[str, str] | None = field(default=None, repr=False)
@@ -347,6 +350,7 @@ class ClientOptions:
         for name in ("open_timeout", "idle_disconnect"):
             check_timeout(getattr(self, name), None, name)
         check_count("queue_size", self.queue_size)
+        check_count("max_sockets", self.max_sockets)
         check_bool("token_on_heartbeat", self.token_on_heartbeat)
         self._check_delays()
         self._check_connection()
@@ -414,6 +418,7 @@ class ClientOptions:
             queue_size=self.queue_size,
             limits=self.limits,
             idle_disconnect=self.idle_disconnect,
+            max_sockets=self.max_sockets,
             token_on_heartbeat=self.token_on_heartbeat,
             max_retry_after=self.max_retry_after,
             has_token_provider=self.token_provider is not None,

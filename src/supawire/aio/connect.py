@@ -122,6 +122,7 @@ def connect_async(
     queue_size: int = 1000,
     limits: Limits = Limits(),
     idle_disconnect: float | None = None,
+    max_sockets: int = 1,
     token_on_heartbeat: bool = False,
     max_retry_after: float = 300.0,
     headers: Mapping[str, str] | None = None,
@@ -147,7 +148,7 @@ def connect_async(
         token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
             join, and before expiry.
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-            idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
+            idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
             `ClientOptions`; durations in seconds.
         on_error: called on the event loop with every error that is not raised to a caller; if omitted, it is logged.
         transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
@@ -158,7 +159,8 @@ def connect_async(
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-        idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
+        idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error,
+        transport,
         http, logger, on_frame, history,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)

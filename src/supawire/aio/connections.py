@@ -1,8 +1,8 @@
 """The sockets of one client, and the sink that passes their frames to listeners.
 
-There is one connection attempt at a time, identified by its generation. A task opens the socket and then reads it to
-its end, so every outcome is reported to the core in one place. Late reports of an abandoned attempt have an old
-generation, and the core drops them.
+Each connection attempt is identified by its generation; there is one at a time for each socket of the core. A task
+opens the socket and then reads it to its end, so every outcome is reported to the core in one place. Late reports of an
+abandoned attempt have an old generation, and the core drops them.
 
 The frame sink is the hot path. Per frame it makes one call of the core and calls the listeners. Everything else is done
 per batch: the clock is read at the first frame, and `end_batch` runs when no more frames wait, before other tasks of
@@ -63,8 +63,9 @@ class FrameSink:
         self._registry = registry
         self._reports = reports
         self._generation = generation
-        self._receive = session.receive
-        self._receive_large = session.receive_large
+        receiver = session.receiver(generation)
+        self._receive = receiver.receive
+        self._receive_large = receiver.receive_large
         self._heavy_bytes = 0
         """Bytes of large frames since the last check of the buffers."""
         self._effects = session.effects
@@ -170,6 +171,17 @@ class SocketOwner(Protocol):
         ...
 
 
+class _Socket:
+    """An open socket. passed: the number of frames passed to it."""
+
+    __slots__ = ("connection", "passed", "sink")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection: Connection = connection
+        self.sink: FrameSink | None = None
+        self.passed = 0
+
+
 class Sockets:
     """Opens, reads and closes sockets, as the core's effects say.
 
@@ -177,8 +189,8 @@ class Sockets:
     """
 
     __slots__ = (
-        "_current", "_current_sink", "_generation", "_make_sink", "_max_batch", "_open", "_owner", "_passed",
-        "_pause_reasons", "_reports", "_request", "_tap", "_tasks", "_transport",
+        "_make_sink", "_max_batch", "_open", "_owner", "_pause_reasons", "_reports", "_request", "_running", "_tap",
+        "_tasks", "_transport",
     )  # fmt: skip
 
     def __init__(
@@ -198,12 +210,10 @@ class Sockets:
         self._transport = transport
         self._make_sink = make_sink
         self._tap = tap
-        self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
-        self._generation = 0
-        self._current: Connection | None = None
-        self._current_sink: FrameSink | None = None
-        self._passed = 0
-        """The number of frames passed to the current socket."""
+        self._running: dict[int, asyncio.Task[None]] = {}
+        """The task of each generation, from the attempt to the end of its socket."""
+        self._open: dict[int, _Socket] = {}
+        """The open sockets by generation."""
         self._max_batch = MAX_BATCH
         self._pause_reasons: dict[str, None] = {}
         """Why reading is paused."""
@@ -215,31 +225,31 @@ class Sockets:
         generation = order.generation
         task = self._tasks.spawn(self._run(generation), f"socket-{generation}")
         if task is not None and not task.done():
-            self._open.setdefault(generation, (task, None))  # an eager task may have opened it already
+            self._running[generation] = task
 
     def disconnect(self, order: Disconnect) -> None:
         """Close the socket of this generation, or abort it."""
-        entry = self._open.get(order.generation)
-        if entry is None:
+        task, socket = self._running.get(order.generation), self._open.get(order.generation)
+        if task is None:
             return
-        task, connection = entry
-        if connection is None or order.abort:
-            if connection is not None:
-                connection.abort()
+        if socket is None or order.abort:
+            if socket is not None:
+                socket.connection.abort()
             task.cancel()
         else:
-            self._tasks.spawn(connection.close(order.code), f"close-{order.generation}")
+            self._tasks.spawn(socket.connection.close(order.code), f"close-{order.generation}")
 
     def transmit(self, order: Transmit) -> bool:
         """Write a frame; return whether it and all earlier ones are written to the network already."""
         if self._tap is not None:
             self._tap("out", order.data, order.binary, secret=order.secret)
-        current = self._current
-        if current is None or order.generation != self._generation:
+        socket = self._open.get(order.generation)
+        if socket is None:
             return False
-        self._passed += 1
-        current.write(order.data, order.binary)
-        return current.written >= self._passed
+        socket.passed += 1
+        connection = socket.connection
+        connection.write(order.data, order.binary)
+        return connection.written >= socket.passed
 
     # --- for the driver
 
@@ -249,37 +259,36 @@ class Sockets:
             self._pause_reasons.pop(reason, None)
         else:
             self._pause_reasons[reason] = None
-        if self._current is not None:
-            (self._current.pause_reading if self._pause_reasons else self._current.resume_reading)()
+        for socket in list(self._open.values()):
+            (socket.connection.pause_reading if self._pause_reasons else socket.connection.resume_reading)()
 
     def set_smallest_buffer(self, limit: int | None) -> None:
         """Limit the batches to the smallest buffer of the listeners."""
         self._max_batch = MAX_BATCH if limit is None else min(MAX_BATCH, limit)
-        if self._current_sink is not None:
-            self._current_sink.max_batch = self._max_batch
+        for socket in self._open.values():
+            if socket.sink is not None:
+                socket.sink.max_batch = self._max_batch
 
     def has_written(self, generation: int, sequence: int) -> bool:
         """Return whether this frame was written to the network."""
-        current = self._current
-        return current is not None and generation == self._generation and current.written >= sequence
+        socket = self._open.get(generation)
+        return socket is not None and socket.connection.written >= sequence
 
     async def flush(self, generation: int, sequence: int) -> None:
         """Wait until this frame is written to the network. Raises `ConnectionLostError` when it never will be."""
-        entry = self._open.get(generation)
-        connection = entry[1] if entry is not None else None
-        if connection is None or not await connection.flush(sequence):
+        socket = self._open.get(generation)
+        if socket is None or not await socket.connection.flush(sequence):
             raise ConnectionLostError("the connection was lost before the frame was sent", maybe_sent=False)
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors of our open sockets, for transports that have `fileno()`."""
-        connections: list[Any] = [connection for _, connection in self._open.values()]
+        connections: list[Any] = [socket.connection for socket in self._open.values()]
         return [connection.fileno() for connection in connections if hasattr(connection, "fileno")]
 
     def abort(self) -> None:
         """Abort all sockets; their tasks are ended by `Tasks`."""
-        for _, connection in self._open.values():
-            if connection is not None:
-                connection.abort()
+        for socket in self._open.values():
+            socket.connection.abort()
 
     # --- the task
 
@@ -295,8 +304,7 @@ class Sockets:
 
     def _on_end(self, generation: int, cause: Cause) -> None:
         self._open.pop(generation, None)
-        if self._generation == generation:
-            self._current = None
+        self._running.pop(generation, None)
         if not self._tasks.stopping:  # otherwise the client has ended or is ending
             self._owner.closed(generation, cause)
 
@@ -310,12 +318,12 @@ class Sockets:
             return self._broken(error)
         task = asyncio.current_task()
         assert task is not None
-        self._open[generation] = task, connection
-        self._generation, self._current, self._passed = generation, connection, 0
+        self._running[generation] = task  # an eager task runs before `connect` has it
+        socket = self._open[generation] = _Socket(connection)
         if self._pause_reasons:
             connection.pause_reading()
         self._owner.opened(generation, getattr(connection, "clock_offset", None))
-        sink = self._current_sink = self._make_sink(generation)
+        sink = socket.sink = self._make_sink(generation)
         sink.max_batch = self._max_batch
         try:
             end = await connection.run(sink)

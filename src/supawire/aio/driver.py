@@ -249,11 +249,12 @@ class Driver:
         """
         session = self.session
         effects = session.effects
-        single = len(effects) == 1 and self._tap is None and not self._pumping
-        if single and isinstance(effect := effects[0], Transmit):
+        last = effects[-1] if effects else None
+        generation = last.generation if isinstance(last, Transmit) else session.generation
+        if len(effects) == 1 and self._tap is None and not self._pumping and isinstance(last, Transmit):
             effects.popleft()
-            return None if self.sockets.transmit(effect) else (session.generation, session.sequence)
-        frame = session.generation, session.sequence
+            return None if self.sockets.transmit(last) else (generation, session.sequence_of(generation))
+        frame = generation, session.sequence_of(generation)
         self.pump()
         return None if self.sockets.has_written(*frame) else frame
 
@@ -564,4 +565,4 @@ class Driver:
         if raised is not None:
             backoff = self.options.backoff if effect.topic is None else self.options.rejoin_backoff
             self.reports.raised("the backoff", backoff, raised)
-        self.session.delay_ready(effect.topic, seconds, self.now())
+        self.session.delay_ready(effect.topic, seconds, self.now(), socket=effect.socket)

@@ -17,11 +17,13 @@ import msgspec
 from supawire._display import printable
 from supawire.aio.callbacks import Exits, describe_callable, dispose, is_unawaited
 from supawire.core.effects import (
+    ChannelLimitLearned,
     ClientEnded,
     ClockJumped,
     ErrorReport,
     GapReported,
     Report,
+    SocketChanged,
     StatusChanged,
     TokenFailed,
     UnknownEvent,
@@ -125,11 +127,20 @@ class Reports:
         """Return the logger of one subject."""
         return _child(self._logger, subject)
 
-    def take(self, report: Report) -> None:
+    def take(self, report: Report) -> None:  # noqa: C901  one case for each report
         """Handle a report of the core."""
         match report:
             case StatusChanged(status):
                 self._log_status(status)
+            case SocketChanged(number, status):
+                cause = f": {status.cause}" if status.cause else ""
+                self.log("connection").debug("socket %d is %s (was %s)%s", number, status.state, status.previous, cause)
+            case ChannelLimitLearned(channels):
+                self.log("connection").warning(
+                    "the server accepts %d channels on a connection; pass limits=Limits(channels=%d)",
+                    channels,
+                    channels,
+                )
             case UnknownEvent(event, topic):
                 self.log("wire").debug("unknown event %s on %s", printable(event), printable(str(topic)))
             case UnreadableFrame(reason):

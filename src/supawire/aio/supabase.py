@@ -65,6 +65,7 @@ class Passed(TypedDict, total=False):
     queue_size: int
     limits: Limits
     idle_disconnect: float | None
+    max_sockets: int
     token_on_heartbeat: bool
     max_retry_after: float
     headers: Mapping[str, str] | None

@@ -103,6 +103,16 @@ class CoreChannel:
         """Whether the channel has its own token."""
         return self._member.token is not None
 
+    @property
+    def socket(self) -> int:
+        """The number of the socket that the channel is on."""
+        return self._context.number
+
+    def use_socket(self, context: Context, joins: JoinQueue[Membership], now: Instant) -> None:
+        """Use another socket from now on, see `Membership.use_socket`."""
+        self._context = context
+        self._member.use_socket(context, joins, now)
+
     # --- user requests
 
     def has_listener(self, deliver: Callable[[Any], None]) -> bool:

@@ -13,7 +13,7 @@ from supawire._server_errors import Action, body_text, classify_close, classify_
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Connect, Disconnect
-from supawire.core.requests import TimerKey, TimerKind
+from supawire.core.requests import TimerKind
 from supawire.core.states import CONNECTION, ConnectionTrigger
 from supawire.errors import (
     ClosedError,
@@ -38,6 +38,7 @@ PROBE_TIMEOUT: Final = 5.0
 """Timeout in seconds of the heartbeat that is sent after a clock jump."""
 
 _ATTEMPT_TIMERS: Final = (
+    TimerKind.CONNECT,
     TimerKind.CONNECT_TIMEOUT,
     TimerKind.OPEN_TIMEOUT,
     TimerKind.CLOSE_TIMEOUT,
@@ -67,6 +68,8 @@ class Cause(Struct, frozen=True):
 
 class ConnectionOwner(Protocol):
     """Receiver of the connection's state changes."""
+
+    def connection_changed(self, status: Status) -> None: ...
 
     def connection_opened(self, now: Instant) -> None: ...
 
@@ -128,8 +131,8 @@ class ConnectionMachine:
             return
         self.down_since = now.mono
         limit = self._context.options.open_timeout
-        if not self._ever_open and limit is not None:
-            self._context.timers.set(TimerKey(TimerKind.OPEN_TIMEOUT), now.mono + limit)
+        if not self._ever_open and limit is not None and not self._context.number:
+            self._context.timers.set(self._context.key(TimerKind.OPEN_TIMEOUT), now.mono + limit)
         self._connect(now)
 
     def reconnect(self, now: Instant) -> None:
@@ -153,7 +156,7 @@ class ConnectionMachine:
         self._cancel_timers()
         if was is ConnectionState.OPEN:
             self._context.effects.append(Disconnect(self._context.generation))
-            self._context.timers.set(TimerKey(TimerKind.CLOSE_TIMEOUT), now.mono + CLOSE_TIMEOUT)
+            self._context.timers.set(self._context.key(TimerKind.CLOSE_TIMEOUT), now.mono + CLOSE_TIMEOUT)
             return
         if was is ConnectionState.CONNECTING:
             self._abort()
@@ -182,8 +185,8 @@ class ConnectionMachine:
         self._context.counts.connects += 1
         self._context.counts.reconnects += self._ever_open
         self._ever_open = True
-        self._context.timers.set(TimerKey(TimerKind.HEARTBEAT), now.mono + self._context.options.heartbeat)
-        self._context.timers.set(TimerKey(TimerKind.STABLE), now.mono + STABLE_AFTER)
+        self._context.timers.set(self._context.key(TimerKind.HEARTBEAT), now.mono + self._context.options.heartbeat)
+        self._context.timers.set(self._context.key(TimerKind.STABLE), now.mono + STABLE_AFTER)
         self.schedule_clock_check(now)
         self._owner.connection_opened(now)
 
@@ -208,8 +211,7 @@ class ConnectionMachine:
 
     def token_ready(self, now: Instant) -> None:
         """Open the socket: the token for this attempt has arrived or timed out."""
-        opening = self._context.timers.deadline(TimerKey(TimerKind.CONNECT_TIMEOUT)) is not None
-        if self.state is ConnectionState.CONNECTING and not opening:
+        if self.state is ConnectionState.CONNECTING and not self._opens_socket:
             self._open_socket(now)
 
     def answered_ok(self) -> None:
@@ -221,15 +223,20 @@ class ConnectionMachine:
     def delay_ready(self, seconds: float, now: Instant) -> None:
         """Set the reconnect timer to the result of the user's backoff callable."""
         if self.state is ConnectionState.RETRYING:
-            self._context.timers.set(TimerKey(TimerKind.RECONNECT), now.mono + max(seconds, self._retry_after))
+            self._context.timers.set(self._context.key(TimerKind.RECONNECT), now.mono + max(seconds, self._retry_after))
 
     # --- deadlines
 
     def start_attempt(self, now: Instant) -> None:
         """Start the next attempt: the backoff is over."""
-        self._context.timers.cancel(TimerKey(TimerKind.RECONNECT))
+        self._context.timers.cancel(self._context.key(TimerKind.RECONNECT))
         self._move(ConnectionTrigger.DUE)
         self._connect(now)
+
+    def pace_allows(self, now: Instant) -> None:
+        """Open the socket that other sockets have delayed."""
+        if self.state is ConnectionState.CONNECTING:
+            self._open_socket(now)
 
     def attempt_timed_out(self, now: Instant) -> None:
         """Fail an attempt that took too long."""
@@ -263,7 +270,7 @@ class ConnectionMachine:
 
     def schedule_clock_check(self, now: Instant) -> None:
         """Schedule the next check for clock jumps; the clocks are compared at every deadline."""
-        self._context.timers.set(TimerKey(TimerKind.CLOCK_CHECK), now.mono + CLOCK_CHECK_INTERVAL)
+        self._context.timers.set(self._context.key(TimerKind.CLOCK_CHECK), now.mono + CLOCK_CHECK_INTERVAL)
 
     def probe(self, now: Instant) -> None:
         """Send a heartbeat at once, because the machine slept or its clock was set."""
@@ -276,7 +283,7 @@ class ConnectionMachine:
         if self.state is ConnectionState.OPEN:
             self._cancel_timers()
             self._context.effects.append(Disconnect(self._context.generation))
-            self._context.generation += 1
+            self._context.next_generation()
             self._move(ConnectionTrigger.IDLED)
             self._owner.connection_lost(
                 ConnectionLostError("the connection was closed because no channel is subscribed"), None, now
@@ -285,19 +292,32 @@ class ConnectionMachine:
     # --- state transitions
 
     def _connect(self, now: Instant) -> None:
-        self._context.generation += 1
+        self._context.next_generation()
         self._context.sequence = 0
-        if self._context.tokens.has_provider:
-            self._context.fetch_token(now)
-        else:
+        tokens = self._context.tokens
+        if not tokens.has_provider or tokens.is_fresh(now):
             self._open_socket(now)
+        elif not (tokens.fetching and self._context.options.max_sockets > 1):  # else another socket has asked for it
+            self._context.fetch_token(now)
+
+    @property
+    def _opens_socket(self) -> bool:
+        """Whether this attempt has its token: the socket is being opened, or will be when the pace allows it."""
+        deadline = self._context.timers.deadline
+        kinds = TimerKind.CONNECT_TIMEOUT, TimerKind.CONNECT
+        return any(deadline(self._context.key(kind)) is not None for kind in kinds)
 
     def _open_socket(self, now: Instant) -> None:
-        self._context.timers.set(TimerKey(TimerKind.CONNECT_TIMEOUT), now.mono + self._context.options.timeout)
+        ready_at = self._context.connects.ready_at(now.mono)
+        if ready_at > now.mono:
+            self._context.timers.set(self._context.key(TimerKind.CONNECT), ready_at)
+            return
+        self._context.connects.spend(now.mono)
+        self._context.timers.set(self._context.key(TimerKind.CONNECT_TIMEOUT), now.mono + self._context.options.timeout)
         self._context.effects.append(Connect(self._context.generation))
 
     def _failed(self, cause: Cause, now: Instant) -> None:
-        self._context.timers.cancel(TimerKey(TimerKind.CONNECT_TIMEOUT))
+        self._context.timers.cancel(self._context.key(TimerKind.CONNECT_TIMEOUT))
         if cause.status is None:
             self.error = ConnectError(f"the connection could not be opened: {cause.text or 'it was closed'}")
             self._retry(ConnectionTrigger.FAILED, now)
@@ -307,6 +327,7 @@ class ConnectionMachine:
         action = classify_handshake(cause.status, said).action
         if action is Action.REFRESH and self._context.tokens.has_provider and not self._refreshed:
             self._refreshed = True
+            self._context.tokens.refused()
             self._move(ConnectionTrigger.FAILED, self.error)
             self.start_attempt(now)
         elif action in (Action.REFRESH, Action.GIVE_UP):
@@ -338,11 +359,11 @@ class ConnectionMachine:
             self._end(ConnectionTrigger.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
-        self._context.set_backoff_timer(TimerKey(TimerKind.RECONNECT), backoff, self._attempts, now, slow=slow)
+        self._context.set_backoff_timer(self._context.key(TimerKind.RECONNECT), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
-        at = self._context.timers.deadline(TimerKey(TimerKind.RECONNECT))
+        at = self._context.timers.deadline(self._context.key(TimerKind.RECONNECT))
         if at is not None and at < now.mono + after:
-            self._context.timers.set(TimerKey(TimerKind.RECONNECT), now.mono + after)
+            self._context.timers.set(self._context.key(TimerKind.RECONNECT), now.mono + after)
 
     def _mark_stable(self) -> None:
         if self.state is ConnectionState.OPEN and self._attempts:
@@ -358,11 +379,11 @@ class ConnectionMachine:
     def _abort(self) -> None:
         """Abort the socket of this generation; its later input is stale."""
         self._context.effects.append(Disconnect(self._context.generation, abort=True))
-        self._context.generation += 1
+        self._context.next_generation()
 
     def _cancel_timers(self) -> None:
         for kind in _ATTEMPT_TIMERS:
-            self._context.timers.cancel(TimerKey(kind))
+            self._context.timers.cancel(self._context.key(kind))
 
     def _move(self, on: ConnectionTrigger, cause: RealtimeError | None = None) -> None:
         move = CONNECTION.get((self.state, on))
@@ -371,7 +392,7 @@ class ConnectionMachine:
             return
         previous, self.state = self.state, move.next  # the only assignment of the connection's state
         if self.state is not previous:
-            self._context.announce(Status(None, self.state, previous, cause))
+            self._owner.connection_changed(Status(None, self.state, previous, cause))
 
 
 def _given_up(kind: type[ConnectError], text: str, last: RealtimeError | None) -> ConnectError:

@@ -1,7 +1,9 @@
 """State shared by the components of a session: effect queue, deadlines, pending requests and counters."""
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Final
 
 from supawire.core import frames
@@ -21,9 +23,9 @@ from supawire.core.effects import (
 from supawire.core.gaps import ServerClock
 from supawire.core.pacing import Pace, Uniform, delay, slow_delay
 from supawire.core.requests import Pending, Replies, Tickets, TimerKey, TimerKind, Timers
-from supawire.core.token import Tokens
+from supawire.core.token import TOKEN_REUSE, Tokens
 from supawire.errors import LocalProtocolError, PayloadTooLargeError
-from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, Stats, Status
+from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, Status
 from supawire.options import Backoff, Secret, SessionOptions
 
 
@@ -31,8 +33,8 @@ class Counts:
     """Counters of a session, for `stats()`."""
 
     __slots__ = (
-        "connects", "frames_sent", "gaps", "garbage", "joins", "malformed_presence", "other_frames", "published",
-        "reconnects", "removed_received", "removed_sent", "stale", "unknown",
+        "connects", "frames_sent", "gaps", "garbage", "joins", "malformed_presence", "moved_received", "other_frames",
+        "published", "reconnects", "removed_received", "removed_sent", "stale", "unknown",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,6 +45,8 @@ class Counts:
         """Frames received that are not counted as messages of a channel, see `Membership.received`."""
         self.removed_received: int = 0
         """Messages received by channels that were removed."""
+        self.moved_received: int = 0
+        """Messages received here by channels that were moved away, less those that channels had when they came."""
         self.removed_sent: int = 0
         """Messages sent by channels that were removed."""
         self.published: int = 0
@@ -53,14 +57,26 @@ class Counts:
         self.unknown: int = 0
         self.malformed_presence: int = 0
 
+    def add(self, other: "Counts") -> None:
+        """Add the counters of a socket that is not needed any more."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+CONNECTS_PER_SECOND: Final = 10
+"""How many sockets one client with several sockets opens per second, new ones and reconnects together."""
+
 
 class Context:
-    """State shared by the connection, the channels and the session. It makes no decisions."""
+    """State shared by the connection, the channels and the session. It makes no decisions.
+
+    A session with several sockets has one context for each, see `for_socket`.
+    """
 
     __slots__ = (
-        "_ref", "answered_at", "codec", "counts", "effects", "generation", "heartbeat_watchers", "messages", "options",
-        "presence", "random", "replies",
-        "round_trip", "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
+        "_generations", "_refs", "answered_at", "codec", "connects", "counts", "effects", "generation",
+        "heartbeat_watchers", "joins", "messages", "number", "options", "presence", "random", "replies", "round_trip",
+        "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
     )  # fmt: skip
 
     def __init__(self, options: SessionOptions, token: Secret | None, random: Uniform, *, strict: bool) -> None:
@@ -71,9 +87,17 @@ class Context:
         self.effects: Effects = deque()
         self.timers: Timers[TimerKey] = Timers()
         self.tickets: Final = Tickets(self.effects)
-        self.replies: Final = Replies()
-        self.tokens: Final = Tokens(token, has_provider=options.has_token_provider, random=random)
-        self.counts: Final = Counts()
+        self.replies: Replies = Replies()
+        self.tokens: Final = Tokens(
+            token,
+            has_provider=options.has_token_provider,
+            random=random,
+            reuse=TOKEN_REUSE if options.max_sockets > 1 else 0.0,
+        )
+        self.counts: Counts = Counts()
+        self.connects: Final = pace(CONNECTS_PER_SECOND if options.max_sockets > 1 else None)
+        """The rate at which sockets are opened; one socket alone is limited by its backoff."""
+        self.joins: Final = pace(options.limits.joins_per_second)
         self.messages: Final = pace(options.limits.messages_per_second)
         self.presence: Final = pace(options.limits.presence_per_second)
         self.server_clock: Final = ServerClock()
@@ -81,54 +105,39 @@ class Context:
         """Callbacks for status changes of the connection and the channels, and for gaps."""
         self.heartbeat_watchers: dict[Callable[[Any], None], None] = {}
         """The watchers that also receive heartbeats."""
+        self.number: int = 0
+        """The number of the socket; 0 is the one that is opened first."""
         self.generation: int = 0
         self.sequence: int = 0
         """Number of frames passed to the socket of this generation."""
         self.round_trip: float | None = None
         self.answered_at: float = 0.0
         """Monotonic time of the latest heartbeat reply on this connection, or of its opening."""
-        self._ref = 0
+        self._refs = count(1)
+        self._generations = count(1)
 
-    def stats(
-        self, state: ConnectionState, *, received: int, sent: int, queued: int, channels: int, joined: int
-    ) -> Stats:
-        """Return the counters for the user, without those of the shell.
+    def for_socket(self, number: int) -> "Context":
+        """Return the context of another socket. It shares everything except what belongs to a single socket."""
+        other = copy.copy(self)
+        other.number = number
+        other.replies, other.counts = Replies(), Counts()
+        other.generation = other.sequence = 0
+        other.round_trip, other.answered_at = None, 0.0
+        return other
 
-        Args: received, sent, queued: messages of the channels that exist now. channels, joined: the number of channels.
-        """
-        counts = self.counts
-        received += counts.removed_received
-        return Stats(
-            state=state,
-            frames_received=received + counts.other_frames,
-            frames_sent=counts.frames_sent,
-            connects=counts.connects,
-            reconnects=counts.reconnects,
-            joins=counts.joins,
-            stale_frames=counts.stale,
-            late_replies=self.replies.late,
-            garbage_frames=counts.garbage,
-            unknown_frames=counts.unknown,
-            pending=len(self.tickets),
-            queued=queued,
-            overflowed=0,
-            last_round_trip=self.round_trip,
-            malformed_presence=counts.malformed_presence,
-            messages_received=received,
-            messages_sent=sent + counts.removed_sent,
-            messages_published=counts.published,
-            gaps=counts.gaps,
-            channels=channels,
-            joined_channels=joined,
-            clock_offset=self.server_clock.offset,
-        )
+    def key(self, kind: TimerKind) -> TimerKey:
+        """Return the key of a deadline of this socket."""
+        return TimerKey(kind, None, None, self.number)
 
     # --- frames
 
     def next_ref(self) -> str:
         """Return a ref not used before in this session, so that a late reply cannot match a newer push."""
-        self._ref += 1
-        return str(self._ref)
+        return str(next(self._refs))
+
+    def next_generation(self) -> None:
+        """Start a generation with a number not used before in this session; input of older ones is stale."""
+        self.generation = next(self._generations)
 
     def transmit(self, data: bytes, *, binary: bool = False, secret: bool = False) -> None:
         """Queue one frame for the socket. Raises `PayloadTooLargeError` if the server would refuse it."""
@@ -181,7 +190,7 @@ class Context:
 
     def send_heartbeat(self, now: Instant) -> None:
         """Send a heartbeat and schedule the next one."""
-        self.timers.set(TimerKey(TimerKind.HEARTBEAT), now.mono + self.options.heartbeat)
+        self.timers.set(self.key(TimerKind.HEARTBEAT), now.mono + self.options.heartbeat)
         self.push(frames.HEARTBEAT, {}, now, timeout=self.options.timeout)
 
     def fetch_token(self, now: Instant) -> None:
@@ -223,7 +232,7 @@ class Context:
     ) -> None:
         """Set the deadline `key` after the backoff. If the backoff is a function of the user, ask the shell first."""
         if backoff is None:
-            self.effects.append(AskDelay(key.topic, attempt))
+            self.effects.append(AskDelay(key.topic, attempt, key.socket))
             return
         seconds = slow_delay(backoff, self.random) if slow else delay(backoff, attempt, self.random)
         self.timers.set(key, now.mono + seconds)

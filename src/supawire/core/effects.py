@@ -80,10 +80,11 @@ class FetchToken(Struct, frozen=True):
 
 
 class AskDelay(Struct, frozen=True):
-    """Call the user's backoff function for a channel (topic None: for the connection)."""
+    """Call the user's backoff function for a channel (topic None: for the connection of this socket)."""
 
     topic: str | None
     attempt: int
+    socket: int = 0
 
 
 class PublishByHttp(Struct, frozen=True):
@@ -126,6 +127,19 @@ class StatusChanged(Struct, frozen=True):
     """The connection or a channel has another state."""
 
     status: Status
+
+
+class SocketChanged(Struct, frozen=True):
+    """One of several sockets has another state; `StatusChanged` follows if this changes the state of the client."""
+
+    number: int
+    status: Status
+
+
+class ChannelLimitLearned(Struct, frozen=True):
+    """The server accepts only this number of channels on a connection, fewer than the options say."""
+
+    channels: int
 
 
 class UnknownEvent(Struct, frozen=True):
@@ -185,7 +199,16 @@ class TransitionMissing(ErrorReport, frozen=True):
     """An input in a state for which the state table has no entry: a bug of this library."""
 
 
-Report = StatusChanged | UnknownEvent | UnreadableFrame | GapReported | ClockJumped | ErrorReport
+Report = (
+    StatusChanged
+    | SocketChanged
+    | ChannelLimitLearned
+    | UnknownEvent
+    | UnreadableFrame
+    | GapReported
+    | ClockJumped
+    | ErrorReport
+)
 
 Effect = Connect | Disconnect | Transmit | FetchToken | AskDelay | PublishByHttp | Deliver | Settle | Ended | Report
 Effects = deque[Effect]

@@ -11,8 +11,8 @@ The queue sends nothing: `membership.send_joins` takes the channels from it and 
 from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
-from supawire.core.context import Context, pace
-from supawire.core.requests import TimerKey, TimerKind
+from supawire.core.context import Context
+from supawire.core.requests import TimerKind
 from supawire.events import Instant
 
 _DELAY_AFTER_REPLY: Final = 1.0
@@ -45,7 +45,7 @@ class JoinQueue(Generic[J]):
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._pace = pace(context.options.limits.joins_per_second)
+        self._pace = context.joins
         self.is_open: bool = False
         """Whether the connection is open."""
         self._waiting: dict[J, None] = {}
@@ -67,7 +67,7 @@ class JoinQueue(Generic[J]):
         self._waiting[channel] = None
         self._blocked = False
         tokens = self._context.tokens
-        if self.is_open and tokens.has_provider and not tokens.fetching:
+        if self.is_open and tokens.has_provider and not (tokens.fetching or tokens.is_fresh(now)):
             self._context.fetch_token(now)
 
     def withdraw(self, channel: J) -> None:
@@ -97,7 +97,7 @@ class JoinQueue(Generic[J]):
         ready_at = self._pace.ready_at(now.mono)
         if ready_at > now.mono:
             self._blocked = True
-            self._context.timers.set(TimerKey(TimerKind.JOIN_QUEUE), ready_at)
+            self._context.timers.set(self._context.key(TimerKind.JOIN_QUEUE), ready_at)
             for channel in self._waiting:
                 channel.pause_waiters(True, now)
             return None
@@ -117,7 +117,7 @@ class JoinQueue(Generic[J]):
 
         Thus a join does not delay the detection of a dead connection.
         """
-        due = self._context.timers.deadline(TimerKey(TimerKind.HEARTBEAT))
+        due = self._context.timers.deadline(self._context.key(TimerKind.HEARTBEAT))
         if due is not None and due - now.mono < self._context.options.timeout:
             self._context.send_heartbeat(now)
 
@@ -151,7 +151,7 @@ class JoinQueue(Generic[J]):
         if not self._unanswered:
             return None
         if now.mono < self._head_deadline:  # this deadline only checked for silence
-            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._head_deadline)
+            self._context.timers.set(self._context.key(TimerKind.JOIN_TIMEOUT), self._head_deadline)
             return None
         ref = next(iter(self._unanswered))
         self._timed_out_refs[ref] = None
@@ -159,7 +159,7 @@ class JoinQueue(Generic[J]):
         if self._unanswered:
             options = self._context.options
             silent = max(now.mono, last_received_at + options.heartbeat + options.timeout)
-            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), min(self._head_deadline, silent))
+            self._context.timers.set(self._context.key(TimerKind.JOIN_TIMEOUT), min(self._head_deadline, silent))
         return channel, ref
 
     @property
@@ -183,7 +183,7 @@ class JoinQueue(Generic[J]):
         if not self._unanswered:
             self._clear_stall(now)
             self._context.replies.thaw(now.mono)
-            self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
+            self._context.timers.cancel(self._context.key(TimerKind.JOIN_TIMEOUT))
         elif was_head:
             self._start_head_timer(now)
         return channel
@@ -199,7 +199,7 @@ class JoinQueue(Generic[J]):
         channel.pause_waiters(False, now)
         limit = max(2 * self._context.options.timeout, channel.reply_delay)
         self._head_since, self._head_deadline = now.mono, now.mono + limit
-        self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._head_deadline)
+        self._context.timers.set(self._context.key(TimerKind.JOIN_TIMEOUT), self._head_deadline)
 
     # --- the connection
 
@@ -220,6 +220,6 @@ class JoinQueue(Generic[J]):
         self._unanswered.clear()
         self._timed_out_refs.clear()
         self._stall = (None, 0.0)
-        self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
-        self._context.timers.cancel(TimerKey(TimerKind.JOIN_QUEUE))
+        self._context.timers.cancel(self._context.key(TimerKind.JOIN_TIMEOUT))
+        self._context.timers.cancel(self._context.key(TimerKind.JOIN_QUEUE))
         return since

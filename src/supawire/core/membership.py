@@ -115,10 +115,11 @@ class JoinAccepted(Struct, frozen=True):
 
 
 class JoinRejected(Struct, frozen=True):
-    """An error reply to the join with this ref."""
+    """An error reply to the join with this ref. `elsewhere`: the channel joins again on another socket."""
 
     ref: str
     reason: str
+    elsewhere: bool = False
 
 
 class JoinTimedOut(Struct, frozen=True):
@@ -317,8 +318,8 @@ class Membership:
                 self._send_join(now)
             case JoinAccepted(ref, response):
                 self._accepted(ref, response, now)
-            case JoinRejected(ref, reason):
-                self._refused(ref, reason, now)
+            case JoinRejected(ref, reason, elsewhere):
+                self._refused(ref, reason, now, elsewhere=elsewhere)
             case JoinTimedOut(ref):
                 self._timed_out(ref, now)
             case RetryDelay(seconds):
@@ -347,6 +348,25 @@ class Membership:
                 self._close(error, now)
         if self.state is ChannelState.WAITING and previous is not ChannelState.WAITING:
             self._queue(now)
+
+    def use_socket(self, context: Context, joins: "JoinQueue[Membership]", now: Instant) -> None:
+        """Use another socket from now on. The channel must have no join, and no leave that is not answered."""
+        self._joins.withdraw(self)
+        self._context, self._joins = context, joins
+        for part in (self.tracking, self.outbox, self.waiters, self._retry):
+            part.use_socket(context)
+        if self.state is ChannelState.WAITING:
+            self._queue(now)
+
+    @property
+    def has_join(self) -> bool:
+        """Whether the server has, or may have, a join of this channel."""
+        joins = self.pending_join, self.active_join, self._pending_leave
+        return any(join is not None for join in joins)
+
+    def send_joins(self, now: Instant) -> None:
+        """Send the joins of this channel's socket that may be sent now."""
+        send_joins(self._joins, now)
 
     def _move(self, on: ChannelTrigger, cause: RealtimeError | None = None, *, announce: bool = False) -> None:
         """Change the state as the table says. Watchers are notified of a new state, or of any with `announce`."""
@@ -556,10 +576,10 @@ class Membership:
         if self.readiness.permanent_error is not None and not self.missing_kinds:
             self.waiters.unready(self.readiness.permanent_error)
 
-    def _refused(self, ref: str, reason: str, now: Instant) -> None:
+    def _refused(self, ref: str, reason: str, now: Instant, *, elsewhere: bool) -> None:
         if self.pending_join is not None and self.pending_join.ref == ref:
             error = join_error(reason, self.name, keyed=self._sends_api_key)
-            self._fail(classify_join(reason), error, "join_refused", now)
+            self._fail(classify_join(reason), error, "join_refused", now, elsewhere=elsewhere)
 
     def _timed_out(self, ref: str, now: Instant) -> None:
         """Leave and retry an unanswered join. Without the leave the server could keep a join that we do not track."""
@@ -579,12 +599,16 @@ class Membership:
 
     # --- retry
 
-    def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
+    def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant, *, elsewhere: bool = False) -> None:
         """Handle a join that was refused, closed or crashed, according to the error table."""
         join = self.pending_join or self.active_join
         self.error = error
         self._retry.ended(now)
-        decision = self._retry.decide(row, join.token if join else None, self.token, now)
+        decision = (
+            RetryDecision(again=True)
+            if elsewhere
+            else self._retry.decide(row, join.token if join else None, self.token, now)
+        )
         self._lose_join(reason, error, self._joins.stalled_since(now))
         if not decision.again:
             self._give_up(error)
@@ -814,10 +838,19 @@ class Membership:
 
 def send_joins(joins: JoinQueue[Membership], now: Instant) -> None:
     """Send the joins that may be sent now. The session calls this after each input."""
-    while (channel := joins.next(now)) is not None:
-        channel.handle(SendJoin(), now)
-        if channel.pending_join is not None:
-            joins.sent(channel, channel.pending_join.ref, now)
+    while send_join(joins, now):
+        pass
+
+
+def send_join(joins: JoinQueue[Membership], now: Instant) -> bool:
+    """Send one join, if one may be sent now; return whether it was."""
+    channel = joins.next(now)
+    if channel is None:
+        return False
+    channel.handle(SendJoin(), now)
+    if channel.pending_join is not None:
+        joins.sent(channel, channel.pending_join.ref, now)
+    return True
 
 
 # --- what a join requests, and what its reply confirms
@@ -918,6 +951,10 @@ class RetryPolicy:
         self._refused_token: tuple[Secret | None] | None = None
         self._retried_at_limit = False
 
+    def use_socket(self, context: Context) -> None:
+        """Use the context of another socket."""
+        self._context = context
+
     def reset(self) -> None:
         """Restart the attempts, because the user subscribed again."""
         self._attempts, self._failing_since, self._joined_at, self._refused_token = 0, None, None, None
@@ -952,6 +989,7 @@ class RetryPolicy:
         if row.action is not Action.REFRESH:
             return RetryDecision(again=True, slow=row.action is Action.SLOW_RETRY)
         before, self._refused_token = self._refused_token, (token,)
+        self._context.tokens.refused()
         if not same(token, own or self._context.tokens.current):
             return RetryDecision(again=True)  # the user has set a newer token in the meantime
         if own is not None or not self._context.tokens.has_provider or (row.once and before is not None):
@@ -1005,6 +1043,10 @@ class Waiters:
         self._topic = topic
         self._waiters: dict[Ticket, Waiter] = {}
         self._paused = False
+
+    def use_socket(self, context: Context) -> None:
+        """Use the context of another socket."""
+        self._context = context
 
     def add(self, waiter: Waiter, mono: float) -> None:
         """Add a waiter and start its timeout unless it is paused."""

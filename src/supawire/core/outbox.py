@@ -60,6 +60,10 @@ class ChannelOutbox:
         self.sent: int = 0
         """Broadcasts handed to a connection."""
 
+    def use_socket(self, context: Context) -> None:
+        """Use the context of another socket."""
+        self._context = context
+
     def check(self, message: OutgoingBroadcast) -> None:
         """Raise an error for a message that the server would refuse or silently drop."""
         limit = self._context.options.limits.payload_bytes

@@ -61,6 +61,10 @@ class PresenceTracking:
         self.desired_payload: bytes | None = NOT_TRACKED
         """The desired payload as JSON."""
 
+    def use_socket(self, context: Context) -> None:
+        """Use the context of another socket."""
+        self._context = context
+
     def joined(self, join_ref: str) -> None:
         """Reset for a new join: the server has no presence of ours and restarts its rate limit."""
         self._join_ref = join_ref

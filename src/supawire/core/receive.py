@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from supawire._server_errors import not_stored, push_error, reason_of
+from supawire._server_errors import classify_join, not_stored, push_error, reason_of
 from supawire.core import binary, codec, frames
 from supawire.core.channel import CoreChannel
 from supawire.core.codec import (
@@ -32,6 +32,7 @@ from supawire.core.effects import Listeners, UnknownEvent, UnreadableFrame
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
 from supawire.core.join_queue import JoinQueue
 from supawire.core.membership import (
+    CHANNEL_LIMIT,
     ChangeMissed,
     HeartbeatAnswered,
     JoinAccepted,
@@ -74,12 +75,14 @@ class Receiver:
         connection: ConnectionMachine,
         joins: JoinQueue[Membership],
         channels: Mapping[str, CoreChannel],
+        limit_reached: Callable[[Membership, str, str, Instant], bool],
     ) -> None:
         self._context = context
         self._counts = context.counts
         self._connection = connection
         self._joins = joins
         self._channels = channels
+        self._limit_reached = limit_reached
         self._members: dict[str, Membership] = {}
         self._by_bytes: dict[bytes, Membership] = {}
         self._decode = context.codec.decode.decode
@@ -102,8 +105,6 @@ class Receiver:
         """Stop routing frames to this channel."""
         self._members.pop(channel.topic, None)
         self._by_bytes.pop(channel.topic.encode(), None)
-        self._counts.removed_received += channel.membership.received
-        self._counts.removed_sent += channel.membership.outbox.sent
 
     def receive(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
         """Process one frame. Return listeners and event for data of an active join, else None, maybe with effects."""
@@ -359,7 +360,10 @@ class Receiver:
             if status == "ok":
                 member.handle(JoinAccepted(ref, response), now)
             else:
-                member.handle(JoinRejected(ref, reason_of(read(response))), now)
+                reason = reason_of(read(response))
+                at_limit = classify_join(reason).code == CHANNEL_LIMIT
+                if not (at_limit and self._limit_reached(member, ref, reason, now)):
+                    member.handle(JoinRejected(ref, reason), now)
             return
         pending = self._context.replies.take(ref)
         if pending is not None:

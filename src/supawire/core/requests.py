@@ -27,6 +27,8 @@ K = TypeVar("K", bound=Hashable)
 class TimerKind(Enum):
     """The deadlines of a session: of the connection, of each channel, and of each call."""
 
+    CONNECT = auto()
+    """The pace allows to open a socket."""
     CONNECT_TIMEOUT = auto()
     """An attempt to open a socket."""
     OPEN_TIMEOUT = auto()
@@ -61,11 +63,15 @@ class TimerKind(Enum):
 
 
 class TimerKey(NamedTuple):
-    """Identifies a deadline. topic: the channel's, None for the connection. ticket: the call that times out."""
+    """Identifies a deadline. topic: the channel's, None for the connection. ticket: the call that times out.
+
+    socket: the number of the socket whose connection has the deadline.
+    """
 
     kind: TimerKind
     topic: str | None = None
     ticket: Ticket | None = None
+    socket: int = 0
 
 
 class Timers(Generic[K]):

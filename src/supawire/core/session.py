@@ -8,7 +8,8 @@ clock and writes no log, so that the same inputs always produce the same effects
     delivery = session.receive(generation, data, False, now)   # hot path: listeners and event, or None
     while (effect := session.next_effect()) is not None: ...   # work for the shell
 
-`Session` only composes the components and decides which of them handles an input or a deadline. `HttpBroadcasts` is the
+`Session` only composes the components and decides which of them handles an input or a deadline. It has one socket, or
+with `max_sockets` several, see `sockets`; generations are numbered across all of them. `HttpBroadcasts` is the
 interface for HTTP broadcasts: their tickets, the token they use and the rate limit. The HTTP requests themselves are
 made by the shell.
 """
@@ -20,15 +21,24 @@ from typing import Any, Final
 from supawire.core import frames
 from supawire.core.channel import CoreChannel
 from supawire.core.connection import Cause, ConnectionMachine
-from supawire.core.context import Context
-from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticket, TicketKind
+from supawire.core.context import Context, Counts
+from supawire.core.effects import (
+    ChannelLimitLearned,
+    ClientEnded,
+    ClockJumped,
+    Effect,
+    Ended,
+    SocketChanged,
+    Ticket,
+    TicketKind,
+)
 from supawire.core.health import channel_troubles, connection_troubles
-from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
     CloseChannel,
     ConnectionLost,
     GapDue,
+    JoinRejected,
     JoinTimedOut,
     Leave,
     LeaveTimedOut,
@@ -38,15 +48,17 @@ from supawire.core.membership import (
     RetryDue,
     Subscribe,
     Waiter,
+    send_join,
     send_joins,
 )
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
 from supawire.core.requests import TimerKey, TimerKind
+from supawire.core.sockets import COUNT_DELAY, IDLE_AFTER, Socket, SocketGroup
 from supawire.core.token_refresh import TokenRefresh
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
-from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats
+from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats, Status
 from supawire.options import ChannelOptions, Secret, SessionOptions
 
 
@@ -121,38 +133,63 @@ class Session:
         "_connection",
         "_context",
         "_drift",
-        "_joins",
+        "_end_error",
+        "_ended",
         "_openers",
+        "_past",
+        "_past_late",
         "_receiver",
         "_refresh",
+        "_sockets",
         "channels",
         "effects",
         "http_broadcasts",
         "receive",
         "receive_large",
+        "state",
     )  # fmt: skip
 
     def __init__(
         self, options: SessionOptions, *, random: Uniform, token: Secret | None = None, strict: bool = False
     ) -> None:
         self._context = Context(options, token, random, strict=strict)
-        self._joins: Final[JoinQueue[Membership]] = JoinQueue(self._context)
-        self._connection = ConnectionMachine(self._context, self)
+        self.state: ConnectionState = ConnectionState.IDLE
+        """The state of the connection; of all sockets together if there are several, see `SocketGroup.state`."""
+        self._sockets: Final = SocketGroup(options.limits.channels, options.max_sockets, self._make_socket)
+        self._connection: Final = self._sockets.first.connection
+        """The connection of the first socket, which exists as long as the client."""
+        self._past = Counts()
+        """The counters of the sockets that were closed because no channel needed them."""
+        self._past_late = 0
+        self._ended = False
+        self._end_error: RealtimeError | None = None
         self._channels: dict[str, CoreChannel] = {}
         self.channels: Final[Mapping[str, CoreChannel]] = MappingProxyType(self._channels)
         """The channels by full topic."""
-        self._receiver = Receiver(self._context, self._connection, self._joins, self._channels)
-        self._refresh = TokenRefresh(self._context, self._connection, self._joins, self._channels)
+        self._receiver = self._sockets.first.receiver
+        self._refresh = TokenRefresh(self._context, self._sockets, self._channels)
         self.http_broadcasts: Final = HttpBroadcasts(self._context, self._connection, self._refresh)
         self._drift: float | None = None
         self._openers: tuple[Ticket, ...] = ()
         self._closers: tuple[Ticket, ...] = ()
         self.receive: Final = self._receiver.receive
-        """Hot path: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
+        """Hot path: `receive(generation, data, binary, now)` of the first socket, see `Receiver.receive`."""
         self.receive_large: Final = self._receiver.receive_large
         """The same for frames of more than `LARGE_FRAME_BYTES`."""
         self.effects: Final = self._context.effects
         """The queue of effects, in order."""
+
+    def _make_socket(self, number: int) -> Socket:
+        return Socket(self._context.for_socket(number) if number else self._context, self)
+
+    def receiver(self, generation: int) -> Receiver:
+        """Return the receiver for the frames of this generation."""
+        socket = self._sockets.at(generation)
+        return self._receiver if socket is None else socket.receiver
+
+    def is_current(self, generation: int) -> bool:
+        """Return whether this is the current generation of a socket."""
+        return self._sockets.at(generation) is not None
 
     # --- outputs
 
@@ -164,37 +201,42 @@ class Session:
     @property
     def next_deadline(self) -> float | None:
         """Monotonic time at which `tick` must be called; None for never."""
-        one, other = self._context.timers.next, self._context.replies.next
-        return one if other is None else other if one is None else min(one, other)
+        first = self._context.timers.next
+        for socket in self._sockets:
+            replies = socket.context.replies
+            if replies and (other := replies.next) is not None and (first is None or other < first):
+                first = other
+        return first
 
     def deadline(self, kind: TimerKind, topic: str | None = None) -> float | None:
         """Return the monotonic time of one deadline, None if it is not set. For inspection only."""
         return self._context.timers.deadline(TimerKey(kind, topic))
 
     @property
-    def state(self) -> ConnectionState:
-        """The state of the connection."""
-        return self._connection.state
-
-    @property
     def error(self) -> RealtimeError | None:
-        """Why the connection is not open."""
-        return self._connection.error
+        """Why the connection, or one of the sockets, is not open."""
+        errors = (socket.connection.error for socket in self._sockets)
+        return next((error for error in errors if error is not None), None)
 
     @property
     def generation(self) -> int:
-        """Number of the current connection attempt."""
+        """Number of the current connection attempt of the first socket."""
         return self._context.generation
 
     @property
     def sequence(self) -> int:
-        """Number of frames passed to the socket of this generation."""
+        """Number of frames passed to the first socket of this generation."""
         return self._context.sequence
+
+    def sequence_of(self, generation: int) -> int:
+        """Return the number of frames passed to the socket of this generation."""
+        socket = self._sockets.at(generation)
+        return 0 if socket is None else socket.context.sequence
 
     @property
     def awaits_reply(self) -> bool:
         """Whether a request or a join is waiting for its reply."""
-        return bool(self._context.replies) or self._joins.unanswered > 0
+        return any(socket.context.replies or socket.joins.unanswered for socket in self._sockets)
 
     @property
     def pending_tickets(self) -> frozenset[Ticket]:
@@ -207,16 +249,38 @@ class Session:
         return self._context.tokens.fetching
 
     def stats(self) -> Stats:
-        """Return the counters. Any thread may call it: `list` copies the channels without a switch of threads."""
+        """Return the counters, without those of the shell. Any thread may call it, since each `list` copies at once."""
         channels = list(self._channels.values())
         members = [channel.membership for channel in channels]
-        return self._context.stats(
-            self.state,
-            received=sum(member.received for member in members),
-            sent=sum(member.outbox.sent for member in members),
+        sockets = list(self._sockets)
+        contexts = [socket.context for socket in sockets]
+        every = [self._past, *(context.counts for context in contexts)]
+        received = sum(member.received for member in members) + sum(counts.removed_received for counts in every)
+        newest = max(contexts, key=lambda context: (context.round_trip is not None, context.answered_at))
+        return Stats(
+            state=self.state,
+            frames_received=received + sum(counts.other_frames for counts in every),
+            frames_sent=sum(counts.frames_sent for counts in every),
+            connects=sum(counts.connects for counts in every),
+            reconnects=sum(counts.reconnects for counts in every),
+            joins=sum(counts.joins for counts in every),
+            stale_frames=sum(counts.stale for counts in every),
+            late_replies=self._past_late + sum(context.replies.late for context in contexts),
+            garbage_frames=sum(counts.garbage for counts in every),
+            unknown_frames=sum(counts.unknown for counts in every),
+            pending=len(self._context.tickets),
             queued=sum(channel.queued for channel in channels),
+            overflowed=0,
+            last_round_trip=newest.round_trip,
+            malformed_presence=sum(counts.malformed_presence for counts in every),
+            messages_received=received,
+            messages_sent=sum(member.outbox.sent for member in members) + sum(counts.removed_sent for counts in every),
+            messages_published=sum(counts.published for counts in every),
+            gaps=sum(counts.gaps for counts in every),
             channels=len(channels),
-            joined=sum(member.state is ChannelState.JOINED for member in members),
+            joined_channels=sum(member.state is ChannelState.JOINED for member in members),
+            clock_offset=self._context.server_clock.offset,
+            sockets=tuple(socket.stats() for socket in sockets),
         )
 
     def troubles(self, mono: float, grace: float, *, with_channels: bool) -> tuple[str, ...]:
@@ -224,28 +288,35 @@ class Session:
 
         Any thread may call it.
         """
-        options, down_since = self._context.options, self._connection.down_since
-        found = connection_troubles(
-            self.state,
-            self.error,
-            down_for=0.0 if down_since is None else mono - down_since,
-            silent_for=mono - self._context.answered_at,
-            longest_silence=options.heartbeat + options.timeout,
-            grace=grace,
-        )
+        ended = self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED)
+        sockets = [self._sockets.first] if ended or not self._sockets.several else list(self._sockets)
+        options = self._context.options
+        found: list[str] = []
+        for socket in sockets:
+            down_since = socket.connection.down_since
+            reasons = connection_troubles(
+                socket.connection.state,
+                socket.connection.error,
+                down_for=0.0 if down_since is None else mono - down_since,
+                silent_for=mono - socket.context.answered_at,
+                longest_silence=options.heartbeat + options.timeout,
+                grace=grace,
+            )
+            found += (reason if len(sockets) == 1 else f"socket {socket.number}: {reason}" for reason in reasons)
         return (*found, *channel_troubles(list(self._channels.values()))) if with_channels else tuple(found)
 
     def table_sizes(self) -> dict[str, int]:
         """Return the number of entries in each internal table, to detect leaks."""
         context = self._context
+        sockets = list(self._sockets)
         return {
             "channels": len(self._channels),
-            "queued joins": self._joins.waiting,
-            "unanswered joins": self._joins.unanswered,
+            "queued joins": sum(socket.joins.waiting for socket in sockets),
+            "unanswered joins": sum(socket.joins.unanswered for socket in sockets),
             "tickets": len(context.tickets),
-            "requests": len(context.replies),
+            "requests": sum(len(socket.context.replies) for socket in sockets),
             "deadlines": len(context.timers),
-            "heap": context.timers.heap_size + context.replies.heap_size,
+            "heap": context.timers.heap_size + sum(socket.context.replies.heap_size for socket in sockets),
         }
 
     # --- commands: the client
@@ -271,30 +342,34 @@ class Session:
         if self.state is ConnectionState.CLOSED:
             self._settle_closers()
         else:
-            self._connection.close(now)
+            for socket in self._sockets:
+                socket.connection.close(now)
         return ticket
 
     def abort(self, error: RealtimeError | None, now: Instant) -> None:
         """Close permanently and at once, without sending anything. Pending calls get the error, or `ClosedError`."""
-        self._connection.abort(error, now)
+        for socket in self._sockets:
+            socket.connection.abort(error, now)
 
     def reconnect(self, now: Instant) -> None:
-        """Connect now instead of after the backoff. An open connection is replaced."""
+        """Connect now instead of after the backoff. An open connection is replaced; with several sockets, each."""
         self._connection.check_open()
-        self._connection.reconnect(now)
+        for socket in self._sockets:
+            socket.connection.reconnect(now)
 
     def ping(self, timeout: float | None, now: Instant, *, ignore_queue_time: bool = False) -> Ticket:
-        """Send a heartbeat. The ticket resolves with the round-trip time in seconds.
+        """Send a heartbeat on the first open socket. The ticket resolves with the round-trip time in seconds.
 
         `ignore_queue_time`: do not count time spent behind unanswered joins.
 
         Raises: ConnectionLostError: there is no connection now.
         """
         self._connection.check_open()
-        if self.state is not ConnectionState.OPEN:
+        socket = self._first_open()
+        if socket is None:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
         ticket = self._context.tickets.create(TicketKind.PING)
-        self._context.push(
+        socket.context.push(
             frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, counts_queue_time=not ignore_queue_time
         )
         return ticket
@@ -303,7 +378,7 @@ class Session:
         """Set the client's token. With a provider, it is used until the provider returns the next one."""
         self._connection.check_open()
         self._refresh.set_by_user(token, now)
-        send_joins(self._joins, now)
+        self._send_joins(now)
 
     def watch(self, deliver: Callable[[Any], None], *, heartbeats: bool = False) -> None:
         """Register a callback for status changes of connection and channels, for gaps, and if requested heartbeats."""
@@ -326,9 +401,10 @@ class Session:
         self._connection.check_open()
         channel = self._channels.get(topic)
         if channel is None:
-            channel = CoreChannel(self._context, self._joins, topic, options)
+            socket = self._sockets.first
+            channel = CoreChannel(socket.context, socket.joins, topic, options)
             self._channels[topic] = channel
-            self._receiver.register(channel)
+            socket.add(channel)
         elif options not in (channel.options, _NO_OPTIONS):
             raise InvalidArgumentError(
                 f"channel {channel.name!r} exists with other options",
@@ -364,32 +440,34 @@ class Session:
 
         `ignore_queue_time`: do not count time spent waiting for pacing or for other joins.
 
-        Raises: RateLimitedError: the connection already has the maximum number of channels.
+        Raises: RateLimitedError: each of the sockets already has the maximum number of channels.
         """
         channel = self._get(topic)
-        self._check_channel_limit(channel)
+        socket = self._place(channel, now)
         ticket = self._context.tickets.create(TicketKind.READY if ready else TicketKind.JOIN)
-        if self.state is ConnectionState.IDLE:
-            self._connection.start(now)
-        self._context.timers.cancel(TimerKey(TimerKind.IDLE))
+        self._need(socket, now)
         channel.membership.handle(Subscribe(Waiter(ticket, ready, timeout, ignore_queue_time)), now)
-        send_joins(self._joins, now)
+        send_joins(socket.joins, now)
         return ticket
 
     def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
         """Leave the channel. The ticket resolves when the server confirms, or after `bound` seconds."""
         ticket = self._context.tickets.create(TicketKind.LEAVE)
-        self._get(topic).membership.handle(Leave(ticket, bound), now)
-        self._watch_idle(now)
+        channel = self._get(topic)
+        channel.membership.handle(Leave(ticket, bound), now)
+        self._left(channel, now)
         return ticket
 
     def remove(self, topic: str, now: Instant) -> None:
         """Leave the channel and remove it. Its object is closed."""
         channel = self._channels.pop(topic, None)
         if channel is not None:
-            self._receiver.unregister(channel)
+            socket = self._sockets.holds(channel)
+            socket.remove(channel)
+            socket.context.counts.removed_received += channel.membership.received
+            socket.context.counts.removed_sent += channel.membership.outbox.sent
             channel.membership.handle(CloseChannel(None), now)
-            self._watch_idle(now)
+            self._left(channel, now)
 
     def broadcast(self, topic: str, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
         """Send a broadcast. Return None if the frame was passed to the socket and no reply is expected, else a ticket.
@@ -412,7 +490,7 @@ class Session:
     def set_channel_token(self, topic: str, token: Secret | None, now: Instant) -> None:
         """Set the token of one channel."""
         self._get(topic).set_token(token, now)
-        send_joins(self._joins, now)
+        self._send_joins(now)
 
     def presence_state(self, topic: str) -> PresenceState:
         """Return an immutable snapshot of the presence state."""
@@ -423,8 +501,10 @@ class Session:
         if ticket in self._context.tickets:
             self._context.tickets.drop(ticket)
             for channel in list(self._channels.values()):
+                wanted = channel.wanted
                 channel.cancel(ticket, now)
-            self._watch_idle(now)
+                if wanted and not channel.wanted:
+                    self._left(channel, now)
 
     # --- inputs
 
@@ -433,63 +513,85 @@ class Session:
 
         `clock_offset`: seconds by which the server's clock is ahead of ours, or slightly less; None if not known.
         """
-        if self._is_current(generation):
+        socket = self._current(generation)
+        if socket is not None:
             self._watch_clock(now)
             self._context.server_clock.set_offset(clock_offset, now)
-            self._connection.opened(now)
-            send_joins(self._joins, now)
+            socket.connection.opened(now)
+            send_joins(socket.joins, now)
 
     def transport_closed(self, generation: int, cause: Cause, now: Instant) -> None:
         """Handle that the socket of this generation was closed or could not be opened."""
-        if self._is_current(generation):
-            self._connection.closed(cause, now)
+        socket = self._current(generation)
+        if socket is not None:
+            socket.connection.closed(cause, now)
 
     def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
         """Handle the token provider's answer to request `number`: a token, or the error that it raised."""
         self._refresh.answered(number, token, now)
-        send_joins(self._joins, now)
+        self._send_joins(now)
 
-    def delay_ready(self, topic: str | None, seconds: float, now: Instant) -> None:
-        """Handle the result of the user's backoff function for a channel; topic None: for the connection."""
+    def delay_ready(self, topic: str | None, seconds: float, now: Instant, *, socket: int = 0) -> None:
+        """Handle the result of the user's backoff function for a channel; topic None: for a socket's connection."""
         if topic is None:
-            self._connection.delay_ready(seconds, now)
+            self._sockets.sockets[socket].connection.delay_ready(seconds, now)
         elif topic in self._channels:  # otherwise it was removed meanwhile
             self._channels[topic].membership.handle(RetryDelay(seconds), now)
 
     def tick(self, now: Instant) -> None:
         """Handle all deadlines that have passed."""
         self._watch_clock(now)
-        for pending in self._context.replies.due(now.mono):
-            self._receiver.unanswered(pending, now)
+        for socket in self._sockets:
+            for pending in socket.context.replies.due(now.mono):
+                socket.receiver.unanswered(pending, now)
         for key in self._context.timers.due(now.mono):
             self._deadline_passed(key, now)
-            send_joins(self._joins, now)
+            self._send_joins(now)
 
-    # --- connection events
+    # --- events of the sockets
 
-    def connection_opened(self, now: Instant) -> None:
-        """Resolve the callers that wait for the connection, and start the channels."""
+    def socket_changed(self, socket: Socket, status: Status) -> None:
+        """Announce a new state of the connection, or of several sockets together if that has changed."""
+        previous, self.state = self.state, self._sockets.state
+        if not self._sockets.several:
+            self._context.announce(status)
+            return
+        self._context.report(SocketChanged(socket.number, status))
+        if self.state is not previous:
+            self._context.announce(Status(None, self.state, previous, status.cause))
+
+    def socket_opened(self, socket: Socket, now: Instant) -> None:
+        """Resolve the callers that wait for the connection, and start the channels of the socket."""
         for ticket in self._openers:
             self._context.tickets.resolve(ticket, None)
         self._openers = ()
-        self._joins.opened()
-        self._watch_idle(now)
+        socket.joins.opened()
+        self._watch_idle(socket, now)
 
-    def connection_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
-        """Fail the requests that were pending on the socket; channels wait for the next connection."""
+    def socket_lost(self, socket: Socket, error: ConnectionLostError, written: int | None, now: Instant) -> None:
+        """Fail the requests that were pending on the socket; its channels wait for the next connection."""
         self._context.notify_heartbeat(Heartbeat("disconnected"))
-        for pending in self._context.replies.clear():
+        for pending in socket.context.replies.clear():
             self._context.tickets.resolve(pending.ticket, pending.lost(error, written))
-        since = self._joins.lost(self._receiver.last_received_at or now, now)
-        for channel in list(self._channels.values()):
+        since = socket.joins.lost(socket.receiver.last_received_at or now, now)
+        for channel in list(socket.channels.values()):
             channel.membership.handle(ConnectionLost(error, since), now)
 
-    def connection_closed(self, error: RealtimeError | None, now: Instant) -> None:
-        """Close the channels and fail all pending calls: the connection has ended permanently."""
-        unreported = not self._openers  # otherwise the caller of open() gets the error
-        self._joins.lost(now, now)
-        for channel in list(self._channels.values()):
+    def socket_closed(self, socket: Socket, error: RealtimeError | None, now: Instant) -> None:
+        """Close the channels of a socket that has ended permanently. After an error, the other sockets end too."""
+        socket.joins.lost(now, now)
+        for channel in list(socket.channels.values()):
             channel.membership.handle(CloseChannel(error), now)
+        self._end_error = self._end_error or error
+        if error is not None:
+            self.abort(error, now)
+        if not self._ended and all(each.connection.state is ConnectionState.CLOSED for each in self._sockets):
+            self._ended = True
+            self._end(self._end_error)
+
+    def _end(self, error: RealtimeError | None) -> None:
+        """Fail all pending calls: the last connection has ended permanently."""
+        unreported = not self._openers  # otherwise the caller of open() gets the error
         self._settle_all(error or ClosedError("the client was closed"))
         self._context.tokens.drop_request()
         self._context.timers.clear()
@@ -498,18 +600,81 @@ class Session:
             self._context.report(ClientEnded(error))
         self._settle_closers()
 
+    def channel_limit_reached(self, socket: Socket, member: Membership, ref: str, reason: str, now: Instant) -> bool:
+        """Move a channel that was refused because its socket has too many to another socket.
+
+        If the refusal shows that the server's limit is lower than ours, all sockets with more channels are relieved.
+        Return False if no socket can take the channel; the refusal then stands.
+        """
+        if not self._sockets.several or member.pending_join is None or member.pending_join.ref != ref:
+            return False
+        joined = socket.joined
+        limit = self._sockets.limit
+        uncertain = socket.left_at is not None and now.mono - socket.left_at < COUNT_DELAY
+        learned = joined > 0 and not uncertain and (limit is None or joined < limit)
+        if learned:
+            self._sockets.limit = joined
+            self._context.report(ChannelLimitLearned(joined))
+        target = self._sockets.room_for(self._channels[member.topic], besides=socket)
+        if target is None:
+            return False
+        member.handle(JoinRejected(ref, reason, elsewhere=True), now)
+        self._move(self._channels[member.topic], target, now)
+        if learned:
+            for each in list(self._sockets):
+                self._relieve(each, now)
+        return True
+
+    def _relieve(self, socket: Socket, now: Instant) -> None:
+        """Move the channels that exceed the limit and are not joined to other sockets.
+
+        The server holds each refusal back for seconds and answers nothing else meanwhile. If joins that it will refuse
+        are on their way, replacing the connection is faster than waiting for the refusals.
+        """
+        limit = self._sockets.limit
+        over = 0 if limit is None else socket.occupied(leaving=True) - limit
+        if over <= 0:
+            return
+        if socket.joins.unanswered:
+            socket.connection.lose(ConnectionLostError("the socket has more channels than the server accepts"), now)
+        for channel in list(socket.subscribed.values())[-over:]:
+            if not channel.membership.has_join:
+                target = self._sockets.room_for(channel, besides=socket)
+                if target is not None:
+                    self._move(channel, target, now)
+
+    def _move(self, channel: CoreChannel, target: Socket, now: Instant) -> None:
+        """Place a channel without a join on another socket."""
+        source = self._sockets.holds(channel)
+        if source is target:
+            return
+        subscribed = channel.topic in source.subscribed
+        source.remove(channel)
+        target.add(channel)
+        channel.use_socket(target.context, target.joins, now)
+        if subscribed:
+            target.subscribed[channel.topic] = channel
+            self._need(target, now)
+            self._watch_idle(source, now)
+
     # --- internal
 
-    def _deadline_passed(self, key: TimerKey, now: Instant) -> None:  # noqa: C901, PLR0912  one flat dispatch
+    def _deadline_passed(self, key: TimerKey, now: Instant) -> None:  # noqa: C901, PLR0912, PLR0915  one flat dispatch
         """Pass a deadline to the component that has set it."""
-        connection = self._connection
+        socket = self._sockets.sockets.get(key.socket)
+        if socket is None:
+            return  # it was closed meanwhile
+        connection = socket.connection
         channel = None if key.topic is None else self._channels.get(key.topic)
         match key.kind:
             case TimerKind.HEARTBEAT:
                 connection.heartbeat_due(now)
-                self._refresh.heartbeat_due(now)
+                if socket is self._first_open():
+                    self._refresh.heartbeat_due(now)
             case TimerKind.CLOCK_CHECK:
                 connection.schedule_clock_check(now)
+            case TimerKind.CONNECT:
+                connection.pace_allows(now)
             case TimerKind.CONNECT_TIMEOUT:
                 connection.attempt_timed_out(now)
             case TimerKind.OPEN_TIMEOUT:
@@ -522,10 +687,12 @@ class Session:
                 connection.mark_long_open()
             case TimerKind.IDLE:
                 connection.close_idle(now)
+                self._retire(socket, now)
             case TimerKind.JOIN_TIMEOUT:
-                self._join_late(now)
+                self._join_late(socket, now)
             case TimerKind.JOIN_QUEUE:
-                self._joins.resume()
+                for each in self._sockets:  # the pace is that of all sockets
+                    each.joins.resume()
             case TimerKind.TOKEN_TIMEOUT:
                 self._refresh.timed_out(now)
             case TimerKind.TOKEN_REFRESH:
@@ -546,45 +713,106 @@ class Session:
                 channel.flush_due(now)
             case TimerKind.CALL_TIMEOUT:
                 assert key.ticket is not None
+                wanted = channel.wanted
                 channel.expired(key.ticket, now)
-                self._watch_idle(now)
+                if wanted and not channel.wanted:
+                    self._left(channel, now)
 
-    def _join_late(self, now: Instant) -> None:
+    def _send_joins(self, now: Instant) -> None:
+        """Send the joins that may be sent now, one of each socket in turn: each socket answers one after another."""
+        queues = [socket.joins for socket in self._sockets]
+        while queues:
+            queues = [joins for joins in queues if send_join(joins, now)]
+
+    def _join_late(self, socket: Socket, now: Instant) -> None:
         """Time out the first unanswered join, or drop the connection if nothing was received since it became first."""
-        received = self._receiver.last_received_at
+        received = socket.receiver.last_received_at
         last_received_at = received.mono if received else 0.0
-        if self._joins.is_silent(last_received_at):
-            self._connection.lose(ConnectionLostError("nothing was received while a join was unanswered"), now)
-        elif (late := self._joins.timed_out(now, last_received_at)) is not None:
+        if socket.joins.is_silent(last_received_at):
+            socket.connection.lose(ConnectionLostError("nothing was received while a join was unanswered"), now)
+        elif (late := socket.joins.timed_out(now, last_received_at)) is not None:
             channel, ref = late
             channel.handle(JoinTimedOut(ref), now)
 
     def _watch_clock(self, now: Instant) -> None:
-        """Probe the connection and fetch a token after a clock jump: the machine slept or its clock was set."""
+        """Probe the connections and fetch a token after a clock jump: the machine slept or its clock was set."""
         before, self._drift = self._drift, now.wall - now.mono
         if before is not None and abs(self._drift - before) > CLOCK_JUMP:
             self._context.report(ClockJumped(self._drift - before))
-            self._connection.probe(now)
+            for socket in self._sockets:
+                socket.connection.probe(now)
             self._refresh.request(now)
 
-    def _watch_idle(self, now: Instant) -> None:
-        seconds = self._context.options.idle_disconnect
-        if seconds is None or self.state is not ConnectionState.OPEN or self._wanted():
-            return
-        if self._context.timers.deadline(TimerKey(TimerKind.IDLE)) is None:
-            self._context.timers.set(TimerKey(TimerKind.IDLE), now.mono + seconds)
+    # --- which channel is on which socket
 
-    def _wanted(self) -> int:
-        return sum(channel.membership.wanted for channel in self._channels.values())
+    def _place(self, channel: CoreChannel, now: Instant) -> Socket:
+        """Return the socket for a channel that the user subscribes, and place the channel there."""
+        socket = self._sockets.holds(channel)
+        if channel.wanted:
+            return socket
+        if not channel.membership.has_join:  # else it is being left, and is joined again where it was
+            found = self._sockets.room_for(channel)
+            if found is None:
+                raise self._too_many_channels(channel)
+            self._move(channel, found, now)
+            socket = found
+        socket.subscribed[channel.topic] = channel
+        return socket
 
-    def _check_channel_limit(self, channel: CoreChannel) -> None:
-        limit = self._context.options.limits.channels
-        if not channel.membership.wanted and limit is not None and self._wanted() >= limit:
-            raise RateLimitedError(
-                f"{limit} channels are subscribed already, the most that one connection may have",
+    def _too_many_channels(self, channel: CoreChannel) -> RateLimitedError:
+        limit, sockets = self._sockets.limit, self._context.options.max_sockets
+        if sockets > 1:
+            return RateLimitedError(
+                f"{sockets} sockets with {limit} subscribed channels each are in use, the most that are allowed",
                 topic=channel.name,
-                hint="unsubscribe() one, open another client, or set Limits(channels=…) to your project's limit.",
+                hint="unsubscribe() a channel, or raise max_sockets= if your plan allows more connections.",
             )
+        return RateLimitedError(
+            f"{limit} channels are subscribed already, the most that one connection may have",
+            topic=channel.name,
+            hint=(
+                "Pass max_sockets= to spread the channels of this client over several connections, unsubscribe() one, "
+                "or set Limits(channels=…) to your project's limit."
+            ),
+        )
+
+    def _need(self, socket: Socket, now: Instant) -> None:
+        """Connect a socket that a channel is subscribed on, and keep it."""
+        if socket.connection.state is ConnectionState.IDLE:
+            socket.connection.start(now)
+        self._context.timers.cancel(socket.context.key(TimerKind.IDLE))
+
+    def _left(self, channel: CoreChannel, now: Instant) -> None:
+        """Record that a channel is no longer subscribed."""
+        socket = self._sockets.holds(channel)
+        socket.left_at = now.mono
+        self._sockets.channel_left()
+        self._watch_idle(socket, now)
+
+    def _watch_idle(self, socket: Socket, now: Instant) -> None:
+        seconds = self._context.options.idle_disconnect
+        if socket.number:
+            seconds = IDLE_AFTER if seconds is None else min(seconds, IDLE_AFTER)
+        if seconds is None or socket.connection.state is not ConnectionState.OPEN or socket.wanted:
+            return
+        key = socket.context.key(TimerKind.IDLE)
+        if self._context.timers.deadline(key) is None:
+            self._context.timers.set(key, now.mono + seconds)
+
+    def _retire(self, socket: Socket, now: Instant) -> None:
+        """Remove a socket that was closed because no channel needs it, unless it is the first."""
+        if socket.number and socket.connection.state is ConnectionState.IDLE:
+            for channel in list(socket.channels.values()):
+                self._move(channel, self._sockets.first, now)
+            self._past.add(socket.context.counts)
+            self._past_late += socket.context.replies.late
+            self._sockets.retire(socket)
+
+    def _first_open(self) -> Socket | None:
+        for socket in self._sockets:
+            if socket.connection.state is ConnectionState.OPEN:
+                return socket
+        return None
 
     def _get(self, topic: str) -> CoreChannel:
         channel = self._channels.get(topic)
@@ -592,15 +820,17 @@ class Session:
             raise self._connection.reason("the channel or its client was closed")
         return channel
 
-    def _is_current(self, generation: int) -> bool:
-        current = generation == self._context.generation
-        self._context.counts.stale += not current
-        return current
+    def _current(self, generation: int) -> Socket | None:
+        """Return the socket of this generation; count the input as stale if it is an older one."""
+        socket = self._sockets.at(generation)
+        self._context.counts.stale += socket is None
+        return socket
 
     def _settle_all(self, error: RealtimeError) -> None:
         """Fail all pending calls except those of `close`."""
         closers = set(self._closers)
-        self._context.replies.clear()
+        for socket in self._sockets:
+            socket.context.replies.clear()
         self._context.tickets.settle_all(error, but=closers)
         self._openers = ()
 

@@ -18,6 +18,9 @@ from supawire.options import Backoff, Secret
 REFRESH_FRACTION: Final = (0.75, 0.85)
 """Fraction of the remaining lifetime after which a token is fetched again, drawn at random to spread out clients."""
 
+TOKEN_REUSE: Final = 10.0
+"""Seconds for which the sockets of a client share a fetched token, so that opening many calls the provider once."""
+
 _MIN_LIFETIME: Final = 2.0
 """Seconds of remaining lifetime at or below which a token counts as expired."""
 
@@ -46,20 +49,26 @@ class Tokens:
     __slots__ = (
         "_expired_in_a_row",
         "_failures",
+        "_fetched_at",
         "_number",
         "_random",
         "_requested",
+        "_reuse",
         "current",
         "fetched",
         "has_provider",
     )
 
-    def __init__(self, token: Secret | None, *, has_provider: bool, random: Uniform) -> None:
+    def __init__(self, token: Secret | None, *, has_provider: bool, random: Uniform, reuse: float = 0.0) -> None:
+        """Create the tokens of a session. reuse: seconds for which a fetched token is fresh."""
         self.current = token
         self.has_provider: Final = has_provider
         self.fetched: bool = False
         """Whether the provider has ever answered. Before that there is no token to continue with."""
         self._random = random
+        self._reuse = reuse
+        self._fetched_at: float | None = None
+        """When the provider returned the current token; None if a newer one is needed."""
         self._number = 0
         self._requested: int | None = None
         self._failures = 0
@@ -75,6 +84,18 @@ class Tokens:
     def usable(self) -> bool:
         """Whether a join may be sent: there is a token, and no request for a newer one is pending."""
         return not self.has_provider or (self.fetched and not self.fetching)
+
+    def is_fresh(self, now: Instant) -> bool:
+        """Return whether the provider returned the current token just now, so that it need not be called again."""
+        return self._fetched_at is not None and now.mono - self._fetched_at < self._reuse
+
+    def received(self, now: Instant) -> None:
+        """Record that the provider has returned the current token."""
+        self._fetched_at = now.mono
+
+    def refused(self) -> None:
+        """Record that the server refused the current token: the next attempt needs a newer one."""
+        self._fetched_at = None
 
     def start_request(self) -> int:
         """Start a request to the provider and return its number for `FetchToken`."""

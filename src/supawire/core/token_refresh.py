@@ -3,32 +3,28 @@
 from collections.abc import Mapping
 
 from supawire.core.channel import CoreChannel
-from supawire.core.connection import ConnectionMachine
 from supawire.core.context import Context
 from supawire.core.effects import Ticket, TicketKind, TokenFailed
-from supawire.core.join_queue import JoinQueue
-from supawire.core.membership import Membership
 from supawire.core.requests import TimerKey, TimerKind
+from supawire.core.sockets import SocketGroup
 from supawire.errors import AuthError, RealtimeError
 from supawire.events import ConnectionState, Instant
 from supawire.options import Secret
 
 
 class TokenRefresh:
-    """Applies the current token to the connection, joins and channels of one session."""
+    """Applies the current token to the sockets and channels of one session. One request serves all sockets."""
 
-    __slots__ = ("_channels", "_connection", "_context", "_joins", "_waiting")
+    __slots__ = ("_channels", "_context", "_sockets", "_waiting")
 
     def __init__(
         self,
         context: Context,
-        connection: ConnectionMachine,
-        joins: JoinQueue[Membership],
+        sockets: SocketGroup,
         channels: Mapping[str, CoreChannel],
     ) -> None:
         self._context = context
-        self._connection = connection
-        self._joins = joins
+        self._sockets = sockets
         self._channels = channels
         self._waiting: tuple[Ticket, ...] = ()
 
@@ -41,7 +37,7 @@ class TokenRefresh:
 
     def request(self, now: Instant) -> None:
         """Request a token from the provider, unless a request is pending or the client is closed."""
-        if self._connection.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+        if self._sockets.first.connection.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         if self._context.tokens.has_provider and not self._context.tokens.fetching:
             self._context.fetch_token(now)
@@ -61,6 +57,7 @@ class TokenRefresh:
             self._failed(token, now)
         else:
             self.apply(token, now)
+            self._context.tokens.received(now)
             for channel in list(self._channels.values()):
                 channel.drop_channel_token(now)
             self._continue(now)
@@ -103,9 +100,10 @@ class TokenRefresh:
         self._continue(now)
 
     def _continue(self, now: Instant) -> None:
-        """Continue the connection attempt and the joins that waited for the token."""
-        self._connection.token_ready(now)
-        self._joins.resume()
+        """Continue the connection attempts and the joins that waited for the token."""
+        for socket in list(self._sockets):
+            socket.connection.token_ready(now)
+            socket.joins.resume()
 
     def _resolve_waiting(self, outcome: Secret | None | RealtimeError) -> None:
         for ticket in self._waiting:

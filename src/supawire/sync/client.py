@@ -66,6 +66,7 @@ def connect(
     queue_size: int = 1000,
     limits: Limits = Limits(),
     idle_disconnect: float | None = None,
+    max_sockets: int = 1,
     token_on_heartbeat: bool = False,
     max_retry_after: float = 300.0,
     headers: Mapping[str, str] | None = None,
@@ -92,7 +93,7 @@ def connect(
         token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
             join, and before expiry.
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-            idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
+            idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
             `ClientOptions`; durations in seconds.
         on_error: called on the dispatch thread with every error that is not raised to a caller; if omitted, it is
             logged.
@@ -105,7 +106,8 @@ def connect(
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-        idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
+        idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error,
+        transport,
         http, logger, on_frame, history,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)

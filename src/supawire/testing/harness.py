@@ -100,7 +100,7 @@ class SessionHarness:
 
     def receive_raw(self, data: bytes, *, binary: bool = False) -> None:
         """Pass any frame to the session."""
-        delivery = self.session.receive(self._generation, data, binary, self.now)
+        delivery = self.session.receiver(self._generation).receive(self._generation, data, binary, self.now)
         if delivery is not None:
             listeners, event = delivery
             for listener in listeners:

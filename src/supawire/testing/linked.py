@@ -218,20 +218,26 @@ class World:
 
 
 class LinkedClient(SessionHarness):
-    """A session whose socket is connected to the world's server."""
+    """A session whose sockets are connected to the world's server."""
 
     def __init__(self, world: World, options: SessionOptions | None = None, **settings: Any) -> None:
         super().__init__(options, clock=world.clock, **settings)
         self.world = world
         world.clients.append(self)
         self.key: str = world.token("anon", 10 * 365 * 86400)
-        self.wire: Wire | None = None
+        self.wires: dict[int, Wire] = {}
+        """The open sockets by generation."""
         self.skew: float = 0.0
         """Seconds by which this client's wall clock is ahead of the server's."""
         self.provide: Callable[[], str | None | RealtimeError] | None = None
         """Called when the session needs a token; its result is passed on immediately."""
         self.keep_history = True
         """Whether performed effects are recorded in `effects`; disabled for long runs."""
+
+    @property
+    def wire(self) -> Wire | None:
+        """The socket that was opened last, None if none is open."""
+        return next(reversed(self.wires.values()), None)
 
     @property
     def now(self) -> Instant:
@@ -263,10 +269,10 @@ class LinkedClient(SessionHarness):
         """Called when the handshake is complete."""
         if wire.number not in self.world.wires:
             return
-        if wire.generation != self.session.generation:
+        if not self.session.is_current(wire.generation):
             self.world.hang_up(wire)
             return
-        self.wire = wire
+        self.wires[wire.generation] = wire
         self.call(self.session.transport_opened, wire.generation, clock_offset=self.clock_offset())
 
     def fail(self, generation: int, cause: Cause) -> None:
@@ -277,7 +283,7 @@ class LinkedClient(SessionHarness):
         """Called with a frame from the server."""
         if wire.deaf or not wire.open:
             return
-        delivery = self.session.receive(wire.generation, data, binary, self.now)
+        delivery = self.session.receiver(wire.generation).receive(wire.generation, data, binary, self.now)
         if delivery is not None:
             listeners, event = delivery
             for listener in listeners:
@@ -288,8 +294,7 @@ class LinkedClient(SessionHarness):
         """Called when the socket was closed or broke."""
         if wire.open:
             wire.open = False
-            if self.wire is wire:
-                self.wire = None
+            self.wires.pop(wire.generation, None)
             self.call(self.session.transport_closed, wire.generation, Cause(code=code, written=wire.sent))
 
     # --- effects of the session
@@ -307,16 +312,16 @@ class LinkedClient(SessionHarness):
 
     def on_transmit(self, effect: Transmit) -> None:
         """Put a frame on the wire of its generation."""
-        wire = self.wire
-        if wire is not None and wire.generation == effect.generation and wire.open:
+        wire = self.wires.get(effect.generation)
+        if wire is not None and wire.open:
             self.world.up(wire, effect.data, effect.binary)
 
     def on_disconnect(self, effect: Disconnect) -> None:
         """Close the socket from the client's side."""
-        wire = self.wire
-        if wire is None or wire.generation != effect.generation:
+        wire = self.wires.pop(effect.generation, None)
+        if wire is None:
             return
-        self.wire, wire.open = None, False
+        wire.open = False
         self.world.later(
             self.now.mono + wire.latency,  # frames written before arrive first
             lambda: self.world.hang_up(wire),

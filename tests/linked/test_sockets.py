@@ -1,0 +1,266 @@
+"""Channels of one client spread over several sockets, linked to the hub under virtual time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire.core.effects import ChannelLimitLearned, Connect, FetchToken, StatusChanged
+from supawire.core.outbox import OutgoingBroadcast
+from supawire.core.sockets import IDLE_AFTER
+from supawire.errors import ConnectError, RateLimitedError
+from supawire.events import ChannelState, ConnectionState
+from supawire.options import Backoff, Limits, Secret, SessionOptions
+from supawire.selectors import broadcast, gaps
+from supawire.server.hub_options import HubOptions, Timings
+from supawire.server.limits import ServerLimits
+from supawire.testing.linked import SECRET, LinkedClient, World
+
+
+def world_of(limit: int = 4, **options: Any) -> World:
+    """Return a world whose server accepts this number of channels on a connection."""
+    return World(hub=HubOptions(secret=SECRET, limits=ServerLimits(channels=limit), **options))
+
+
+def client_of(world: World, limit: int | None = 4, sockets: int = 10, **options: Any) -> LinkedClient:
+    """Return a client that may have this number of sockets."""
+    limits = Limits(channels=limit, joins_per_second=options.pop("joins", None))
+    return world.client(SessionOptions(limits=limits, max_sockets=sockets, **options))
+
+
+def subscribe(client: LinkedClient, *numbers: int) -> list[str]:
+    """Subscribe to topics with these numbers and return the full topics."""
+    topics = [client.channel(f"room-{number}") for number in numbers]
+    for topic in topics:
+        client.start(client.session.join, topic)
+    return topics
+
+
+def placed(client: LinkedClient) -> dict[int, list[str]]:
+    """Return the names of the joined channels by socket."""
+    found: dict[int, list[str]] = {}
+    for channel in client.session.channels.values():
+        if channel.state is ChannelState.JOINED:
+            found.setdefault(channel.socket, []).append(channel.name)
+    return found
+
+
+def joined(client: LinkedClient) -> int:
+    """Return the number of joined channels."""
+    return sum(map(len, placed(client).values()))
+
+
+def test_each_channel_of_several_sockets_gets_its_broadcast() -> None:
+    """Ten channels with four per socket are on three sockets, and each receives what is sent to its topic, once."""
+    world = world_of()
+    ada = client_of(world)
+    topics = subscribe(ada, *range(10))
+    received = {topic: ada.collect(topic, broadcast("e")) for topic in topics}
+    world.run_for(5)
+    assert {number: len(names) for number, names in placed(ada).items()} == {0: 4, 1: 4, 2: 2}
+    assert len(list(world.live())) == 3
+    for number in range(10):
+        world.act(world.hub.broadcast, f"room-{number}", "e", {"n": number}, world.clock.now)
+    world.run_for(1)
+    assert [[message.payload for message in received[topic]] for topic in topics] == [[{"n": n}] for n in range(10)]
+
+
+def test_a_send_uses_the_socket_of_its_channel() -> None:
+    """A broadcast with acknowledgement on the last socket is confirmed, and its frames are counted there."""
+    world = world_of(1)
+    ada = client_of(world, 1)
+    rooms = [ada.channel(f"room-{number}", ack=True) for number in range(3)]
+    for room in rooms:
+        ada.start(ada.session.join, room)
+    world.run_for(5)
+    before = [socket.frames_sent for socket in ada.session.stats().sockets]
+    sent = ada.call(ada.session.broadcast, rooms[2], OutgoingBroadcast("e", b"{}", ack=True, timeout=5.0))
+    world.run_for(1)
+    assert ada.outcome(sent).acked
+    assert [socket.frames_sent for socket in ada.session.stats().sockets] == [before[0], before[1], before[2] + 1]
+
+
+def test_only_the_channels_of_a_lost_socket_join_again() -> None:
+    """A lost socket is restored on its own: its channels report a gap, the others none, and none moves."""
+    world = world_of()
+    ada = client_of(world)
+    topics = subscribe(ada, *range(8))
+    lost = {topic: ada.collect(topic, broadcast(), gaps()) for topic in topics}
+    world.run_for(5)
+    before = placed(ada)
+    wire = ada.wire
+    assert wire is not None
+    world.cut(wire)
+    world.run_for(0.1)
+    assert ada.session.state is ConnectionState.RETRYING
+    assert [socket.state for socket in ada.session.stats().sockets] == [ConnectionState.OPEN, ConnectionState.RETRYING]
+    world.run_for(30)
+    assert ada.session.state is ConnectionState.OPEN
+    assert placed(ada) == before
+    assert [len(lost[topic]) for topic in topics] == [0] * 4 + [1] * 4
+    assert ada.session.stats().reconnects == 1
+    states = [report.status.state for report in ada.reports(StatusChanged) if report.status.topic is None]
+    assert states == ["connecting", "open", "retrying", "connecting", "open"]
+
+
+def test_a_socket_without_channels_is_closed_and_a_gap_is_filled_first() -> None:
+    """A new channel takes the free place of an older socket; a socket whose last channel is left is closed."""
+    world = world_of()
+    ada = client_of(world)
+    topics = subscribe(ada, *range(9))
+    world.run_for(5)
+    ada.start(ada.session.leave, topics[1], 5.0)
+    world.run_for(1)
+    subscribe(ada, 20)
+    world.run_for(5)
+    assert placed(ada)[0] == ["room-0", "room-2", "room-3", "room-20"]
+    ada.start(ada.session.leave, topics[8], 5.0)
+    world.run_for(IDLE_AFTER + 2)
+    assert len(ada.session.stats().sockets) == 2
+    assert len(list(world.live())) == 2
+    frames = ada.session.stats().frames_sent
+    subscribe(ada, 8)
+    world.run_for(5)
+    assert joined(ada) == 9
+    assert ada.session.stats().frames_sent > frames
+    assert ada.session.stats().connects == 4
+
+
+def test_a_channel_that_returns_in_time_keeps_its_socket() -> None:
+    """Leaving the last channel of a socket and subscribing again before the socket is closed opens no other one."""
+    world = world_of(1)
+    ada = client_of(world, 1)
+    topics = subscribe(ada, 0, 1)
+    world.run_for(5)
+    ada.start(ada.session.leave, topics[1], 5.0)
+    world.run_for(IDLE_AFTER / 2)
+    ada.start(ada.session.join, topics[1])
+    world.run_for(2 * IDLE_AFTER)
+    assert placed(ada) == {0: ["room-0"], 1: ["room-1"]}
+    assert ada.session.stats().connects == 2
+
+
+def test_more_channels_than_all_sockets_take_are_refused() -> None:
+    """With two sockets of four channels, the ninth subscription raises at once and says what to change."""
+    world = world_of()
+    ada = client_of(world, sockets=2)
+    subscribe(ada, *range(8))
+    topic = ada.channel("one too many")
+    with pytest.raises(RateLimitedError, match="2 sockets with 4 subscribed channels") as caught:
+        ada.start(ada.session.join, topic)
+    assert "max_sockets=" in str(caught.value)
+    world.run_for(5)
+    assert joined(ada) == 8
+
+
+@pytest.mark.parametrize("assumed", [100, None])
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+def test_the_limit_of_the_server_is_learned(assumed: int | None, delay: float) -> None:
+    """A server that accepts four channels instead of a hundred refuses one; the others move without a refusal each."""
+    world = world_of(timings=Timings(join_error=delay))
+    ada = client_of(world, assumed)
+    subscribe(ada, *range(14))
+    assert world.run_until(lambda: joined(ada) == 14, 30)
+    assert sorted(map(len, placed(ada).values()), reverse=True) == [4, 4, 4, 2]
+    assert [report.channels for report in ada.reports(ChannelLimitLearned)] == [4]
+    world.run_for(60)
+    assert joined(ada) == 14
+
+
+def test_a_late_count_of_the_server_teaches_nothing() -> None:
+    """A refusal soon after a leave may be due to the server's late count: the channel goes to another socket."""
+    world = world_of(3)
+    ada = client_of(world)
+    topics = subscribe(ada, 0, 1, 2)
+    world.run_for(5)
+    ada.start(ada.session.leave, topics[0], 5.0)
+    subscribe(ada, 3, 4)
+    assert world.run_until(lambda: joined(ada) == 4, 30)
+    assert not ada.reports(ChannelLimitLearned)
+
+
+def test_one_call_of_the_provider_serves_all_sockets() -> None:
+    """Opening eight sockets calls the token provider once, and so does the refresh; each socket gets the new token."""
+    world = world_of()
+    ada = client_of(world, has_token_provider=True)
+    ada.provide = lambda: world.token(expires_in=100)
+    subscribe(ada, *range(32))
+    assert world.run_until(lambda: joined(ada) == 32, 10)
+    assert len(ada.reports(FetchToken)) == 1
+    world.run_for(86)
+    assert len(ada.reports(FetchToken)) == 2
+    assert sum(frame.event == "access_token" for frame in ada.sent()) == 32
+
+
+def test_a_token_that_is_set_reaches_all_sockets() -> None:
+    """`set_token` sends the new token on the channels of every socket."""
+    world = world_of()
+    ada = client_of(world)
+    subscribe(ada, *range(10))
+    world.run_for(5)
+    ada.call(ada.session.set_token, Secret(world.token()))
+    assert len(ada.sent("access_token")) == 10
+
+
+def test_joins_and_sockets_are_paced_together() -> None:
+    """The limit of joins is that of the project: 30 joins at ten per second take two seconds, also over ten sockets."""
+    world = world_of(3)
+    ada = client_of(world, 3, sockets=10, joins=10)
+    subscribe(ada, *range(30))
+    world.run_for(1.2)
+    assert 10 <= len(ada.sent("phx_join")) <= 20
+    assert world.run_until(lambda: joined(ada) == 30, 3)
+
+
+def test_the_sockets_of_a_restarted_server_are_opened_at_a_limited_rate() -> None:
+    """After all sockets were lost at once, at most ten per second are opened again, and all channels return."""
+    world = world_of(1)
+    ada = client_of(world, 1, sockets=30, backoff=Backoff(initial=0.1, maximum=0.1))
+    subscribe(ada, *range(30))
+    assert world.run_until(lambda: joined(ada) == 30, 10)
+    seen = len(ada.reports(Connect))
+    for wire in list(world.live()):
+        world.cut(wire)
+    world.run_for(0.9)
+    assert len(ada.reports(Connect)) - seen <= 10
+    assert world.run_until(lambda: joined(ada) == 30, 10)
+
+
+def closes(client: LinkedClient) -> None:
+    """Close gracefully."""
+    client.call(client.session.close)
+
+
+def aborts(client: LinkedClient) -> None:
+    """Close at once."""
+    client.call(client.session.abort, None)
+
+
+@pytest.mark.parametrize("ends", [closes, aborts])
+def test_closing_ends_all_sockets_once(ends: Callable[[LinkedClient], None]) -> None:
+    """Closing leaves no socket, timer, ticket or channel, and the state ends in closed."""
+    world = world_of()
+    ada = client_of(world)
+    subscribe(ada, *range(12))
+    world.run_for(0.1005)  # some sockets are open, some are opening
+    ends(ada)
+    world.run_for(1)
+    assert ada.session.state is ConnectionState.CLOSED
+    assert not list(world.live())
+    sizes = ada.session.table_sizes()
+    assert {name: size for name, size in sizes.items() if size and name != "channels"} == {}
+    assert ada.session.next_deadline is None
+
+
+def test_a_refusal_of_one_socket_ends_the_client() -> None:
+    """The sockets share key and project: when one is refused permanently, the client ends with that error."""
+    world = world_of()
+    ada = client_of(world)
+    subscribe(ada, *range(4))
+    world.run_for(1)
+    world.refusing = 403, b""
+    subscribe(ada, 10)
+    world.run_for(1)
+    assert ada.session.state is ConnectionState.CLOSED
+    assert isinstance(ada.session.error, ConnectError) and ada.session.error.status == 403
+    assert not list(world.live())
