@@ -59,6 +59,32 @@ def server() -> str:
     )
 
 
+@table("performance-sockets")
+def sockets() -> str:
+    """Return the table of many channels on several sockets."""
+    return rows(
+        [
+            "channels",
+            "sockets",
+            "subscribe all",
+            "CPU to join a channel",
+            "memory of a channel",
+            "a lost socket is back after",
+        ],
+        [
+            [
+                f"{case['channels']:,}",
+                f"{case['sockets']}",
+                f"{case['join_wall']:.1f} s",
+                f"{case['join_cpu']:.0f} µs",
+                f"{case['memory']:.1f} KiB",
+                f"{case['recovery']:.1f} s",
+            ]
+            for case in load().get("sockets", [])
+        ],
+    )
+
+
 _CORE: Final = (
     # text, scenario, scenario of the sync client
     ("broadcasts of 200 bytes received, payload read", "broadcast", "broadcast-sync"),

@@ -838,19 +838,22 @@ class Membership:
 
 def send_joins(joins: JoinQueue[Membership], now: Instant) -> None:
     """Send the joins that may be sent now. The session calls this after each input."""
-    while send_join(joins, now):
-        pass
+    while (channel := joins.next(now)) is not None:
+        _send(channel, joins, now)
 
 
 def send_join(joins: JoinQueue[Membership], now: Instant) -> bool:
     """Send one join, if one may be sent now; return whether it was."""
     channel = joins.next(now)
-    if channel is None:
-        return False
+    if channel is not None:
+        _send(channel, joins, now)
+    return channel is not None
+
+
+def _send(channel: Membership, joins: JoinQueue[Membership], now: Instant) -> None:
     channel.handle(SendJoin(), now)
     if channel.pending_join is not None:
         joins.sent(channel, channel.pending_join.ref, now)
-    return True
 
 
 # --- what a join requests, and what its reply confirms

@@ -54,7 +54,7 @@ from supawire.core.membership import (
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
-from supawire.core.requests import TimerKey, TimerKind
+from supawire.core.requests import Replies, TimerKey, TimerKind
 from supawire.core.sockets import COUNT_DELAY, IDLE_AFTER, Socket, SocketGroup
 from supawire.core.token_refresh import TokenRefresh
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
@@ -140,6 +140,7 @@ class Session:
         "_past_late",
         "_receiver",
         "_refresh",
+        "_replies",
         "_sockets",
         "channels",
         "effects",
@@ -155,6 +156,8 @@ class Session:
         self._context = Context(options, token, random, strict=strict)
         self.state: ConnectionState = ConnectionState.IDLE
         """The state of the connection; of all sockets together if there are several, see `SocketGroup.state`."""
+        self._replies: list[Replies] = []
+        """The pending pushes of each socket; looked at after each input."""
         self._sockets: Final = SocketGroup(options.limits.channels, options.max_sockets, self._make_socket)
         self._connection: Final = self._sockets.first.connection
         """The connection of the first socket, which exists as long as the client."""
@@ -180,7 +183,9 @@ class Session:
         """The queue of effects, in order."""
 
     def _make_socket(self, number: int) -> Socket:
-        return Socket(self._context.for_socket(number) if number else self._context, self)
+        context = self._context.for_socket(number) if number else self._context
+        self._replies.append(context.replies)
+        return Socket(context, self)
 
     def receiver(self, generation: int) -> Receiver:
         """Return the receiver for the frames of this generation."""
@@ -202,8 +207,7 @@ class Session:
     def next_deadline(self) -> float | None:
         """Monotonic time at which `tick` must be called; None for never."""
         first = self._context.timers.next
-        for socket in self._sockets:
-            replies = socket.context.replies
+        for replies in self._replies:
             if replies and (other := replies.next) is not None and (first is None or other < first):
                 first = other
         return first
@@ -785,7 +789,7 @@ class Session:
     def _left(self, channel: CoreChannel, now: Instant) -> None:
         """Record that a channel is no longer subscribed."""
         socket = self._sockets.holds(channel)
-        socket.left_at = now.mono
+        socket.left(now)
         self._sockets.channel_left()
         self._watch_idle(socket, now)
 
@@ -806,6 +810,7 @@ class Session:
                 self._move(channel, self._sockets.first, now)
             self._past.add(socket.context.counts)
             self._past_late += socket.context.replies.late
+            self._replies.remove(socket.context.replies)
             self._sockets.retire(socket)
 
     def _first_open(self) -> Socket | None:

@@ -64,6 +64,8 @@ class Socket:
         """The channels that are placed here, by full topic, also those that are not subscribed."""
         self.subscribed: dict[str, CoreChannel] = {}
         """The channels that count against the limit, and some that no longer do; see `occupied`."""
+        self.is_full: bool = False
+        """Whether `has_room` found no room, and no channel was left since; otherwise all channels are counted again."""
         self.left_at: float | None = None
         """When a channel was last left."""
         self.joins: Final[JoinQueue[Membership]] = JoinQueue(context)
@@ -77,10 +79,16 @@ class Socket:
 
         self.context.counts.moved_received -= channel.membership.received
 
+    def left(self, now: Instant) -> None:
+        """Record that a channel is no longer subscribed."""
+        self.is_full = False
+        self.left_at = now.mono
+
     def remove(self, channel: CoreChannel) -> None:
         """Forget a channel that is moved to another socket, or removed."""
         self.channels.pop(channel.topic, None)
-        self.subscribed.pop(channel.topic, None)
+        if self.subscribed.pop(channel.topic, None) is not None:
+            self.is_full = False
         self.receiver.unregister(channel)
         self.context.counts.moved_received += channel.membership.received
 
@@ -93,7 +101,10 @@ class Socket:
         """Return whether another channel may be subscribed. `leaving`: channels whose leave is unanswered count."""
         if limit is None or len(self.subscribed) < limit:
             return True
-        return self.occupied(leaving=leaving) < limit
+        if self.is_full:
+            return False
+        self.is_full = self.occupied(leaving=leaving) >= limit and self.all_wanted
+        return len(self.subscribed) < limit
 
     def occupied(self, *, leaving: bool) -> int:
         """Return how many channels count against the limit, and forget those that no longer do."""
@@ -101,6 +112,11 @@ class Socket:
             if not (channel.wanted or (leaving and channel.state is ChannelState.LEAVING)):
                 del self.subscribed[topic]
         return len(self.subscribed)
+
+    @property
+    def all_wanted(self) -> bool:
+        """Whether all of these channels are subscribed, so that none is being left."""
+        return all(channel.wanted for channel in self.subscribed.values())
 
     @property
     def joined(self) -> int:
@@ -188,10 +204,11 @@ class SocketGroup:
 
         Args: besides: a socket that is full, whatever its count says.
         """
-        for socket in (self.holds(channel), self._filling, *self._first_with_room(besides)):
-            if socket is not None and socket is not besides and self._has_room(socket):
-                self._filling = socket
-                return socket
+        for socket in (self.holds(channel), self._filling, None):
+            found = socket or self._first_with_room(besides)
+            if found is not None and found is not besides and self._has_room(found):
+                self._filling = found
+                return found
         if len(self.sockets) >= self._max_sockets:
             return None
         self._newest += 1
@@ -207,11 +224,11 @@ class SocketGroup:
         del self.sockets[socket.number]
         self._filling = None
 
-    def _first_with_room(self, besides: Socket | None) -> Iterator[Socket]:
+    def _first_with_room(self, besides: Socket | None) -> Socket | None:
         for socket in self.sockets.values():
             if socket is not besides and self._has_room(socket):
-                yield socket
-                return
+                return socket
+        return None
 
     def _has_room(self, socket: Socket) -> bool:
         return socket.has_room(self.limit, leaving=self.several)
