@@ -16,7 +16,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supawire._values.encode import infer_columns, to_wire
-from supawire._values.rows import TYPES, Column, PlanCache, decode_columns, decode_row, read_array, read_interval
+from supawire._values.rows import (
+    TYPES,
+    Column,
+    PlanCache,
+    _make_plan,
+    decode_columns,
+    decode_row,
+    read_array,
+    read_interval,
+)
 from supawire.errors import InvalidArgumentError, RowError
 
 
@@ -306,7 +315,7 @@ def test_a_column_listed_twice_is_decoded():
 
 def test_decoders_are_cached_up_to_a_number():
     """One decoder serves all rows of a list of columns, and any number of new lists does not fill the memory."""
-    cache = PlanCache(size=8)
+    cache = PlanCache(_make_plan, size=8)
     for number in range(100):
         cache.find(columns(**{f"c{number}": "int4"}))
     assert len(cache) == 8
@@ -571,6 +580,6 @@ def test_more_columns_than_a_table_can_have_are_decoded_without_a_cache():
     listed = json.dumps([{"name": f"c{number}", "type": "int8"} for number in range(20_000)]).encode()
     assert decode_row(listed, b'{"c1":1,"c19999":"2"}') == {"c1": 1, "c19999": 2}
     assert len(decode_columns(listed)) == 20_000
-    cache = PlanCache()
+    cache = PlanCache(_make_plan)
     cache.find(listed)
     assert len(cache) == 0

@@ -62,8 +62,8 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
     _data: ChangeData
     _record: Any = UNSET
     """The decoded row or model object; before that UNSET, or the model to create."""
-    _row: dict[str, Any] | UnsetType = UNSET
-    """The row as a dict when `_record` is, or will be, a model object."""
+    _row: dict[str, Any] | UnsetType | None = UNSET
+    """The row as a dict when `_record` is, or will be, a model object; None if it is not decoded yet."""
     _old_record: dict[str, Any] | UnsetType = UNSET
 
     @property
@@ -124,6 +124,10 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
 
     def _make(self, model: Model) -> Any:
         data = self._data
+        made = model.read_row(data.columns, data.record)
+        if made is not None:
+            force_setattr(self, "_record", made)
+            return made
         row = self._read_row()
         try:
             if not row:
@@ -137,7 +141,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
 
     def _read_row(self) -> dict[str, Any]:
         kept = self._row
-        return self._keep("_row", self._data.record) if kept is UNSET else kept
+        return self._keep("_row", self._data.record) if kept is UNSET or kept is None else kept
 
     def _keep(self, name: str, raw: Raw) -> Any:
         try:
@@ -221,8 +225,7 @@ class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
     @property
     def row(self) -> dict[str, Any]:
         """The new row as a dict, also with `model=`, and also when some of its columns were not sent."""
-        is_record = self._row is UNSET and type(self._record) is not Model
-        return cast("dict[str, Any]", self.record) if is_record else self._read_row()
+        return cast("dict[str, Any]", self.record) if self._row is UNSET else self._read_row()
 
 
 class Insert(_Written[R], frozen=True, gc=False, eq=False):
@@ -676,7 +679,7 @@ def text_size(event: LateBroadcast[Any]) -> int:
 
 def with_model(change: Change[Any], model: Model) -> Any:
     """Return the same change for a listener with `model=`."""
-    return replace(change, _record=model)
+    return replace(change, _record=model, _row=None)
 
 
 # --- system, status, statistics -------------------------------------------------------------------------------------

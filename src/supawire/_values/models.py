@@ -17,10 +17,13 @@ from typing import Any, Final, cast, get_origin
 import msgspec
 from msgspec import Struct
 
-from supawire._values.rows import read_interval
+from supawire._values.row_objects import Decode, find_decoder, has_no_default
+from supawire._values.rows import PlanCache, decode_columns, read_interval
 from supawire.errors import InvalidArgumentError, RowError
 
 _MAX_SHOWN: Final = 5
+_MAX_DECODERS: Final = 16
+"""Maximum number of lists of columns whose decoder is cached for one class."""
 _PATH: Final = " - at `$"
 _ENDS_WITH_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
 """Error texts of msgspec that end with the value."""
@@ -35,7 +38,8 @@ class Model(Struct, frozen=True, eq=False):
     """One class and its converters. Models of the same class are equal.
 
     from_row: converts a dict of Python values. from_json: converts a JSON text. misfit: returns the text for an error,
-    without the values. fields: for each field that must be sent, the column names that it accepts.
+    without the values. fields: for each field that must be sent, the column names that it accepts. row_decoders: by
+    list of columns, decoders of rows that need no dict in between; None if the class has none.
     """
 
     kind: type[Any]
@@ -43,6 +47,7 @@ class Model(Struct, frozen=True, eq=False):
     from_json: Callable[[bytes | msgspec.Raw], Any]
     misfit: Callable[[Exception], str]
     fields: tuple[tuple[str, ...], ...]
+    row_decoders: PlanCache[Decode | None] | None = None
 
     @property
     def name(self) -> str:
@@ -60,6 +65,16 @@ class Model(Struct, frozen=True, eq=False):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return check_model, (self.kind,)
+
+    def read_row(self, columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> Any:
+        """Convert a row as it was sent, without a dict in between; return None if `make` is needed for it."""
+        decode = None if self.row_decoders is None else self.row_decoders.find(columns)
+        if decode is None:
+            return None
+        try:
+            return decode(record)
+        except _MISFITS:
+            return None
 
     def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
         """Convert a row. `unsent`: the columns that the server lists but did not send. Raises: RowError."""
@@ -153,6 +168,7 @@ def _of_msgspec(model: type[Any]) -> Model:
         from_json=decode,
         misfit=_misfit,
         fields=tuple((one.encode_name,) for one in kind.fields if not _may_be_missing(one)),
+        row_decoders=PlanCache(lambda columns: find_decoder(kind, decode, decode_columns(columns)), _MAX_DECODERS),
     )
 
 
@@ -189,7 +205,7 @@ def _spans(value: Any) -> Any:
 
 def _may_be_missing(one: Any) -> bool:
     """Return whether a missing value is visible: a NotRequired key, or a field that is UNSET then."""
-    return not one.required and one.default is one.default_factory is msgspec.NODEFAULT
+    return not one.required and has_no_default(one)
 
 
 def _misfit(error: Exception) -> str:

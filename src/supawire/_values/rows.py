@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -239,7 +239,7 @@ _MAX_COLUMNS: Final = 1600
 _MAX_DIGITS: Final = 4000
 """Maximum digits of an int; Python refuses to parse longer ones, since it takes too long."""
 _NO_COLUMNS: Final[Set[str]] = frozenset()
-_AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
+AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
 """Types whose numbers are JSON numbers; "": no type was sent. Any other unknown type may contain a numeric."""
 
 _UNSUPPORTED_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # not possible as the JSON name of a struct field
@@ -336,39 +336,43 @@ def _dict_by_position(names: tuple[str, ...], row: Struct) -> dict[str, Any]:
     return dict(zip(names, astuple(row), strict=True))
 
 
-class PlanCache:
-    """The plans for lists of columns, as the server sends them.
+P = TypeVar("P")
+
+
+class PlanCache(Generic[P]):
+    """What is made of lists of columns, as the server sends them.
 
     The next change usually has the same columns as the one before, so the newest plan is found by comparing bytes. This
     takes 0.02 µs; copying and hashing the bytes for the cache of all plans takes 0.3 µs.
     """
 
-    def __init__(self, size: int = _MAX_PLANS) -> None:
-        self._newest = msgspec.Raw(b""), _Plan((), {})  # one attribute, so that threads never see a mixed pair
-        self._cached = lru_cache(size)(_make_plan)
+    def __init__(self, make: Callable[[bytes], P], size: int = _MAX_PLANS) -> None:
+        self._make = make
+        self._newest: tuple[Any, Any] = (), None  # one attribute, so that threads never see a mixed pair
+        self._cached = lru_cache(size)(make)
 
     def __len__(self) -> int:
         return self._cached.cache_info().currsize
 
-    def find(self, columns: bytes | msgspec.Raw) -> _Plan:
+    def find(self, columns: bytes | msgspec.Raw) -> P:
         """Return the plan for this list of columns."""
         newest, plan = self._newest
         return plan if columns == newest else self._find(columns)
 
-    def _find(self, columns: bytes | msgspec.Raw) -> _Plan:
+    def _find(self, columns: bytes | msgspec.Raw) -> P:
         copied = bytes(columns)  # a Raw is a view that would keep its whole frame in memory
-        plan = self._cached(copied) if len(copied) <= _MAX_CACHED_BYTES else _make_plan(copied)
+        plan = self._cached(copied) if len(copied) <= _MAX_CACHED_BYTES else self._make(copied)
         self._newest = msgspec.Raw(copied), plan
         return plan
 
 
-_plans: Final = PlanCache()
+_plans: Final = PlanCache(_make_plan)
 
 
 def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     for name, kind in types.items():
         known = TYPES.get(_item(kind))
-        if known is None and _item(kind) not in _AS_JSON:
+        if known is None and _item(kind) not in AS_JSON:
             yield name, _without_float
         elif known is not None and known.late:
             yield name, partial(_read_array if kind.startswith("_") else _read, known)
@@ -438,7 +442,7 @@ def _value(kind: str, text: bytes) -> Any:
         return _array(_item(kind), text)
     known = TYPES.get(kind)
     if known is None:
-        return _plain(text, _any if _item(kind) in _AS_JSON else _exact)
+        return _plain(text, _any if _item(kind) in AS_JSON else _exact)
     if not known.late:
         try:
             return _scalars[kind].decode(text)
