@@ -44,7 +44,7 @@ def received(*states: Raw, model: type[Any]) -> list[Any]:
     made = check_model(model)
     assert made is not None
     events: list[Any] = []
-    deliver, roster = ModelAdapter(events.append, made), ChannelPresence("room")
+    deliver, roster = ModelAdapter(events.append, presence(), made), ChannelPresence("room")
     for state in states:
         roster.joined(enabled=True)
         for event in roster.replace(state):
@@ -101,7 +101,7 @@ def test_listeners_with_different_models_are_independent():
     for model in KINDS["TypedDict"], User:
         made = check_model(model)
         assert made is not None
-        ModelAdapter(modelled.append, made)(sync)
+        ModelAdapter(modelled.append, presence(), made)(sync)
     assert modelled[1].state["alice"][0].payload == User("alice")
     roster.apply(entries("bob"), entries())
     assert {key: one.payload for key, (one,) in sync.state.items()} == {"alice": {"name": "alice"}}

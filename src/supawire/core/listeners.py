@@ -24,11 +24,7 @@ from supawire.core.effects import Listeners
 from supawire.core.frames import V1, V2
 from supawire.events import (
     Broadcast,
-    Delete,
-    Insert,
     LateBroadcast,
-    PresenceEvent,
-    Update,
     frame_of,
     presence_with_model,
     with_model,
@@ -51,26 +47,26 @@ _late: Final[type[LateBroadcast[Any]]] = LateBroadcast
 class ModelAdapter:
     """Adapter that delivers the rows or payloads of one selector as objects of a class."""
 
-    __slots__ = ("_model", "deliver")
+    __slots__ = ("_convert", "_model", "deliver")
 
-    def __init__(self, deliver: Callable[[Any], Any], model: Model) -> None:
+    def __init__(self, deliver: Callable[[Any], Any], selector: Selector[Any], model: Model) -> None:
         self.deliver: Final = deliver
         self._model = model
+        self._convert = _converter(selector)
 
     def __call__(self, event: Any) -> Any:
-        return self.deliver(_with_model(event, self._model))
+        return self.deliver(self._convert(event, self._model))
 
 
-_CHANGE_TYPES: Final = (Insert, Update, Delete)
-_ModelEvent = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any]
+def _converter(selector: Selector[Any]) -> Callable[[Any, Model], Any]:
+    """Return the function that gives the events of a selector their model."""
+    if isinstance(selector, ChangesSelector):
+        return with_model
+    return _message_with_model if isinstance(selector, BroadcastSelector) else presence_with_model
 
 
-def _with_model(event: _ModelEvent, model: Model) -> _ModelEvent:
-    if isinstance(event, Broadcast):
-        return _late(event.topic, event.event, UNSET, event.id, event.replayed, b"", _text(event), model)
-    if isinstance(event, _CHANGE_TYPES):
-        return with_model(event, model)
-    return presence_with_model(event, model)
+def _message_with_model(event: Broadcast[Any], model: Model) -> LateBroadcast[Any]:
+    return _late(event.topic, event.event, UNSET, event.id, event.replayed, b"", _text(event), model)
 
 
 def _text(event: Broadcast[Any]) -> Raw | bytes:
@@ -364,7 +360,7 @@ _SelectorCallback = tuple[Selector[Any], Callable[[Any], None]]
 
 def _unwrapped(selector: Selector[Any], listener: Listener) -> _SelectorCallback:
     if isinstance(selector, ModelSelector):
-        return selector.plain, ModelAdapter(listener.deliver, selector.model)
+        return selector.plain, ModelAdapter(listener.deliver, selector.plain, selector.model)
     return selector, listener.deliver
 
 
