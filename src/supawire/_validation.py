@@ -413,6 +413,15 @@ def check_event(event: object) -> str:
     return event
 
 
+def check_key(name: str, value: object) -> str:
+    """Check a key that messages of one kind share: text that is not empty, at most 255 bytes of UTF-8."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError(f"{name} must be text that is not empty, such as 'cursor:alice', not {value!r}")
+    if (used := check_writable(name, value)) > MAX_NAME_BYTES:
+        raise InvalidArgumentError(f"{name} must have at most {MAX_NAME_BYTES} bytes of UTF-8, not {used}")
+    return value
+
+
 def check_json(payload: object, name: str = "payload") -> bytes:
     """Encode `payload` as JSON.
 

@@ -170,12 +170,15 @@ class RemoteProtocolError(ProtocolError):
 class Sent:
     """The result of sending a broadcast.
 
+    `via`: how it was sent; "queue": it is queued, see `offline`; "replaced": it was not sent, because a newer message
+    with the same `latest` key took its place.
+
     `acked`: the server confirmed it; by HTTP, that it was authorized and is queued.
 
     `id`: the id of the stored message, if the server stores it and returns it, or the one given to `publish`.
     """
 
-    via: Literal["socket", "http", "queue"]
+    via: Literal["socket", "http", "queue", "replaced"]
     acked: bool = False
     id: str | None = None
 

@@ -108,9 +108,12 @@ class Harness(SessionHarness):
         ack: bool = False,
         timeout: float | None = 10.0,
         ignore_queue_time: bool = True,
+        latest: str | None = None,
     ) -> Any:
         """Send a broadcast of the event "e"; return its ticket, or None if no reply is expected."""
-        message = OutgoingBroadcast("e", payload, ack=ack, timeout=timeout, ignore_queue_time=ignore_queue_time)
+        message = OutgoingBroadcast(
+            "e", payload, ack=ack, timeout=timeout, ignore_queue_time=ignore_queue_time, latest=latest
+        )
         return self.call(self.session.broadcast, topic, message)
 
     def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:

@@ -182,6 +182,60 @@ def test_acked_sends_leave_nothing_when_they_are_answered(harness: Harness) -> N
     assert harness.session.stats().pending == 0
 
 
+# --- latest
+
+
+def test_the_newest_message_of_a_key_is_sent_in_the_place_of_the_first(
+    make_harness: Callable[..., Harness],
+) -> None:
+    """What the limit holds back is replaced by key: keys keep their turn, and replaced calls say so."""
+    harness = make_harness(limits=Limits(messages_per_second=1))
+    harness.open()
+    room = harness.joined()
+    harness.broadcast(room, b"0", latest="a")
+    tickets = {
+        number: harness.broadcast(room, b"%d" % number, latest=key, ack=False)
+        for number, key in enumerate(["a", "b", None, "a", "a", "b"], 1)
+    }
+    assert harness.session.stats().queued == 3
+    harness.run_for(3.5)
+    assert payloads(harness) == [0, 5, 6, 3]
+    outcomes = {number: harness.outcome(ticket).via for number, ticket in tickets.items()}
+    assert outcomes == {1: "replaced", 2: "replaced", 3: "socket", 4: "replaced", 5: "socket", 6: "socket"}
+    assert harness.session.table_sizes()["tickets"] == 0
+
+
+def test_a_replaced_message_does_not_count_for_the_queue(make_harness: Callable[..., Harness]) -> None:
+    """While the channel is not joined, any number of messages with one key takes one place, also in a full queue."""
+    harness = make_harness(offline="wait", queue_size=2)
+    room = harness.channel()
+    harness.broadcast(room, b"0", latest="a")
+    harness.broadcast(room, b"1")
+    for number in range(2, 50):
+        last = harness.broadcast(room, b"%d" % number, latest="a", timeout=5.0)
+    with pytest.raises(StateError, match="already queued"):
+        harness.broadcast(room, b"50", latest="b")
+    harness.run_for(6)
+    assert isinstance(error_of(harness.outcome(last)), OperationTimeout)
+    harness.broadcast(room, b"51", latest="a")
+    harness.open()
+    harness.join(room)
+    assert payloads(harness) == [1, 51]
+
+
+def test_a_cancelled_call_removes_only_its_own_message(make_harness: Callable[..., Harness]) -> None:
+    """The cancellation of a replaced call leaves the message that replaced it in the queue."""
+    harness = make_harness(offline="wait")
+    room = harness.channel()
+    older, newer = (harness.broadcast(room, b"%d" % number, latest="a") for number in (1, 2))
+    other = harness.broadcast(room, b"3", latest="b")
+    harness.call(harness.session.cancel, older)
+    harness.call(harness.session.cancel, other)
+    harness.open()
+    harness.join(room)
+    assert payloads(harness) == [2] and harness.outcome(newer).via == "socket"
+
+
 # --- limits
 
 

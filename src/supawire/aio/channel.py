@@ -49,6 +49,7 @@ from supawire.options import (
     check_choice,
     check_event,
     check_json,
+    check_key,
     check_persist,
     check_timeout,
     check_token,
@@ -383,6 +384,7 @@ class AsyncChannel(metaclass=WithoutOtherNames):
         *,
         ack: bool | None = None,
         persist: bool | int = False,
+        latest: str | None = None,
         timeout: Timeout = DEFAULT,
     ) -> Sent:
         """Send one message to all listeners of this channel.
@@ -395,7 +397,9 @@ class AsyncChannel(metaclass=WithoutOtherNames):
             event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not with protocol 1.0.0).
             ack: if omitted, the channel's option. persist: store the message, so that it can be replayed and read by
                 `history`: True for 72 hours, or for how many seconds. `Sent.id` is its id. Only with private=True and
-                ack=True; when the server does not store it, PushError is raised.
+                ack=True; when the server does not store it, PushError is raised. latest: a key, such as "cursor:alice".
+                While the message waits for the rate limit or the join, a newer one with this key takes its place, and
+                this call returns `Sent` with via="replaced".
             timeout: seconds for pacing and the ack together; if omitted, the client's for each, not counting time
                 behind unanswered joins; None: no limit.
         Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing delayed it
@@ -414,6 +418,7 @@ class AsyncChannel(metaclass=WithoutOtherNames):
             driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
             ignore_queue_time=timeout is DEFAULT,
             persist=check_persist(persist),
+            latest=None if latest is None else check_key("latest", latest),
         )
         ticket = driver.session.broadcast(self._topic, message, now)
         if ticket is None:

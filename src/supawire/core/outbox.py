@@ -1,7 +1,10 @@
 """Outgoing broadcasts of one channel: sent at once, or queued in order until they can be sent.
 
-A queued broadcast has a ticket and a deadline: it is either sent once, after the join, or its caller gets an error.
+A queued broadcast has a ticket and a deadline: it is either sent once, after the join, or its caller gets an error. One
+with `latest` may instead be replaced by a newer one with the same key.
 """
+
+from typing import Final
 
 from msgspec import Raw, Struct
 
@@ -20,13 +23,17 @@ from supawire.errors import (
 from supawire.events import Instant, Sent
 from supawire.options import Secret
 
+REPLACED: Final = Sent("replaced")
+"""The result of a broadcast that was not sent, because a newer one with the same `latest` key took its place."""
+
 
 class OutgoingBroadcast(Struct, frozen=True, gc=False):
     """One outgoing broadcast. `payload`: JSON text, or raw bytes if not `json`.
 
     persist: the server stores it; True, or for how many seconds. id: sent as text with this id, which receivers get as
     `Broadcast.id`; only for JSON. timeout: seconds until it is sent and, with ack, answered. ignore_queue_time: the
-    timeout applies to each of the two separately, and the reply's does not count time behind unanswered joins.
+    timeout applies to each of the two separately, and the reply's does not count time behind unanswered joins. latest:
+    while it is queued, a newer broadcast with this key takes its place.
     """
 
     event: str
@@ -37,6 +44,7 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
     ignore_queue_time: bool = False
     persist: bool | int = False
     id: str | None = None
+    latest: str | None = None
 
     @property
     def metadata(self) -> bytes:
@@ -55,8 +63,8 @@ class ChannelOutbox:
         self._context = context
         self._topic = topic
         self._name = name
-        self._queued: dict[Ticket, OutgoingBroadcast] = {}
-        """Queued broadcasts in sending order."""
+        self._queued: dict[Ticket | str, tuple[Ticket, OutgoingBroadcast]] = {}
+        """Queued broadcasts in sending order, by their `latest` key, or by their ticket if they have none."""
         self.sent: int = 0
         """Broadcasts handed to a connection."""
 
@@ -95,15 +103,22 @@ class ChannelOutbox:
         return ticket
 
     def enqueue(self, message: OutgoingBroadcast, now: Instant) -> Ticket:
-        """Queue until the channel is joined, at most for the message's timeout."""
-        if len(self._queued) >= self._context.options.queue_size:
+        """Queue until the channel is joined, at most for the message's timeout.
+
+        One that replaces another takes its place in the queue: at the end, a key with frequent messages would wait for
+        as long as they come.
+        """
+        replaced = None if message.latest is None else self._queued.get(message.latest)
+        if replaced is None and len(self._queued) >= self._context.options.queue_size:
             raise StateError(
                 f"{len(self._queued)} broadcasts are already queued for this channel",
                 topic=self._name,
                 hint="Send less while it is not joined, or raise queue_size.",
             )
         ticket = self._context.tickets.create(TicketKind.BROADCAST)
-        self._queued[ticket] = message
+        if replaced is not None:
+            self._settle(replaced[0], REPLACED)
+        self._queued[ticket if message.latest is None else message.latest] = ticket, message
         if message.timeout is not None:
             self._context.timers.set(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket), now.mono + message.timeout)
         return ticket
@@ -124,8 +139,7 @@ class ChannelOutbox:
             if ready_at > now.mono:
                 self._context.timers.set(TimerKey(TimerKind.OUTBOX, self._topic), ready_at)
                 return
-            ticket = next(iter(self._queued))
-            message = self._queued.pop(ticket)
+            ticket, message = self._queued.pop(next(iter(self._queued)))
             deadline = self._context.timers.deadline(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             remaining = (
@@ -136,14 +150,17 @@ class ChannelOutbox:
     def fail(self, error: RealtimeError) -> None:
         """Fail all queued broadcasts, because the channel ended."""
         queued, self._queued = self._queued, {}
-        for ticket in queued:
-            self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
-            self._context.tickets.resolve(ticket, error)
+        for ticket, _ in queued.values():
+            self._settle(ticket, error)
 
     def drop(self, ticket: Ticket) -> bool:
         """Remove a queued broadcast whose call was cancelled. Return False if it is not queued here."""
-        if self._queued.pop(ticket, None) is None:
+        slot: Ticket | str | None = ticket
+        if slot not in self._queued:
+            slot = next((key for key, (queued, _) in self._queued.items() if queued is ticket), None)
+        if slot is None:
             return False
+        del self._queued[slot]
         self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
         return True
 
@@ -160,6 +177,11 @@ class ChannelOutbox:
 
     def __len__(self) -> int:
         return len(self._queued)
+
+    def _settle(self, ticket: Ticket, outcome: Sent | RealtimeError) -> None:
+        """Resolve the ticket of a broadcast that was queued, without sending it."""
+        self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
+        self._context.tickets.resolve(ticket, outcome)
 
     def _send_queued(
         self, ticket: Ticket, message: OutgoingBroadcast, join_ref: str, now: Instant, timeout: float | None

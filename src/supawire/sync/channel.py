@@ -327,6 +327,7 @@ class Channel(metaclass=WithoutOtherNames):
         *,
         ack: bool | None = None,
         persist: bool | int = False,
+        latest: str | None = None,
         timeout: Timeout = DEFAULT,
     ) -> Sent:
         """Send one message to all listeners of this channel.
@@ -339,7 +340,9 @@ class Channel(metaclass=WithoutOtherNames):
             event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not with protocol 1.0.0).
             ack: if omitted, the channel's option. persist: store the message, so that it can be replayed and read by
                 `history`: True for 72 hours, or for how many seconds. `Sent.id` is its id. Only with private=True and
-                ack=True; when the server does not store it, PushError is raised.
+                ack=True; when the server does not store it, PushError is raised. latest: a key, such as "cursor:alice".
+                While the message waits for the rate limit or the join, a newer one with this key takes its place, and
+                this call returns `Sent` with via="replaced".
             timeout: seconds for pacing and the ack together; if omitted, the client's for each, not counting time
                 behind unanswered joins; None: no limit.
         Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing delayed it
@@ -347,7 +350,9 @@ class Channel(metaclass=WithoutOtherNames):
             OperationTimeout.
         Wire: docs/protocol.md, Broadcast, Acknowledgement.
         """
-        sent = self._portal.call(self._async.broadcast, event, payload, ack=ack, persist=persist, timeout=timeout)
+        sent = self._portal.call(
+            self._async.broadcast, event, payload, ack=ack, persist=persist, latest=latest, timeout=timeout
+        )
         return QueuedSent(sent.via, sent.acked, None, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
 
     # --- live streams
