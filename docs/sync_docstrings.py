@@ -25,6 +25,7 @@ CLASSES: Final[tuple[tuple[type, type], ...]] = (
     (supawire.StreamReader, supawire.AsyncStreamReader),
     (supawire.Streams, supawire.AsyncStreams),
     (supawire.StreamWriter, supawire.AsyncStreamWriter),
+    (supawire.ThrottledSender, supawire.AsyncThrottledSender),
 )
 
 FUNCTIONS: Final = (

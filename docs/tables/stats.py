@@ -29,6 +29,9 @@ MEANINGS = {
     "buffered": "events that wait now for a handler or an iterator, of all of them together",
     "channels": "channels that exist now",
     "joined_channels": "channels that are joined now",
+    "message_budget": "`Budget` of `Limits(messages_per_second=…)`: `used` and `left` of `limit` messages in `window` seconds; not counted without a limit",
+    "join_budget": "the same of `joins_per_second`",
+    "presence_budget": "the same of `presence_per_second`",
     "clock_offset": "seconds by which the server's clock is ahead of this machine's, or up to a second less; `None` if unknown",
     "sockets": "a `SocketStats` for each open socket: `number`, `state`, `channels`, `frames_received`, `frames_sent`, `connects`, "
     "`reconnects`, `last_round_trip`; see [more than 100 channels](connections.md#more-than-100-channels)",

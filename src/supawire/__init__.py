@@ -51,6 +51,7 @@ from supawire.errors import (
 )
 from supawire.events import (
     Broadcast,
+    Budget,
     Change,
     ChannelState,
     ChannelStats,
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from supawire.aio.outbox import AsyncOutbox, OutboxStats
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
+    from supawire.aio.throttled import AsyncThrottledSender
     from supawire.core.verification import Summary
     from supawire.cursors import Cursor, StoredBroadcast
     from supawire.outbox_stores.base import DeadMessage, OutboxStore
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from supawire.sync.mirror import Mirror
     from supawire.sync.outbox import Outbox
     from supawire.sync.stream import Stream
+    from supawire.sync.throttled import ThrottledSender
     from supawire.verifiers import PostgresVerifier, VerifiedTable, Verifier
 
     __version__: str
@@ -127,9 +130,11 @@ __all__ = [
     "AsyncStreamReader",
     "AsyncStreamWriter",
     "AsyncStreams",
+    "AsyncThrottledSender",
     "AuthError",
     "Backoff",
     "Broadcast",
+    "Budget",
     "CacheError",
     "Change",
     "Channel",
@@ -218,6 +223,7 @@ __all__ = [
     "Subscription",
     "Summary",
     "System",
+    "ThrottledSender",
     "Update",
     "VerifiedTable",
     "Verifier",
@@ -246,6 +252,8 @@ _HOMES: Final = {
     "AsyncStream": "aio.stream",
     "AsyncStreamReader": "aio.live_streams",
     "AsyncStreamWriter": "aio.live_streams",
+    "AsyncThrottledSender": "aio.throttled",
+    "ThrottledSender": "sync.throttled",
     "AsyncStreams": "aio.live_streams",
     "Channel": "sync.channel",
     "Client": "sync.client",

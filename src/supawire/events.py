@@ -489,6 +489,7 @@ __all__ = [
     "EMPTY_STATE",
     "NULL",
     "Broadcast",
+    "Budget",
     "Change",
     "ChangeData",
     "ChannelState",
@@ -774,6 +775,27 @@ class SocketStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of one of the client's rate limits (`Limits`) is used.
+
+    limit: calls in any `window` seconds, None if there is no limit. used: calls in the last `window` seconds; without a
+    limit they are not counted.
+    """
+
+    limit: int | None = None
+    window: float = 1.0
+    used: int = 0
+
+    @property
+    def left(self) -> int | None:
+        """How many calls may be made now; None: any number."""
+        return None if self.limit is None else max(0, self.limit - self.used)
+
+
+NO_LIMIT: Final = Budget()
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counters since the client was created, and its current state."""
 
@@ -805,6 +827,12 @@ class Stats:
     """Seconds by which the server's clock is ahead of ours."""
     sockets: tuple[SocketStats, ...] = ()
     """Each socket of the client; with `max_sockets=1` one. Counters of closed sockets are only in the totals."""
+    message_budget: Budget = NO_LIMIT
+    """Of `Limits.messages_per_second`: broadcasts by the socket and by HTTP."""
+    join_budget: Budget = NO_LIMIT
+    """Of `Limits.joins_per_second`."""
+    presence_budget: Budget = NO_LIMIT
+    """Of `Limits.presence_per_second`."""
 
 
 @dataclass(frozen=True, slots=True)

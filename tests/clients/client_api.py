@@ -20,6 +20,7 @@ from supawire import (
     AsyncOutbox,
     AsyncQueuedSent,
     AsyncStream,
+    AsyncThrottledSender,
     Channel,
     Client,
     History,
@@ -30,15 +31,19 @@ from supawire import (
     QueuedSent,
     Stream,
     Subscription,
+    ThrottledSender,
     connect,
     connect_async,
 )
 
-ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox, AsyncMessageStream)
+ASYNC: Final = (
+    AsyncClient, AsyncChannel, AsyncStream, AsyncMirror, AsyncOutbox, AsyncMessageStream, AsyncThrottledSender,
+)  # fmt: skip
 END: Final = "the iteration is over"
 WRAPPED: Final = (
     AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror, AsyncOutbox, AsyncMessageStream, AsyncHistory,
     Client, Channel, Stream, QueuedSent, Subscription, Mirror, Outbox, MessageStream, History,
+    AsyncThrottledSender, ThrottledSender,
 )  # fmt: skip
 
 

@@ -650,6 +650,24 @@ async def test_sending_while_not_joined(api: ClientApi, server: LocalServer):
         assert (await (await client.channel("room")).broadcast("a", {"by": "http"})).via == "http"
 
 
+async def test_the_newest_values_are_sent(api: ClientApi, server: LocalServer):
+    """`latest=` replaces what waits for the join, and a throttled sender what waits for its rate."""
+    async with api.client(server, offline="queue") as client:
+        room = await client.channel("room", echo=True)
+        received = await room.listen(broadcast())
+        sent = [await room.broadcast("cursor", number, latest="alice") for number in range(3)]
+        await room.subscribe()
+        assert [(await one.wait()).via for one in sent] == ["replaced", "replaced", "socket"]
+        assert (await received.next()).payload == 2
+        async with await room.throttled(20) as sender:
+            for number in range(100):
+                await sender.send("cursor", number, key="alice")
+        numbers = [(await received.next()).payload]
+        while numbers[-1] != 99:
+            numbers.append((await received.next()).payload)
+        assert numbers == sorted(numbers) and len(numbers) + sender.inner.replaced == 100
+
+
 async def test_queued_sends_fail_with_the_cause(api: ClientApi, server: LocalServer):
     """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also when the client closes
     (R31)."""

@@ -21,6 +21,7 @@ from supawire import (
     AsyncStreamReader,
     AsyncStreams,
     AsyncStreamWriter,
+    AsyncThrottledSender,
     Channel,
     Client,
     ClientOptions,
@@ -31,6 +32,7 @@ from supawire import (
     StreamReader,
     Streams,
     StreamWriter,
+    ThrottledSender,
     connect,
     connect_async,
     from_supabase,
@@ -43,7 +45,7 @@ TWINS = [
     (Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent),
     (Mirror, AsyncMirror), (Outbox, AsyncOutbox),
     (StreamWriter, AsyncStreamWriter), (StreamReader, AsyncStreamReader),
-    (Streams, AsyncStreams),
+    (Streams, AsyncStreams), (ThrottledSender, AsyncThrottledSender),
 ]  # fmt: skip
 
 IN_BLOCKING = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
@@ -63,6 +65,7 @@ WAITS = {
     "AsyncStreamWriter": {"write", "finish", "__aenter__", "__aexit__"},
     "AsyncStreamReader": {"part", "read", "text"},
     "AsyncStreams": {"__anext__", "__aenter__", "__aexit__"},
+    "AsyncThrottledSender": {"flush", "close", "__aenter__", "__aexit__"},
 }  # fmt: skip
 """The coroutine functions of the async client; everything else is a plain call in both clients."""
 

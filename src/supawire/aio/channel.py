@@ -32,6 +32,7 @@ from supawire.aio.history import (
 from supawire.aio.live_streams import AsyncStreams, AsyncStreamWriter, Source, StreamResult, StreamStore, send_all
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import is_of_changes
+from supawire.aio.throttled import AsyncThrottledSender
 from supawire.core.channel import CoreChannel
 from supawire.core.effects import Ticket
 from supawire.core.live_streams import SEGMENT_EVENT, StreamKind
@@ -440,6 +441,19 @@ class AsyncChannel(metaclass=WithoutOtherNames):
 
         outcome.add_done_callback(report_failure)
         return AsyncQueuedSent("queue", _outcome=outcome)
+
+    def throttled(self, per_second: float, *, max_keys: int = 1000) -> AsyncThrottledSender:
+        """Return a sender of the newest values, such as positions or measurements, for a limited number of messages.
+
+            async with channel.throttled(20) as cursors:
+                cursors.send("cursor", {"x": 1, "y": 2}, key="alice")
+
+        Of the values with one key, the first is sent at once; while the rate is used up, the newest replaces those that
+        wait, and the last one is always sent. Keys take turns.
+
+        Args: per_second: messages a second of this sender in all, evenly spaced. max_keys: at most so many keys wait.
+        """
+        return AsyncThrottledSender(self._driver, self._core, per_second, max_keys)
 
     # --- live streams
 

@@ -198,7 +198,11 @@ class Driver:
         """Return the counters. Any thread may call it."""
         buffered, overflowed = self.registry.overflow()
         return replace(
-            self.session.stats(), buffered=buffered, overflowed=overflowed, handler_errors=self._handler_errors
+            self.session.stats(),
+            buffered=buffered,
+            overflowed=overflowed,
+            handler_errors=self._handler_errors,
+            **self.session.budgets(self.clock.time()),
         )
 
     def channel_stats(self, channel: CoreChannel) -> ChannelStats:

@@ -160,7 +160,7 @@ class CoreChannel:
 
     def broadcast(self, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
         """Send a broadcast, or apply the `offline` option. Return None if it was sent and no reply is expected."""
-        self._check_broadcast(message)
+        self.check_broadcast(message)
         state, join = self._member.state, self._member.active_join
         if state is ChannelState.JOINED and join is not None:
             return self._member.outbox.send(message, join.ref, now)
@@ -258,7 +258,8 @@ class CoreChannel:
         if self.wanted and not self._member.ever_joined and not self._member.waiters:
             self._member.handle(Leave(None, self._context.options.timeout, withdrawn=True), now)
 
-    def _check_broadcast(self, message: OutgoingBroadcast) -> None:
+    def check_broadcast(self, message: OutgoingBroadcast) -> None:
+        """Raise an error for a message that this channel can never send."""
         if self._member.state is ChannelState.CLOSED:
             raise ClosedError("the channel was closed", topic=self.name)
         if message.ack and not self.options.ack:

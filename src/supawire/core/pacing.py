@@ -1,9 +1,15 @@
 """Backoff delays, and rate limits kept on the client side so that the server never has to enforce them."""
 
+import math
 from collections import deque
-from typing import Final, Protocol
+from collections.abc import Hashable
+from typing import Final, Generic, Protocol, TypeVar
 
+from supawire.events import Budget
 from supawire.options import Backoff
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class Uniform(Protocol):
@@ -58,6 +64,11 @@ class Pace:
         over = len(self._calls) + calls - self.limit
         return mono if over <= 0 else self._calls[over - 1] + self._window
 
+    def budget(self, mono: float) -> Budget:
+        """Return what is used. Any thread may call it."""
+        began = mono - self._window
+        return Budget(self.limit, self._window, sum(at > began for at in tuple(self._calls or ())))
+
     def spend(self, mono: float, calls: int = 1) -> None:
         """Count calls."""
         if self.limit is None:
@@ -65,6 +76,54 @@ class Pace:
         if self._calls is None:
             self._calls = deque()
         self._calls.extend([mono] * calls)
+
+
+class Throttle(Generic[K, V]):
+    """The newest value of each key, one every `interval` seconds; the keys take turns.
+
+    Args: max_keys: at most so many values wait.
+    """
+
+    def __init__(self, interval: float, max_keys: int) -> None:
+        self._interval = interval
+        self._max_keys = max_keys
+        self._values: dict[K, V] = {}
+        """What waits, in sending order. A newer value takes the place of the older one of its key."""
+        self._ready_at = -math.inf
+        self.replaced: int = 0
+        """Number of values that a newer one has replaced."""
+
+    def put(self, key: K, value: V) -> bool:
+        """Add a value. Return False if too many keys wait."""
+        if key in self._values:
+            self.replaced += 1
+        elif len(self._values) >= self._max_keys:
+            return False
+        self._values[key] = value
+        return True
+
+    def pop(self, mono: float) -> tuple[K, V] | None:
+        """Remove and return the next key and value, None if none is due."""
+        if not self._values or mono < self._ready_at:
+            return None
+        self._ready_at = mono + self._interval
+        key = next(iter(self._values))
+        return key, self._values.pop(key)
+
+    def restore(self, key: K, value: V, ready_at: float) -> None:
+        """Put back a value that could not be sent, unless there is a newer one; nothing is due before `ready_at`."""
+        if key in self._values:
+            self.replaced += 1
+        else:
+            self._values = {key: value, **self._values}
+        self._ready_at = max(self._ready_at, ready_at)
+
+    def next_at(self) -> float | None:
+        """Return when a value is due, None if there is none."""
+        return self._ready_at if self._values else None
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class Allowance:

@@ -58,7 +58,7 @@ from supawire.core.requests import Replies, TimerKey, TimerKind
 from supawire.core.sockets import COUNT_DELAY, IDLE_AFTER, Socket, SocketGroup
 from supawire.core.token_refresh import TokenRefresh
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
-from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats, Status
+from supawire.events import Budget, ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats, Status
 from supawire.options import ChannelOptions, Secret, SessionOptions
 
 
@@ -286,6 +286,14 @@ class Session:
             clock_offset=self._context.server_clock.offset,
             sockets=tuple(socket.stats() for socket in sockets),
         )
+
+    def budgets(self, mono: float) -> dict[str, Budget]:
+        """Return what is used of the rate limits, by the names in `Stats`. Any thread may call it."""
+        return {
+            "message_budget": self._context.messages.budget(mono),
+            "join_budget": self._context.joins.budget(mono),
+            "presence_budget": self._context.presence.budget(mono),
+        }
 
     def troubles(self, mono: float, grace: float, *, with_channels: bool) -> tuple[str, ...]:
         """Return why the client is not healthy or, with channels, not ready; see `AsyncClient.healthy`.

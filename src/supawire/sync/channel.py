@@ -30,6 +30,7 @@ from supawire.sync.history import History, MessageStream
 from supawire.sync.live_streams import Streams, StreamWriter, send_all
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
+from supawire.sync.throttled import ThrottledSender
 
 
 class ThreadSubscription(Subscription):
@@ -354,6 +355,19 @@ class Channel(metaclass=WithoutOtherNames):
             self._async.broadcast, event, payload, ack=ack, persist=persist, latest=latest, timeout=timeout
         )
         return QueuedSent(sent.via, sent.acked, None, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
+
+    def throttled(self, per_second: float, *, max_keys: int = 1000) -> ThrottledSender:
+        """Return a sender of the newest values, such as positions or measurements, for a limited number of messages.
+
+            with channel.throttled(20) as cursors:
+                cursors.send("cursor", {"x": 1, "y": 2}, key="alice")
+
+        Of the values with one key, the first is sent at once; while the rate is used up, the newest replaces those that
+        wait, and the last one is always sent. Keys take turns.
+
+        Args: per_second: messages a second of this sender in all, evenly spaced. max_keys: at most so many keys wait.
+        """
+        return ThrottledSender(self._portal, self._portal.run(self._async.throttled, per_second, max_keys=max_keys))
 
     # --- live streams
 
