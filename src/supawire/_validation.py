@@ -409,7 +409,8 @@ def check_event(event: object) -> str:
         raise InvalidArgumentError(f"event must be a string, not {type(event).__name__}")
     if not event:
         raise InvalidArgumentError("event must not be empty")
-    _fits("event", event, MAX_NAME_BYTES)
+    if len(event) > MAX_NAME_BYTES or not event.isascii():
+        _fits("event", event, MAX_NAME_BYTES)
     return event
 
 

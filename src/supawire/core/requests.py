@@ -27,6 +27,8 @@ K = TypeVar("K", bound=Hashable)
 class TimerKind(Enum):
     """The deadlines of a session: of the connection, of each channel, and of each call."""
 
+    __hash__ = object.__hash__  # faster than that of Enum, which is a Python function; each timer is hashed often
+
     CONNECT = auto()
     """The pace allows to open a socket."""
     CONNECT_TIMEOUT = auto()
