@@ -130,7 +130,7 @@ _DATABASE = (
 )
 _BUSY = "The client retries. If the error persists, raise the database's connection limits."
 _BINDING = "Correct the arguments of changes(); the server does not retry this."
-_LEAVE = "Leave a channel first, or use a second client."
+_LEAVE = "Leave a channel first, or pass max_sockets= to spread the channels of the client over several connections."
 _REPLAY = "Replay needs private=True, a valid replay_since and a replay_limit from 1 to 25."
 _TABLE = "Add the table to the publication supabase_realtime, and check schema and table."
 _NO_REASON = "The server gave no reason: check key, token and protocol=."

@@ -1007,7 +1007,9 @@ class RetryPolicy:
         request more than `limits.channels`, so if that limit is set, the error is final only the second time.
         """
         first, self._retried_at_limit = not self._retried_at_limit, True
-        return first and not self.exhausted(now) and self._context.options.limits.channels is not None
+        options = self._context.options
+        counted = options.limits.channels is not None or options.max_sockets > 1
+        return first and counted and not self.exhausted(now)
 
     def wait(self, now: Instant, *, slow: bool = False) -> None:
         """Set the deadline of the next join after the backoff."""

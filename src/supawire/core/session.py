@@ -55,7 +55,7 @@ from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
 from supawire.core.requests import Replies, TimerKey, TimerKind
-from supawire.core.sockets import COUNT_DELAY, IDLE_AFTER, Socket, SocketGroup
+from supawire.core.sockets import IDLE_AFTER, Socket, SocketGroup
 from supawire.core.token_refresh import TokenRefresh
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
 from supawire.events import Budget, ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats, Status
@@ -616,17 +616,18 @@ class Session:
         """Move a channel that was refused because its socket has too many to another socket.
 
         If the refusal shows that the server's limit is lower than ours, all sockets with more channels are relieved.
-        Return False if no socket can take the channel; the refusal then stands.
+        Return False if no socket can take the channel; the refusal then stands. A rejoin is not moved but retried: the
+        server's count may still include the join that it replaces.
         """
         if not self._sockets.several or member.pending_join is None or member.pending_join.ref != ref:
             return False
-        joined = socket.joined
-        limit = self._sockets.limit
-        uncertain = socket.left_at is not None and now.mono - socket.left_at < COUNT_DELAY
-        learned = joined > 0 and not uncertain and (limit is None or joined < limit)
-        if learned:
-            self._sockets.limit = joined
-            self._context.report(ChannelLimitLearned(joined))
+        if member.state is ChannelState.REJOINING:
+            return False
+        most, limit = socket.most_counted(now), self._sockets.limit
+        learned = most is not None and most > 0 and (limit is None or most < limit)
+        if learned and most is not None:
+            self._sockets.limit = most
+            self._context.report(ChannelLimitLearned(most))
         target = self._sockets.room_for(self._channels[member.topic], besides=socket)
         if target is None:
             return False

@@ -10,6 +10,7 @@ If the server accepts fewer channels than the options say, the limit is learned 
 `Socket` has what belongs to one connection. The session decides what follows from its events, see `SocketOwner`.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -26,7 +27,10 @@ IDLE_AFTER: Final = 10.0
 """Seconds without a subscribed channel after which a socket that is not the first is closed."""
 
 COUNT_DELAY: Final = 30.0
-"""Seconds after a leave in which the server's count of channels may be too high, so that no limit is learned."""
+"""Seconds after a leave in which the server's count may still include the channel."""
+
+MAX_LEAVES: Final = 1000
+"""The most leaves of a socket that are recorded; with more in `COUNT_DELAY` seconds, no limit is learned."""
 
 
 class SocketOwner(Protocol):
@@ -66,8 +70,8 @@ class Socket:
         """The channels that count against the limit, and some that no longer do; see `occupied`."""
         self.is_full: bool = False
         """Whether `has_room` found no room, and no channel was left since; otherwise all channels are counted again."""
-        self.left_at: float | None = None
-        """When a channel was last left."""
+        self._left_at: deque[float] = deque(maxlen=MAX_LEAVES)
+        """When channels were left."""
         self.joins: Final[JoinQueue[Membership]] = JoinQueue(context)
         self.connection: Final = ConnectionMachine(context, self)
         self.receiver: Final = Receiver(context, self.connection, self.joins, self.channels, self._limit_reached)
@@ -82,7 +86,7 @@ class Socket:
     def left(self, now: Instant) -> None:
         """Record that a channel is no longer subscribed."""
         self.is_full = False
-        self.left_at = now.mono
+        self._left_at.append(now.mono)
 
     def remove(self, channel: CoreChannel) -> None:
         """Forget a channel that is moved to another socket, or removed."""
@@ -118,11 +122,17 @@ class Socket:
         """Whether all of these channels are subscribed, so that none is being left."""
         return all(channel.wanted for channel in self.subscribed.values())
 
-    @property
-    def joined(self) -> int:
-        """Number of channels that the server has accepted."""
+    def most_counted(self, now: Instant) -> int | None:
+        """Return how many channels the server counts at most: those that are joined, and those that were left just now.
+
+        None if that is not known.
+        """
+        while self._left_at and now.mono - self._left_at[0] > COUNT_DELAY:
+            self._left_at.popleft()
+        if len(self._left_at) == MAX_LEAVES:
+            return None
         accepted = ChannelState.JOINED, ChannelState.REJOINING
-        return sum(channel.state in accepted for channel in self.subscribed.values())
+        return len(self._left_at) + sum(channel.state in accepted for channel in self.subscribed.values())
 
     def stats(self) -> SocketStats:
         """Return the counters for the user. Any thread may call it."""
