@@ -9,6 +9,8 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.budgets import Run, judged
@@ -17,8 +19,8 @@ from benchmarks.fanout import fan_out
 from benchmarks.growth import grow
 from benchmarks.measure import Blaster, run
 from benchmarks.peers import ROOT, install_node, install_python, versions
-from benchmarks.report import KEPT, lines, load, markdown, save, table
-from benchmarks.scenarios import BARE, NODE, OURS, PLAIN, PYTHON, SCENARIOS, SYNC, groups
+from benchmarks.report import KEPT, SECTIONS, lines, load, markdown, save, table
+from benchmarks.scenarios import BARE, CARRIERS, FAST, NODE, OURS, PLAIN, PYTHON, SCENARIOS, SYNC, TCP, TLS, groups
 
 FANOUT = "fan-out"
 GROWTH = "growth"
@@ -29,7 +31,7 @@ def main() -> int:
     options = arguments()
     clients = present(options.without)
     names = options.only or [*SCENARIOS, FANOUT, GROWTH]
-    result: Run = load() if options.only and options.write else {"scenarios": {}, "growth": {}}
+    result: Run = load() if options.only and options.write else {"scenarios": {}, "tls": {}, "growth": {}}
     result |= {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}",
@@ -38,10 +40,14 @@ def main() -> int:
         "rounds": options.rounds,
     }
     print(*map(markdown, (table(result)[0], ["---"] * len(table(result)[0]))), sep="\n", flush=True)
-    with Blaster() as blaster:
+    with ExitStack() as stack:
+        blasters = [stack.enter_context(Blaster(carrier)) for carrier in carriers(options.over)]
         for group in groups(names):
-            result["scenarios"] |= run(blaster, group, clients, options.messages, options.rounds)
-            print(*(markdown(line) for name in group for line in lines(result, name)), sep="\n", flush=True)
+            for carrier, found in run(blasters, group, clients, options.messages, options.rounds).items():
+                result[SECTIONS[carrier]] |= found
+                print(
+                    *(markdown(line) for name in group for line in lines(result, name, carrier)), sep="\n", flush=True
+                )
             save(result, options.json)
     if FANOUT in names:
         result["scenarios"] |= fan_out(options.rounds)
@@ -62,7 +68,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
     parser.add_argument("--rounds", type=int, default=9, help="turns of each client")
     parser.add_argument("--messages", type=int, default=20_480, help="in each turn; a slow client gets fewer")
-    parser.add_argument("--without", nargs="*", default=[], choices=[PLAIN, PYTHON, NODE], help="omit these")
+    parser.add_argument("--without", nargs="*", default=[], choices=[FAST, PLAIN, PYTHON, NODE], help="omit these")
+    parser.add_argument("--over", nargs="+", default=CARRIERS, choices=CARRIERS, help="tcp: ws://, tls: wss://; both")
     parser.add_argument("--strict", action="store_true", help="fail when a budget is missed")
     parser.add_argument(
         "--json", type=Path, default=ROOT / "build" / "benchmarks.json", help="where to write the figures"
@@ -73,9 +80,19 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def carriers(wanted: Sequence[str]) -> list[str]:
+    """Return what to measure over; reports that TLS is left out when no certificate can be made."""
+    if TLS in wanted and find_spec("trustme") is None:
+        print("without TLS: trustme is not installed", file=sys.stderr)
+        return [TCP]
+    return list(wanted)
+
+
 def present(without: Sequence[str]) -> set[str]:
     """Install the clients to compare with and return their names; report those that cannot be installed."""
     clients = {OURS, BARE, SYNC}
+    if FAST not in without:
+        clients |= {FAST} if find_spec("aiofastnet") else set()
     for names, install in (((PYTHON, PLAIN), install_python), ((NODE,), install_node)):
         wanted = set(names) - set(without)
         if not wanted:

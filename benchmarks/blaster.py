@@ -1,4 +1,6 @@
-"""The benchmark server: `python -m benchmarks.blaster`.
+"""The benchmark server: `python -m benchmarks.blaster [CERTIFICATE]`.
+
+It uses TLS if a PEM file with a certificate and its key is given.
 
 It answers joins, heartbeats and acks, and on command sends prepared frames as fast as the receiver accepts them, so
 that only the receiver's cost is measured. It prints its port, then reads commands as lines of JSON from standard
@@ -9,6 +11,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import ssl
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -122,11 +125,15 @@ async def commands() -> asyncio.StreamReader:
     return reader
 
 
-async def main() -> None:
+async def main(certificate: str | None = None) -> None:
     """Serve until standard input ends."""
     topics: dict[str, Peer] = {}
+    tls = None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
     server = await asyncio.start_server(
-        lambda reader, writer: Peer(reader, writer, topics).serve(), "127.0.0.1", 0, limit=1 << 20
+        lambda reader, writer: Peer(reader, writer, topics).serve(), "127.0.0.1", 0, limit=1 << 20, ssl=tls
     )
     print(server.sockets[0].getsockname()[1], flush=True)
     lines = await commands()
@@ -136,4 +143,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

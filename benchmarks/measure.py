@@ -9,15 +9,17 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from benchmarks.frames import BLOCK
 from benchmarks.peers import ROOT, command
-from benchmarks.scenarios import NODE, OURS, PYTHON, SCENARIOS, Scenario
+from benchmarks.scenarios import FAST, NODE, OURS, PYTHON, SCENARIOS, TCP, TLS, Scenario
 
 PATIENCE: Final = 60.0
 """Seconds to wait for an answer of a process."""
@@ -37,6 +39,17 @@ _ENVIRONMENT: Final = {
 }
 """Imported modules are already compiled, as in an installation."""
 
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    FAST: {"fast": True},
+    "queue": {},
+    "step": {"reading": "step"},
+    "task": {"reading": "task"},
+    "queue, fast": {"fast": True},
+    "step, fast": {"reading": "step", "fast": True},
+    "task, fast": {"reading": "task", "fast": True},
+}
+"""Clients that are supawire with other options of its transport."""
+
 Figures = dict[str, list[float]]
 """The figures of one client in one scenario: by measure, one per round. `cpu` and `wall`: microseconds per message."""
 
@@ -44,9 +57,14 @@ Figures = dict[str, list[float]]
 class Child:
     """A process that answers lines of its standard input."""
 
-    def __init__(self, line: Sequence[str]) -> None:
+    def __init__(self, line: Sequence[str], environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_ENVIRONMENT
+            line,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**_ENVIRONMENT, **(environment or {})},
         )
         self._heard = b""
 
@@ -78,15 +96,36 @@ class Child:
 
 
 class Blaster(Child):
-    """The benchmark server."""
+    """The benchmark server. Over TLS it has a certificate that only its clients trust."""
 
-    def __init__(self) -> None:
-        super().__init__([sys.executable, "-m", "benchmarks.blaster"])
-        self.url = f"http://127.0.0.1:{self.hear()}"
+    def __init__(self, carrier: str = TCP) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.carrier = carrier
+        self.trust: dict[str, str] = {}
+        """The environment in which a client trusts the certificate."""
+        certificates = self._certify(Path(self._folder.name)) if carrier == TLS else []
+        super().__init__([sys.executable, "-m", "benchmarks.blaster", *certificates])
+        self.url = f"{'https' if carrier == TLS else 'http'}://127.0.0.1:{self.hear()}"
+
+    def _certify(self, folder: Path) -> list[str]:
+        """Write a certificate of this machine and its authority; returns the file with certificate and key."""
+        import trustme
+
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "authority.pem")
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+        self.trust = dict.fromkeys(("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"), str(folder / "authority.pem"))
+        return [str(folder / "server.pem")]
 
     def blast(self, topic: str, **order: Any) -> None:
         """Send frames to the client that has joined the topic; see `blaster.Peer.blast`."""
         self.tell(json.dumps({"topic": f"realtime:{topic}", **order}))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._folder.cleanup()
 
 
 class Player:
@@ -95,16 +134,17 @@ class Player:
     def __init__(self, blaster: Blaster, stack: ExitStack, name: str, client: str) -> None:
         self._blaster = blaster
         self._stack = stack
-        self._name = name
+        self.name = name
         self.client = client
         self.scenario: Scenario = SCENARIOS[name]
+        self.carrier = blaster.carrier
         self.topic = f"{name}-{client.replace(' ', '-')}"
         self.figures: Figures = {}
         self._child: Child | None = None if self.scenario.fresh else stack.enter_context(self._start())
 
     def _start(self) -> Child:
-        task = json.dumps(asdict(self.scenario.task))
-        child = Child(command(self.client, self._blaster.url, self.topic, task))
+        task = json.dumps(asdict(replace(self.scenario.task, **VARIANTS.get(self.client, {}))))
+        child = Child(command(self.client, self._blaster.url, self.topic, task), self._blaster.trust)
         assert (said := child.hear()) == "joined", said
         return child
 
@@ -118,7 +158,8 @@ class Player:
             self.figures.setdefault(measure, []).append(round(value, 4))
 
     def _turn(self, messages: float) -> dict[str, float]:
-        share = self.scenario.share.get(self.client, _SHARE.get(self.client, 1))
+        client = OURS if self.client in VARIANTS else self.client
+        share = self.scenario.share.get(client, _SHARE.get(client, 1))
         count = 1 if self.scenario.fresh else max(2, int(messages * share) & ~1)
         with ExitStack() as turn:
             child = self._child or turn.enter_context(self._start())
@@ -141,23 +182,36 @@ class Player:
             self._blaster.blast(said["blast"], kind=self.scenario.task.kind, count=said["count"], pace=_PACE)
 
 
+def take_turns(players: Sequence[Player], messages: int, rounds: int) -> None:
+    """Warm up all players, then let each play these rounds in turn."""
+    for player in players:
+        player.warm_up(messages)
+    for number in range(rounds):
+        first = number % len(players)  # so that no client always follows the same one
+        for player in (*players[first:], *players[:first]):
+            if number < player.scenario.rounds:
+                player.play(messages)
+
+
 def run(
-    blaster: Blaster, names: list[str], clients: set[str], messages: int, rounds: int
-) -> dict[str, dict[str, Figures]]:
-    """Measure the scenarios of one group with the available clients."""
+    blasters: Sequence[Blaster], names: list[str], clients: set[str], messages: int, rounds: int
+) -> dict[str, dict[str, dict[str, Figures]]]:
+    """Measure the scenarios of one group with the available clients.
+
+    Returns the figures by carrier, scenario and client.
+    """
     messages = messages // BLOCK * BLOCK
     with ExitStack() as stack:
         players = [
             Player(blaster, stack, name, client)
             for name in names
+            for blaster in blasters
+            if blaster.carrier in SCENARIOS[name].carriers
             for client in ((OURS,) if SCENARIOS[name].ours else ()) + SCENARIOS[name].clients
             if client in clients
         ]
-        for player in players:
-            player.warm_up(messages)
-        for number in range(rounds):
-            first = number % len(players)  # so that no client always follows the same one
-            for player in (*players[first:], *players[:first]):
-                if number < player.scenario.rounds:
-                    player.play(messages)
-    return {name: {one.client: one.figures for one in players if one.scenario is SCENARIOS[name]} for name in names}
+        take_turns(players, messages, rounds)
+    found: dict[str, dict[str, dict[str, Figures]]] = {blaster.carrier: {} for blaster in blasters}
+    for one in players:
+        found[one.carrier].setdefault(one.name, {})[one.client] = one.figures
+    return found

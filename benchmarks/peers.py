@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from benchmarks.scenarios import BARE, NODE, OURS, PLAIN, PYTHON, SYNC
+from benchmarks.scenarios import BARE, FAST, NODE, PLAIN, PYTHON, SYNC
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _PYTHON_HOME: Final = ROOT / "build" / "interop-python"
@@ -47,8 +47,8 @@ def command(client: str, url: str, topic: str, task: str) -> list[str]:
         return ["node", "--expose-gc", "benchmarks/clients/official.mjs", *arguments, str(_NODE_HOME)]
     python = str(_PYTHON) if client in (PYTHON, PLAIN) else sys.executable
     if does == "wake":
-        return [python, "-m", "benchmarks.clients.wake", "async" if client == OURS else "sync", *arguments]
-    module = {OURS: "ours", SYNC: "sync", BARE: "bare", PLAIN: "plain", PYTHON: "official"}[client]
+        return [python, "-m", "benchmarks.clients.wake", "sync" if client == SYNC else "async", *arguments]
+    module = {SYNC: "sync", BARE: "bare", PLAIN: "plain", PYTHON: "official"}.get(client, "ours")
     if does in ("import", "start"):
         return [python, "benchmarks/clients/start.py", module, *arguments]
     if does in ("join", "memory"):
@@ -62,6 +62,7 @@ def versions(clients: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for wanted, python, names in (
         (True, sys.executable, ["aiohttp", "msgspec"]),
+        (FAST in clients, sys.executable, ["aiofastnet"]),
         (PYTHON in clients, str(_PYTHON), ["realtime", "websockets"]),
     ):
         if wanted:

@@ -8,10 +8,13 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.budgets import Run
-from benchmarks.scenarios import BARE, CLIENTS, OURS, SCENARIOS
+from benchmarks.scenarios import BARE, CLIENTS, OURS, SCENARIOS, TCP, TLS
 
 KEPT: Final = Path(__file__).resolve().parent / "results.json"
 """The recorded run that the page of performance shows."""
+
+SECTIONS: Final = {TCP: "scenarios", TLS: "tls"}
+"""Where a run keeps the figures of each carrier."""
 
 _SAYS: Final = {
     "cpu": "", "wall": ", wall-clock time", "p50": ", median round trip", "p99": ", 99th percentile",
@@ -33,20 +36,25 @@ def save(run: Run, path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def table(run: Run) -> tuple[list[str], list[list[str]]]:
+def table(run: Run, carrier: str = TCP) -> tuple[list[str], list[list[str]]]:
     """Return the head and the lines of the table: per figure, the best turn of each client and supawire's ratio."""
     head = ["scenario", *CLIENTS, f"{OURS} : {BARE}"]
-    return head, [line for name in run["scenarios"] if name in SCENARIOS for line in lines(run, name)]
+    measured = run.get(SECTIONS[carrier], {})
+    return head, [line for name in SCENARIOS if name in measured for line in lines(run, name, carrier)]
 
 
-def lines(run: Run, name: str) -> Iterator[list[str]]:
+def lines(run: Run, name: str, carrier: str = TCP) -> Iterator[list[str]]:
     """Yield the lines of one scenario."""
-    scenario, figures = SCENARIOS[name], run["scenarios"][name]
+    measured = run.get(SECTIONS[carrier], {})
+    if name not in measured:
+        return
+    scenario, figures = SCENARIOS[name], measured[name]
     for measure in scenario.shows:
-        bare = run["scenarios"].get(scenario.against or name, {}).get(BARE, {}).get(measure)
+        bare = measured.get(scenario.against or name, {}).get(BARE, {}).get(measure)
         ours = figures.get(OURS, {}).get(measure)
         costs = [_shown(figures.get(client, {}).get(measure), measure) for client in CLIENTS]
-        yield [scenario.says + _SAYS[measure], *costs, _spread(ours, bare)]
+        over = ", over TLS" if carrier == TLS else ""
+        yield [scenario.says + _SAYS[measure] + over, *costs, _spread(ours, bare)]
 
 
 def markdown(cells: Sequence[str]) -> str:

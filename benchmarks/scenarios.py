@@ -5,15 +5,21 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 OURS: Final = "supawire"
+FAST: Final = "supawire[fast]"
 SYNC: Final = "sync client"
 BARE: Final = "bare loop"
 PLAIN: Final = "websockets + json"
 PYTHON: Final = "realtime-py"
 NODE: Final = "realtime-js"
 SERVER: Final = "local server"
-CLIENTS: Final = (OURS, SYNC, BARE, PLAIN, PYTHON, NODE)
+CLIENTS: Final = (OURS, FAST, SYNC, BARE, PLAIN, PYTHON, NODE)
 
-_EVERYONE: Final = (BARE, PLAIN, PYTHON, NODE)
+TCP: Final = "tcp"
+TLS: Final = "tls"
+CARRIERS: Final = (TCP, TLS)
+"""What carries the WebSocket."""
+
+_EVERYONE: Final = (FAST, BARE, PLAIN, PYTHON, NODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,8 @@ class Task:
     receive one message per wake-up ("wake"), take the presence "state" of a channel that it joins, "join" with a client
     that is new, or measure its own "memory" or start ("import", "start").
     kind: of frame, see `frames`. reads: what user code reads. by: how events are delivered. channels, bindings: their
-    numbers; messages go to them in turn. members: number of members present at the join.
+    numbers; messages go to them in turn. members: number of members present at the join. fast, reading: options of
+    supawire's transport.
     """
 
     does: str = "receive"
@@ -34,6 +41,8 @@ class Task:
     channels: int = 1
     bindings: int = 0
     members: int = 0
+    fast: bool = False
+    reading: str = "queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,8 @@ class Scenario:
     rounds: int = 100
     ours: bool = True
     """Whether supawire's async client takes part."""
+    carriers: tuple[str, ...] = CARRIERS
+    """What it is measured over."""
 
 
 _BROADCAST: Final = Task()
@@ -65,8 +76,8 @@ _PRESENCE: Final = Task(kind="diff", reads="nothing", members=10_000)
 _DIFFS: Final = {PYTHON: 0.02, NODE: 0.1}
 _STATES: Final = {PYTHON: 0.02, NODE: 0.0005}
 """realtime-js needs tens of milliseconds to return the presence state."""
-_SENDS: Final = {OURS: 0.5, BARE: 0.5, PLAIN: 0.2, PYTHON: 0.05, NODE: 0.2}
-_ACKS: Final = {OURS: 0.05, BARE: 0.05, PYTHON: 0.02, NODE: 0.05}
+_SENDS: Final = {OURS: 0.5, FAST: 0.5, BARE: 0.5, PLAIN: 0.2, PYTHON: 0.05, NODE: 0.2}
+_ACKS: Final = {OURS: 0.05, FAST: 0.05, BARE: 0.05, PYTHON: 0.02, NODE: 0.05}
 
 
 def _several(what: str, task: Task, name: str, counts: tuple[int, ...]) -> dict[str, Scenario]:
@@ -93,10 +104,10 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "broadcast-sync": Scenario(
         "the same, handler of the sync client", _BROADCAST, (SYNC,), "broadcast", "broadcast", ours=False
     ),
-    "binary": Scenario("the same message in a binary frame", replace(_BROADCAST, kind="binary"), (BARE, NODE)),
+    "binary": Scenario("the same message in a binary frame", replace(_BROADCAST, kind="binary"), (FAST, BARE, NODE)),
     "wake": Scenario(
         "the same, one message per wake-up: cost above that of the bare loop in the same process",
-        Task(does="wake"), (SYNC,), shows=("above",), share={OURS: 0.02, SYNC: 0.02},
+        Task(does="wake"), (FAST, SYNC), shows=("above",), share={OURS: 0.02, FAST: 0.02, SYNC: 0.02},
     ),
     "change": Scenario("a change of 600 bytes and 8 columns, record read", _CHANGE, _EVERYONE, "change"),
     "change-typed": Scenario(
@@ -142,25 +153,26 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "ack": Scenario(
         "a broadcast sent and acked, one after another",
-        Task(does="ack"), (BARE, PYTHON, NODE), shows=("cpu", "p50", "p99"), share=_ACKS,
+        Task(does="ack"), (FAST, BARE, PYTHON, NODE), shows=("cpu", "p50", "p99"), share=_ACKS,
     ),
     "join": Scenario(
         "connect and join 100 channels in a new process",
-        Task(does="join", channels=100), (BARE, PYTHON, NODE), shows=("wall",), fresh=True,
+        Task(does="join", channels=100), (FAST, BARE, PYTHON, NODE), shows=("wall",), fresh=True,
     ),
     "memory-channel": Scenario(
         "memory of a channel", Task(does="memory", channels=100), (PYTHON, NODE), shows=("traced", "rss"),
         fresh=True, rounds=3,
     ),
     "memory-client": Scenario(
-        "memory of a client with one channel", Task(does="memory"), (BARE, PYTHON, NODE),
+        "memory of a client with one channel", Task(does="memory"), (FAST, BARE, PYTHON, NODE),
         shows=("traced", "rss"), fresh=True, rounds=3,
     ),
     "import": Scenario(
-        "import, above starting the interpreter", Task(does="import"), (BARE, PYTHON, NODE), shows=("cpu",), fresh=True
+        "import, above starting the interpreter", Task(does="import"), (BARE, PYTHON, NODE), shows=("cpu",), fresh=True,
+        carriers=(TCP,),
     ),
     "start": Scenario(
-        "import and the first connection", Task(does="start"), (BARE, PYTHON, NODE), shows=("cpu",), fresh=True
+        "import and the first connection", Task(does="start"), (FAST, BARE, PYTHON, NODE), shows=("cpu",), fresh=True
     ),
 }  # fmt: skip
 """By name. The official Python client uses protocol 1.0.0, which has no binary frames."""

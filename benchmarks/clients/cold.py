@@ -25,14 +25,17 @@ def listener(event: Any) -> None:
     """Ignore an event; the channel needs a listener."""
 
 
-def ours() -> Joined:
+def ours(*, fast: bool = False) -> Joined:
     from benchmarks.frames import EVENT, topic_of
     from supawire import AsyncClient, Limits, broadcast, connect_async
+    from supawire.transport.websocket import WebSocketTransport
 
-    import_module("supawire.transport.websocket")  # otherwise the first connection imports it
+    if fast:
+        import_module("aiofastnet")  # otherwise the first connection imports it
 
     async def joined(url: str, topic: str, channels: int, stack: AsyncExitStack) -> AsyncClient:
-        client = await stack.enter_async_context(connect_async(url, "key", limits=Limits.off()))
+        options: dict[str, Any] = {"limits": Limits.off(), "transport": WebSocketTransport(fast=fast)}
+        client = await stack.enter_async_context(connect_async(url, "key", **options))
         async with asyncio.TaskGroup() as tasks:
             for number in range(channels):
                 channel = client.channel(topic_of(topic, number))
@@ -73,6 +76,13 @@ def official() -> Joined:
 
 
 CLIENTS: Final[dict[str, Callable[[], Joined]]] = {"ours": ours, "bare": bare, "official": official}
+
+
+def opener(client: str, *, fast: bool) -> Joined:
+    """Return the function that opens this client."""
+    return ours(fast=True) if fast else CLIENTS[client]()
+
+
 CROWD: Final = 20
 """Number of clients whose memory is measured together."""
 
@@ -80,7 +90,7 @@ CROWD: Final = 20
 async def main(client: str, url: str, topic: str, text: str) -> None:
     """Measure one turn."""
     task = json.loads(text)
-    joined = CLIENTS[client]()
+    joined = opener(client, fast=task["fast"])
     say("joined")
     sys.stdin.readline()
     meter = Meter()

@@ -22,12 +22,17 @@ from supawire import (
     connect_async,
     presence,
 )
+from supawire.transport.websocket import Reading, WebSocketTransport
 
 
 async def main(url: str, topic: str, text: str) -> None:
     """Join, then execute the task."""
     task, meter = Task(**json.loads(text)), Meter()
-    async with connect_async(url, "key", limits=Limits.off()) as client, asyncio.TaskGroup() as tasks:
+    transport = WebSocketTransport(fast=task.fast, reading=Reading(task.reading))
+    async with (
+        connect_async(url, "key", limits=Limits.off(), transport=transport) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
         if task.does == "receive":
             readers = [tasks.create_task(reader) for reader in await listen(client, topic, task, meter)]
             await meter.obey()

@@ -21,22 +21,22 @@ def main(client: str, url: str, topic: str, task: str) -> None:
     began = time.process_time(), time.perf_counter()
     exec(STATEMENTS[client], {})
     if '"start"' in task:
-        connect(client, url, topic)
+        connect(client, url, topic, fast='"fast": true' in task)
     cpu, wall = time.process_time(), time.perf_counter()
     print(f'{{"cpu": {cpu - began[0]}, "wall": {wall - began[1]}}}', flush=True)
 
 
-def connect(client: str, url: str, topic: str) -> None:
+def connect(client: str, url: str, topic: str, *, fast: bool) -> None:
     """Open a client, join one channel, close."""
     sys.path.insert(0, "")
     import asyncio
     from contextlib import AsyncExitStack
 
-    from benchmarks.clients.cold import CLIENTS
+    from benchmarks.clients.cold import opener
 
     async def once() -> None:
         async with AsyncExitStack() as stack:
-            await CLIENTS[client]()(url, topic, 1, stack)
+            await opener(client, fast=fast)(url, topic, 1, stack)
 
     asyncio.run(once())
 

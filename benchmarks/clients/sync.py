@@ -11,12 +11,13 @@ from benchmarks.clients.ours import selectors
 from benchmarks.clients.readers import READERS
 from benchmarks.scenarios import Task
 from supawire import Stream, connect
+from supawire.transport.websocket import Reading, WebSocketTransport
 
 
 def main(url: str, topic: str, text: str) -> None:
     """Join with the listener of this task, then count messages."""
     task, meter = Task(**json.loads(text)), Meter()
-    with connect(url, "key") as client:
+    with connect(url, "key", transport=WebSocketTransport(fast=task.fast, reading=Reading(task.reading))) as client:
         channel = client.channel(topic)
         reader = READERS[task.reads](meter)
         for selector in selectors(task):

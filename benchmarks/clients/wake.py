@@ -18,6 +18,7 @@ from benchmarks.clients.meter import Meter, say
 from benchmarks.frames import EVENT
 from benchmarks.scenarios import Task
 from supawire import broadcast, connect, connect_async
+from supawire.transport.websocket import Reading, WebSocketTransport
 
 
 class Counter(Meter):
@@ -54,13 +55,15 @@ async def main(api: str, url: str, topic: str, text: str) -> None:
             ours.stop()
 
     async with AsyncExitStack() as stack:
+        transport = WebSocketTransport(fast=task.fast, reading=Reading(task.reading))
         if api == "async":
-            channel = (await stack.enter_async_context(connect_async(url, "key"))).channel(f"{topic}-ours")
+            client = await stack.enter_async_context(connect_async(url, "key", transport=transport))
+            channel = client.channel(f"{topic}-ours")
             channel.on(broadcast(EVENT), take)
             await channel.subscribe()
         else:
-            client = await asyncio.to_thread(stack.enter_context, connect(url, "key"))
-            sync_channel = client.channel(f"{topic}-ours")
+            sync_client = await asyncio.to_thread(stack.enter_context, connect(url, "key", transport=transport))
+            sync_channel = sync_client.channel(f"{topic}-ours")
             sync_channel.on(broadcast(EVENT), take)
             await asyncio.to_thread(sync_channel.subscribe)
         socket = await stack.enter_async_context(connected(url))

@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -170,6 +171,14 @@ class Wire:
         if not self._writer.is_closing():
             self._writer.write(data)
 
+    def is_closing(self) -> bool:
+        """Return whether the client or the script has closed the connection."""
+        return self._writer.is_closing()
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough of what was sent."""
+        await self._writer.drain()
+
     def close(self, code: int | None) -> None:
         """Send a close frame and end the stream, without waiting for the answer."""
         self.send(b"" if code is None else code.to_bytes(2), CLOSE)
@@ -254,10 +263,11 @@ def _leave(wire: Wire, frame: Frame) -> None:
 
 
 class Misbehaver(Received):
-    """A server on 127.0.0.1, in the event loop of the test."""
+    """A server on 127.0.0.1, in the event loop of the test; with TLS if it gets a context."""
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, tls: ssl.SSLContext | None = None) -> None:
         super().__init__()
+        self._tls = tls
         self.scripts = list(scripts or (behave,))
         self.answers: dict[str, Answer | None] = {
             "phx_join": Wire.accept,
@@ -277,7 +287,7 @@ class Misbehaver(Received):
     @property
     def url(self) -> str:
         """The URL for clients."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def wire(self) -> Wire:
@@ -304,7 +314,8 @@ class Misbehaver(Received):
 
     async def listen(self) -> None:
         """Listen, at the same port as before."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=1 << 26, backlog=1000)
+        options: dict[str, Any] = {"limit": 1 << 26, "backlog": 1000, "ssl": self._tls}
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, **options)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def leave(self) -> None:

@@ -1,18 +1,21 @@
 """Both ends of every transport behind one interface, so that one contract test covers all transports."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Protocol
+
+import pytest
 
 from supawire.options import Endpoint
 from supawire.testing.recording import RecordingTransport
-from supawire.transport import Closed, Connection, OpenRequest, Transport, websocket
-from supawire.transport._connection import AbortableWebSocket
+from supawire.transport import Closed, Connection, OpenRequest, Transport
 from supawire.transport.base import CLOSE_TIMEOUT
 from supawire.transport.memory import MemoryTransport
-from supawire.transport.websocket import WebSocketTransport
+from supawire.transport.websocket import Reading, WebSocketTransport
 from tests.faults.misbehaver import BINARY, CLOSE, TEXT, Misbehaver, Wire
 
 KEY = "a+secret/key="
@@ -180,16 +183,36 @@ class WebSocketPeer:
         """Do nothing: this peer sends only what the test sends."""
 
 
+@dataclass(frozen=True)
+class Certified:
+    """The TLS contexts of a server on this machine and of clients that trust it."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+@cache
+def certified() -> Certified:
+    """Create an authority and a certificate of it. Skips the test without trustme."""
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(client)
+    return Certified(server, client)
+
+
 class WebSocketRig:
     frame = 100_000
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, tls: Certified | None = None) -> None:
         self.transport = transport
-        self.server = Misbehaver(Wire.upgrade)
+        self.server = Misbehaver(Wire.upgrade, tls=tls and tls.server)
+        self._tls = tls
         self._accepted = 0
 
     def request(self) -> OpenRequest:
-        return OpenRequest(Endpoint.of(self.server.url, KEY))
+        return OpenRequest(Endpoint.of(self.server.url, KEY), ssl=self._tls and self._tls.client)
 
     async def accept(self) -> WebSocketPeer:
         self._accepted += 1
@@ -214,33 +237,27 @@ async def recording_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[
 
 
 @asynccontextmanager
-async def websocket_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[WebSocketRig, None]:
-    rig = WebSocketRig(WebSocketTransport(close_timeout=close_timeout))
+async def websocket_rig(
+    close_timeout: float = CLOSE_TIMEOUT, *, tls: bool = False, fast: bool = False, reading: Reading = Reading.QUEUE
+) -> AsyncGenerator[WebSocketRig, None]:
+    """Provide the WebSocket transport. Skips the test when a package that it needs is missing."""
+    if fast:
+        pytest.importorskip("aiofastnet")
+    transport = WebSocketTransport(close_timeout=close_timeout, fast=fast, reading=reading)
+    rig = WebSocketRig(transport, certified() if tls else None)
     async with rig.server:
         yield rig
 
 
-class _ReceivingWebSocket(AbortableWebSocket):
-    """A socket of a newer aiohttp, without the queue of frames that is read otherwise."""
-
-    def __init__(self, reader: Any, writer: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(reader, writer, *args, **kwargs)
-        self.read = self.receive
-
-
-@asynccontextmanager
-async def receiving_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[WebSocketRig, None]:
-    websocket.AbortableWebSocket = _ReceivingWebSocket
-    try:
-        async with websocket_rig(close_timeout) as rig:
-            yield rig
-    finally:
-        websocket.AbortableWebSocket = AbortableWebSocket
-
-
-RIGS = {
-    "memory": memory_rig,
-    "recording": recording_rig,
+WEBSOCKET_RIGS = {
     "websocket": websocket_rig,
-    "websocket by receive()": receiving_rig,
+    "websocket by receive()": partial(websocket_rig, reading=Reading.STEP),
+    "websocket in a task": partial(websocket_rig, reading=Reading.TASK),
+    "TLS": partial(websocket_rig, tls=True),
+    "fast": partial(websocket_rig, fast=True),
+    "fast TLS": partial(websocket_rig, tls=True, fast=True),
+    "fast TLS in a task": partial(websocket_rig, tls=True, fast=True, reading=Reading.TASK),
 }
+"""The WebSocket transport over TCP and TLS, with the connections of aiofastnet, and with each way to read frames."""
+
+RIGS = {"memory": memory_rig, "recording": recording_rig, **WEBSOCKET_RIGS}

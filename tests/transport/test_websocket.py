@@ -3,20 +3,25 @@
 import asyncio
 import importlib.util
 import time
+from collections import deque
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from aiohttp import TCPConnector
 
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
 from supawire.transport import OpenRequest, websocket
-from supawire.transport._connection import WebSocketConnection
+from supawire.transport._connection import WebSocketConnection, frame_queue
 from supawire.transport.base import parse_retry_after
 from supawire.transport.websocket import WebSocketTransport
 from tests.faults.misbehaver import PING, PONG, Misbehaver, Wire
-from tests.transport.rigs import KEY, line, websocket_rig
+from tests.transport.pausing import flood, pause_and_resume
+from tests.transport.rigs import KEY, WEBSOCKET_RIGS, Collector, WebSocketRig, certified, line, websocket_rig
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +43,12 @@ async def refusal(server: Misbehaver, **options: Any) -> ConnectError:
     with pytest.raises(ConnectError) as caught:
         await WebSocketTransport(**options).open(OpenRequest(Endpoint.of(server.url, KEY)))
     return caught.value
+
+
+@pytest.fixture(params=["websocket", "websocket by receive()", "websocket in a task", "fast", "fast TLS"])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[WebSocketRig]:
+    async with WEBSOCKET_RIGS[request.param]() as rig:
+        yield rig
 
 
 async def test_the_upgrade_request_has_the_given_values():
@@ -101,6 +112,23 @@ async def test_a_refusal_is_raised_although_its_body_never_ends():
     assert (error.status, error.body) == (503, "broken")
 
 
+@pytest.mark.parametrize("fast", [False, True])
+async def test_the_body_of_a_refusal_may_come_after_its_head(fast: bool):
+    """The error has the body, although gateways send it in a packet of its own."""
+
+    async def serve(wire: Wire) -> None:
+        await wire.request()
+        wire.write(b"HTTP/1.1 429 No\r\nContent-Length: 8\r\nRetry-After: 7\r\n\r\n")
+        await asyncio.sleep(0.02)  # a packet of its own
+        wire.write(b"too many")
+
+    if fast:
+        pytest.importorskip("aiofastnet")
+    async with Misbehaver(serve) as server:
+        error = await refusal(server, fast=fast)
+    assert (error.status, error.body, error.retry_after) == (429, "too many", 7.0)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -130,9 +158,9 @@ async def test_a_cancelled_opening_closes_the_socket():
         await server.wire.done.wait()
 
 
-async def test_pings_are_answered_and_hidden():
+async def test_pings_are_answered_and_hidden(rig: WebSocketRig):
     """Pings of the server are answered and not passed to the sink."""
-    async with websocket_rig() as rig, line(rig) as it:
+    async with line(rig) as it:
         wire = rig.server.wire
         wire.send(b"there?", PING)
         assert await wire.read_frame() == (PONG, b"there?")
@@ -140,9 +168,9 @@ async def test_pings_are_answered_and_hidden():
         assert await it.sink.has(1) == [(b"[]", False)]
 
 
-async def test_of_waiting_pongs_only_the_newest_is_kept():
+async def test_of_waiting_pongs_only_the_newest_is_kept(rig: WebSocketRig):
     """The memory stays bounded if a peer sends pings and never reads; RFC 6455 requires a pong for the newest ping."""
-    async with websocket_rig() as rig, line(rig) as it:
+    async with line(rig) as it:
         wire, connection = rig.server.wire, it.connection
         assert isinstance(connection, WebSocketConnection)
         sent = 0
@@ -158,16 +186,16 @@ async def test_of_waiting_pongs_only_the_newest_is_kept():
         assert [data for kind, data in received if kind == PONG] == [b"499"]
 
 
-async def test_a_frame_of_eight_megabytes_is_received():
+async def test_a_frame_of_eight_megabytes_is_received(rig: WebSocketRig):
     """Frames of 8 MB are received."""
-    async with websocket_rig() as rig, line(rig) as it:
+    async with line(rig) as it:
         await it.peer.send(bytes(8_000_000), True)
         assert len((await it.sink.has(1))[0][0]) == 8_000_000
 
 
-async def test_a_frame_over_the_limit_ends_the_connection():
+async def test_a_frame_over_the_limit_ends_the_connection(rig: WebSocketRig):
     """A frame that is longer than allowed ends the connection, and the text of the end states the reason."""
-    async with websocket_rig() as rig, line(rig) as it:
+    async with line(rig) as it:
         wire = rig.server.wire
         wire.write(b"\x82\x7f" + (16_000_001).to_bytes(8))
         wire.write(bytes(16_000_001))  # newer aiohttp ends it at the header, older ones at the end
@@ -176,11 +204,155 @@ async def test_a_frame_over_the_limit_ends_the_connection():
         assert "violated the WebSocket protocol" in end.text
 
 
-async def test_a_frame_may_come_in_fragments():
+async def test_a_frame_may_come_in_fragments(rig: WebSocketRig):
     """The sink receives the fragments as one frame."""
-    async with websocket_rig() as rig, line(rig) as it:
+    async with line(rig) as it:
         rig.server.wire.write(b"\x01\x02he" + b"\x80\x03llo")
         assert await it.sink.has(1) == [(b"hello", False)]
+
+
+# --- other versions of aiohttp
+
+
+async def _awaits() -> None: ...
+
+
+@pytest.mark.parametrize(
+    "socket",
+    [
+        SimpleNamespace(),
+        SimpleNamespace(_reader=SimpleNamespace(read=_awaits)),
+        SimpleNamespace(_reader=SimpleNamespace(_buffer=deque[Any]())),
+        SimpleNamespace(_reader=SimpleNamespace(read=_awaits, _buffer=[])),
+        SimpleNamespace(_reader=SimpleNamespace(read=lambda: None, _buffer=deque[Any]())),
+    ],
+)
+def test_a_queue_of_another_form_is_not_used(socket: Any):
+    """The queue of aiohttp's parser is read only if it has the expected form."""
+    assert frame_queue(socket) is None
+
+
+async def test_the_queue_of_this_aiohttp_is_used():
+    """With the tested versions of aiohttp, frames are taken from the queue of its parser."""
+    async with websocket_rig() as rig, line(rig) as it:
+        await it.peer.send(b"[]")
+        await it.sink.has(1)
+        assert isinstance(it.connection, WebSocketConnection)
+        assert frame_queue(it.connection._socket) is not None
+
+
+class _OtherQueue:
+    """A queue of frames of an aiohttp that only has the method that its `receive()` calls."""
+
+    def __init__(self, reader: Any) -> None:
+        self.read = reader.read
+
+
+async def test_frames_arrive_although_the_queue_has_another_form():
+    """Without the expected queue, frames are received by the public `receive()`, and batches still end."""
+    async with websocket_rig() as rig:
+        connection, peer = await asyncio.gather(rig.transport.open(rig.request()), rig.accept())
+        assert isinstance(connection, WebSocketConnection)
+        socket: Any = connection._socket
+        socket._reader = _OtherQueue(socket._reader)
+        sink = Collector()
+        run = asyncio.create_task(connection.run(sink))
+        for number in range(3):
+            await peer.send(b"%d" % number)
+        assert await sink.has(3) == [(b"0", False), (b"1", False), (b"2", False)]
+        await asyncio.sleep(0)
+        assert sink.batches[-1] == 3
+        await peer.close(1000)
+        assert (await run).code == 1000
+
+
+# --- connections of aiofastnet
+
+
+async def test_a_connection_tells_what_carries_it():
+    """`name` has the packages with their versions, and aiofastnet only where it carries the connection."""
+    pytest.importorskip("aiofastnet")
+    for fast in (False, True):
+        async with websocket_rig(fast=fast) as rig:
+            connection = await rig.transport.open(rig.request())
+            assert isinstance(connection, WebSocketConnection)
+            assert connection.name.startswith("aiohttp 3.")
+            assert ("aiofastnet" in connection.name) == fast
+            connection.abort()
+            await connection.run(_NoSink())
+
+
+@pytest.mark.parametrize("setting", ["", "0", "1", "yes"])
+def test_an_environment_variable_switches_aiofastnet_off(setting: str, monkeypatch: pytest.MonkeyPatch):
+    """SUPAWIRE_FAST=0 applies where `fast=` is not given; values other than 0 and 1 are refused."""
+    monkeypatch.setenv("SUPAWIRE_FAST", setting)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    if setting in ("0", "1"):
+        assert WebSocketTransport()._fast == (setting == "1")
+        assert WebSocketTransport(fast=True)._fast
+        assert not WebSocketTransport(fast=False)._fast
+    else:
+        with pytest.raises(InvalidArgumentError, match="SUPAWIRE_FAST must be 0 or 1"):
+            WebSocketTransport()
+
+
+def test_fast_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    """`fast=True` without aiofastnet is refused with the command that installs it; the default needs nothing."""
+    monkeypatch.setenv("SUPAWIRE_FAST", "1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidArgumentError, match=r"supawire\[fast\]"):
+        WebSocketTransport(fast=True)
+    assert not WebSocketTransport()._fast
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, None])
+async def test_an_aiohttp_that_connects_in_another_way_still_connects(
+    error: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Where aiofastnet cannot be put under aiohttp, the event loop opens the connection."""
+    pytest.importorskip("aiofastnet")
+    opens: Any = vars(TCPConnector)["_wrap_create_connection"]
+
+    async def other(self: Any, *args: Any, **options: Any) -> Any:
+        if error is None:
+            return await opens(SimpleConnector(self), *args, **options)
+        if not isinstance(self, TCPConnector):
+            raise error
+        return await opens(self, *args, **options)
+
+    monkeypatch.setattr(TCPConnector, "_wrap_create_connection", other)
+    async with websocket_rig(fast=True) as rig, line(rig) as it:
+        await it.peer.send(b"[]")
+        assert await it.sink.has(1) == [(b"[]", False)]
+        assert isinstance(it.connection, WebSocketConnection)
+        assert "aiofastnet" not in it.connection.name
+
+
+class SimpleConnector:
+    """A connector that uses the running event loop, not the one it was given."""
+
+    def __init__(self, connector: Any) -> None:
+        self._connector = connector
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connector, name)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+async def test_reading_never_stalls_after_a_pause(fast: bool):
+    """Over TLS, frames arrive after each of a hundred pauses; `tests.transport.pausing` makes ten thousand."""
+    if fast:
+        pytest.importorskip("aiofastnet")
+    tls = certified()
+    async with Misbehaver(flood, tls=tls.server) as server:
+        request = OpenRequest(Endpoint.of(server.url, KEY), ssl=tls.client)
+        connection = await WebSocketTransport(fast=fast).open(request)
+        numbers = await pause_and_resume(connection, 100, seed=1)
+    assert numbers.next >= 100
+
+
+# --- proxies
 
 
 async def test_socks_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):

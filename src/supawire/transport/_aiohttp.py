@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -69,6 +71,70 @@ def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.Bas
     plain = _REMOTE_DNS.get(scheme)
     more = {} if plain is None else {"rdns": True}
     return socks.ProxyConnector.from_url(f"{plain or scheme}://{rest}", force_close=force_close, **more)
+
+
+# --- connections of aiofastnet
+
+FAST_VARIABLE: Final = "SUPAWIRE_FAST"
+
+
+def carrier(transport: asyncio.Transport) -> str:
+    """Return the packages that carry a connection, with their versions."""
+    fast: Any = sys.modules.get("aiofastnet")
+    with_fast = f", aiofastnet {fast.__version__}" if fast is not None and isinstance(transport, fast.Transport) else ""
+    return f"aiohttp {aiohttp.__version__}{with_fast}"
+
+
+def uses_aiofastnet(wanted: bool | None) -> bool:
+    """Return whether connections are to be opened by aiofastnet: as wanted, or, for None, if it is installed.
+
+    The environment variable SUPAWIRE_FAST=0 changes the latter to no. Raises `InvalidArgumentError` if aiofastnet is
+    wanted and missing, or if the variable is neither 0 nor 1.
+    """
+    setting = os.environ.get(FAST_VARIABLE, "1")
+    if setting not in ("0", "1"):
+        raise InvalidArgumentError(f"{FAST_VARIABLE} must be 0 or 1, not {setting!r}")
+    found = importlib.util.find_spec("aiofastnet") is not None
+    if wanted and not found:
+        raise InvalidArgumentError(
+            "fast=True requires the package aiofastnet", hint="pip install 'supawire[fast]', or omit fast="
+        )
+    return found and setting == "1" if wanted is None else wanted
+
+
+class _Changed:
+    """An object with some attributes replaced; all others are those of the original."""
+
+    def __init__(self, original: object, **replaced: Any) -> None:
+        self._original = original
+        self.__dict__ |= replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+class FastConnector(aiohttp.TCPConnector):
+    """Opens connections by aiofastnet, whose TLS costs less than that of the event loop.
+
+    aiohttp calls `create_connection` of the event loop in a private method. Here that method runs on a connector whose
+    event loop has aiofastnet's function in that place. An aiohttp without this method never calls it, and one that does
+    something else in it opens the connection as usual. From version 3.15 on aiohttp uses aiofastnet by itself.
+    """
+
+    async def _wrap_create_connection(self, *args: Any, **options: Any) -> Any:
+        opens: Any = getattr(aiohttp.TCPConnector, "_wrap_create_connection")  # noqa: B009  private: no type
+        loop: Any = getattr(self, "_loop", None)
+        if not isinstance(loop, asyncio.AbstractEventLoop) or _OPENS_FAST:
+            return await opens(self, *args, **options)
+        fast: Any = importlib.import_module("aiofastnet")
+        view = _Changed(loop, create_connection=partial(fast.create_connection, loop))
+        try:
+            return await opens(_Changed(self, _loop=view), *args, **options)
+        except (AttributeError, TypeError):  # this version of aiohttp does not accept another object for the connector
+            return await opens(self, *args, **options)
+
+
+_OPENS_FAST: Final = tuple(map(int, aiohttp.__version__.split(".")[:2])) >= (3, 15)
 
 
 def network_errors() -> tuple[type[Exception], ...]:

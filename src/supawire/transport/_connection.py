@@ -15,15 +15,19 @@ Closing is implemented here too: aiohttp's close waits ten seconds for some peer
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sized
-from typing import Any, Final, Generic, Protocol, TypeVar
+from enum import StrEnum
+from inspect import iscoroutinefunction
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import aiohttp
 from aiohttp import EofStream, WSMsgType
 
+from supawire.transport._aiohttp import carrier
 from supawire.transport.base import CLOSE_TIMEOUT, Closed, Sink
 
 A = TypeVar("A")
 T = TypeVar("T")
+Socket = aiohttp.ClientWebSocketResponse[bool]
 
 
 class Stepper(Generic[T]):
@@ -102,18 +106,73 @@ _NO_STATUS: Final = 0
 """aiohttp's code for a close frame without a code."""
 
 
+_UNKNOWN: Final = (None,)
+"""Stands for the queue of frames when it is not accessible: never empty, since `Batches` finds the ends of batches."""
+
+
+class FrameReceiver(Protocol):
+    """The part of a sink that receives."""
+
+    def frame(self, data: bytes, binary: bool, /) -> None: ...
+
+    def batch_done(self) -> None: ...
+
+
+class Batches:
+    """Passes frames to a sink, and ends a batch when no more frames are there, without a look into aiohttp's queue.
+
+    `receive()` does not wait while frames are queued. So all of them were taken when the call has returned that parsed
+    the data (`end`, of which `_ResumingProtocol` takes care), or else in the next iteration of the event loop.
+    """
+
+    __slots__ = ("_frame", "_loop", "_open", "_sink", "parsing")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink) -> None:
+        self._loop = loop
+        self._sink = sink
+        self._frame: Final = sink.frame
+        self._open = False
+        self.parsing = False
+        """Whether the frames are taken in a call that ends the batch."""
+
+    def frame(self, data: bytes, binary: bool, /) -> None:
+        if not self._open:
+            self._open = True
+            if not self.parsing:
+                self._loop.call_soon(self.end)
+        self._frame(data, binary)
+
+    def end(self) -> None:
+        if self._open:
+            self.batch_done()
+
+    def batch_done(self) -> None:
+        self._open = False
+        self._sink.batch_done()
+
+
 class _ResumingProtocol(asyncio.Protocol):
     """Wraps aiohttp's protocol of a connection and resumes the reader after each of its callbacks."""
 
-    __slots__ = ("_call", "_data_received", "_protocol")
+    __slots__ = ("_batches", "_call", "_data_received", "_protocol")
 
-    def __init__(self, protocol: asyncio.Protocol, reading: Stepper[Any]) -> None:
+    def __init__(self, protocol: asyncio.Protocol, reading: Stepper[Any], batches: Batches | None) -> None:
         self._protocol = protocol
         self._call: Final = reading.call_and_resume
         self._data_received: Final = protocol.data_received
+        self._batches: Final = batches
 
     def data_received(self, data: bytes) -> None:
-        self._call(self._data_received, data)
+        batches = self._batches
+        if batches is None:
+            self._call(self._data_received, data)
+            return
+        batches.parsing = True
+        try:
+            self._call(self._data_received, data)
+        finally:
+            batches.parsing = False
+        batches.end()
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
@@ -136,53 +195,58 @@ class SocketOwner(Protocol):
         ...
 
 
-class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
-    """A WebSocket that exposes its queue of frames and its transport, which is required to abort the connection."""
+class Reading(StrEnum):
+    """How received frames are taken from aiohttp; each of the first two falls back to the next one."""
 
-    def __init__(self, reader: Any, writer: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(reader, writer, *args, **kwargs)
-        self._transport: asyncio.Transport = writer.transport
-        self.read: Callable[[], Awaitable[Any]] = getattr(reader, "read", self.receive)
-        """Read the next message; newer aiohttp versions without that queue use `receive`."""
-        self.queued: Sized = getattr(reader, "_buffer", ())
-        """The messages already queued; empty where they are not accessible."""
+    QUEUE = "queue"
+    """From the queue of aiohttp's parser, at once when data has arrived."""
+    STEP = "step"
+    """By `receive()`, at once when data has arrived."""
+    TASK = "task"
+    """By `receive()`, in the task of `run`."""
 
-    def resume_on_data(self, reading: Stepper[Any]) -> None:
-        """Resume this stepper whenever the network delivers data."""
-        protocol = self._transport.get_protocol()
-        if isinstance(protocol, asyncio.Protocol):
-            self._transport.set_protocol(_ResumingProtocol(protocol, reading))
 
-    def fileno(self) -> int:
-        """Return the file descriptor; -1 when closed."""
-        socket = self._transport.get_extra_info("socket")
-        return -1 if socket is None else socket.fileno()
+def frame_queue(socket: Socket) -> tuple[Callable[[], Awaitable[Any]], Sized] | None:
+    """Return the function that takes a frame from the queue of aiohttp's parser, and the queued frames.
 
-    def abort(self) -> None:
-        """Close the connection at once and discard unsent data."""
-        self._transport.abort()
-        self._response.close()  # otherwise aiohttp warns about an unclosed response, including the URL with the key
+    Both are private in aiohttp. Returns None if this version of aiohttp lacks them or has them in another form.
+    """
+    reader: Any = getattr(socket, "_reader", None)
+    read, queued = getattr(reader, "read", None), getattr(reader, "_buffer", None)
+    if not iscoroutinefunction(read) or not isinstance(queued, deque):
+        return None
+    return read, cast("Sized", queued)
 
 
 class WebSocketConnection:
     """A `Connection` over one WebSocket. Releases its aiohttp session at the end."""
 
     __slots__ = (
-        "_close_timeout", "_ended", "_flushers", "_full", "_given", "_loop", "_pong", "_queue", "_resumed",
-        "_session", "_shut", "_socket", "clock_offset", "written",
+        "_close_timeout", "_ended", "_flushers", "_full", "_given", "_loop", "_pong", "_protocol", "_queue", "_reading",
+        "_response", "_resumed", "_session", "_shut", "_socket", "_transport", "clock_offset", "name", "written",
     )  # fmt: skip
 
     def __init__(
         self,
         session: SocketOwner,
-        socket: AbortableWebSocket,
+        socket: Socket,
+        response: aiohttp.ClientResponse,
         clock_offset: float | None = None,
         *,
         close_timeout: float = CLOSE_TIMEOUT,
+        reading: Reading = Reading.QUEUE,
     ) -> None:
+        connection = response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        assert connection.protocol is not None
         self._session = session
         self._close_timeout = close_timeout
         self._socket = socket
+        self._response = response
+        self._transport: asyncio.Transport = connection.transport
+        self._protocol: asyncio.Protocol = connection.protocol
+        self._reading = reading
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[bytes, WSMsgType]] | None = None
         self._pong: bytes | None = None
@@ -197,6 +261,8 @@ class WebSocketConnection:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection has ended."""
         self.written = 0
+        self.name: str = carrier(self._transport)
+        """The packages that carry it, with their versions."""
         self.clock_offset = clock_offset
         """Seconds by which the server's clock is ahead of ours; None if unknown."""
 
@@ -287,10 +353,8 @@ class WebSocketConnection:
 
     async def run(self, sink: Sink, /) -> Closed:
         """Read until the connection ends, and return how it ended."""
-        reading = Stepper(self._read(sink))
-        self._socket.resume_on_data(reading)
         try:
-            code, text = await reading.run()
+            code, text = await self._start_reading(sink)
         finally:
             self._shut, self._full = True, False
             self._queue = None
@@ -299,13 +363,25 @@ class WebSocketConnection:
             await self._close_socket()
         return Closed(code, text, self.written)
 
-    async def _read(self, sink: Sink) -> tuple[int | None, str]:
-        read, frame, queued = self._socket.read, sink.frame, self._socket.queued
+    def _start_reading(self, sink: Sink) -> Awaitable[tuple[int | None, str]]:
+        queue = frame_queue(self._socket) if self._reading is Reading.QUEUE else None
+        batches = None if queue is not None else Batches(self._loop, sink)
+        reading = self._read(batches or sink, sink, *(queue or (self._socket.receive, _UNKNOWN)))
+        if self._reading is Reading.TASK or self._transport.is_closing():
+            return reading
+        stepper = Stepper(reading)
+        self._transport.set_protocol(_ResumingProtocol(self._protocol, stepper, batches))
+        return stepper.run()
+
+    async def _read(
+        self, receiver: FrameReceiver, limits: Sink, read: Callable[[], Awaitable[Any]], queued: Sized
+    ) -> tuple[int | None, str]:
+        frame = receiver.frame
         text, binary = WSMsgType.TEXT, WSMsgType.BINARY
         taken = 0
         while True:
             if not queued:
-                sink.batch_done()
+                receiver.batch_done()
             try:
                 message = await read()
             except (EofStream, aiohttp.ClientError):
@@ -323,9 +399,9 @@ class WebSocketConnection:
             elif kind is not WSMsgType.PONG:
                 return self._read_end(message)
             taken += 1
-            if taken >= sink.max_batch or self._resumed is not None:
+            if taken >= limits.max_batch or self._resumed is not None:
                 taken = 0
-                sink.batch_done()
+                receiver.batch_done()
                 await self._pause()
 
     async def _pause(self) -> None:
@@ -372,11 +448,13 @@ class WebSocketConnection:
 
     def fileno(self) -> int:
         """Return the file descriptor, which a forked child inherits; -1 when closed."""
-        return self._socket.fileno()
+        socket = self._transport.get_extra_info("socket")
+        return -1 if socket is None else socket.fileno()
 
     def abort(self) -> None:
-        """Close the connection at once."""
-        self._socket.abort()
+        """Close the connection at once and discard unsent data."""
+        self._transport.abort()
+        self._response.close()  # otherwise aiohttp warns about an unclosed response, including the URL with the key
 
     def _send_close(self, code: int | None) -> None:
         if not self._shut and not self._full:
@@ -385,5 +463,5 @@ class WebSocketConnection:
 
     async def _close_socket(self) -> None:
         """Close the socket without a TLS shutdown, for which asyncio waits up to 30 s."""
-        self._socket.abort()
+        self.abort()
         await self._session.close()

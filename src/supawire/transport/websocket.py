@@ -11,7 +11,7 @@ import os
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Final
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,7 @@ from supawire.options import Secret
 from supawire.transport._aiohttp import (
     BODY_TIMEOUT,
     NO_LIMIT,
+    FastConnector,
     connector,
     hide,
     http_proxy,
@@ -30,8 +31,9 @@ from supawire.transport._aiohttp import (
     network_errors,
     read_beginning,
     tls_name,
+    uses_aiofastnet,
 )
-from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
+from supawire.transport._connection import Reading, Socket, WebSocketConnection
 from supawire.transport.base import CLOSE_TIMEOUT, OpenRequest, parse_date, parse_retry_after
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
@@ -48,15 +50,24 @@ class WebSocketTransport:
         refusal, whose status is sufficient without it.
     """
 
-    __slots__ = ("_body_timeout", "_close_timeout")
+    __slots__ = ("_body_timeout", "_close_timeout", "_fast", "_reading")
 
-    def __init__(self, *, close_timeout: float = CLOSE_TIMEOUT, body_timeout: float = BODY_TIMEOUT) -> None:
+    def __init__(
+        self,
+        *,
+        fast: bool | None = None,
+        close_timeout: float = CLOSE_TIMEOUT,
+        body_timeout: float = BODY_TIMEOUT,
+        reading: Reading = Reading.QUEUE,
+    ) -> None:
+        self._fast = uses_aiofastnet(fast)
         self._close_timeout = close_timeout
         self._body_timeout = body_timeout
+        self._reading = reading
 
     async def open(self, request: OpenRequest, /) -> WebSocketConnection:
         """Open a socket; see `Transport.open`."""
-        opener = _session(request.proxy)
+        opener = _session(request.proxy, self._fast)
         failure: ConnectError | None = None
         handshake = _Handshake(self._body_timeout)
         token = _handshake.set(handshake)
@@ -70,16 +81,22 @@ class WebSocketTransport:
             await opener.close()
             raise
         else:
-            return WebSocketConnection(opener, socket, handshake.clock_offset, close_timeout=self._close_timeout)
+            response = handshake.response
+            assert response is not None
+            return WebSocketConnection(
+                *(opener, socket, response, handshake.clock_offset),
+                close_timeout=self._close_timeout,
+                reading=self._reading,
+            )
         finally:
             _handshake.reset(token)
         await opener.close()
         raise failure  # raised outside the handler: aiohttp's exception contains the URL with the key
 
 
-async def _connect(opener: aiohttp.ClientSession, request: OpenRequest) -> AbortableWebSocket:
+async def _connect(opener: aiohttp.ClientSession, request: OpenRequest) -> Socket:
     endpoint = request.endpoint
-    socket = await opener.ws_connect(
+    return await opener.ws_connect(
         URL(endpoint.reveal(), encoded=True),
         headers={**request.headers, **({"Host": endpoint.host} if endpoint.host else {})},
         server_hostname=tls_name(endpoint.host),
@@ -88,12 +105,10 @@ async def _connect(opener: aiohttp.ClientSession, request: OpenRequest) -> Abort
         max_msg_size=request.max_frame,
         compress=0,
         autoclose=False,
-        autoping=True,
+        autoping=False,
         heartbeat=None,
         decode_text=False,
     )
-    assert isinstance(socket, AbortableWebSocket)
-    return socket
 
 
 # --- errors
@@ -148,18 +163,18 @@ def _hide(text: str, request: OpenRequest) -> str:
 class _OwnedSession:
     """An aiohttp session that is closed with its last socket."""
 
-    __slots__ = ("__weakref__", "_loop", "_sockets", "aiohttp")
+    __slots__ = ("__weakref__", "_fast", "_loop", "_sockets", "aiohttp")
 
-    def __init__(self, proxy: Secret | None) -> None:
+    def __init__(self, proxy: Secret | None, *, fast: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
+        self._fast = fast
         self._sockets = 0
         self.aiohttp: Final = aiohttp.ClientSession(
-            connector=_direct() if proxy is None else connector(proxy, force_close=True),
+            connector=_direct(fast) if proxy is None else connector(proxy, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "supawire"},
             timeout=NO_LIMIT,
             middlewares=(_upgrade,),
-            ws_response_class=cast("Any", AbortableWebSocket),
         )
 
     def add_socket(self) -> "_OwnedSession":
@@ -173,28 +188,32 @@ class _OwnedSession:
         if self._sockets:
             await asyncio.sleep(0)  # asyncio closes the socket in its next iteration
             return
-        if _shared.get(self._loop) is self:
-            del _shared[self._loop]
+        if _shared.get((self._loop, self._fast)) is self:
+            del _shared[self._loop, self._fast]
         await self.aiohttp.close()
 
 
-def _direct() -> aiohttp.TCPConnector:
+def _direct(fast: bool) -> aiohttp.TCPConnector:
     """Return a connector without limits and without DNS cache, so that a server that moved is found again."""
-    return aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
+    kind = FastConnector if fast else aiohttp.TCPConnector
+    return kind(force_close=True, limit=0, use_dns_cache=False)
 
 
-_shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, _OwnedSession]] = WeakValueDictionary()
-"""By event loop; only the open sockets keep a session alive."""
+_shared: Final[WeakValueDictionary[tuple[asyncio.AbstractEventLoop, bool], _OwnedSession]] = WeakValueDictionary()
+"""By event loop and whether connections are those of aiofastnet; only the open sockets keep a session alive."""
 
 
-def _session(proxy: Secret | None) -> _OwnedSession:
+def _session(proxy: Secret | None, fast: bool) -> _OwnedSession:
     """Return the session for one more socket; close it together with the socket."""
     if proxy is not None and is_socks(proxy):
         return _OwnedSession(proxy).add_socket()
+    fast = (
+        fast and proxy is None
+    )  # aiohttp starts TLS behind a proxy by the event loop, which refuses others' connections
     loop = asyncio.get_running_loop()
-    shared = _shared.get(loop)
+    shared = _shared.get((loop, fast))
     if shared is None:
-        shared = _shared[loop] = _OwnedSession(None)
+        shared = _shared[loop, fast] = _OwnedSession(None, fast=fast)
     return shared.add_socket()
 
 
@@ -204,10 +223,12 @@ def _session(proxy: Secret | None) -> _OwnedSession:
 class _Handshake:
     """Data of one upgrade, shared with the middleware: only there does aiohttp give access to response headers."""
 
-    __slots__ = ("body_timeout", "clock_offset")
+    __slots__ = ("body_timeout", "clock_offset", "response")
 
     def __init__(self, body_timeout: float) -> None:
         self.body_timeout = body_timeout
+        self.response: aiohttp.ClientResponse | None = None
+        """The response that accepted the upgrade."""
         self.clock_offset: float | None = None
         """Seconds by which the server's clock is ahead of ours, rounded down like its Date header; None if unknown."""
 
@@ -232,6 +253,7 @@ async def _upgrade(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerTy
     if response.status == 101:
         if (date := parse_date(response.headers.get("Date"))) is not None:
             handshake.clock_offset = date - time.time()
+        handshake.response = response
         return response
     try:
         retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
