@@ -19,8 +19,22 @@ from benchmarks.fanout import fan_out
 from benchmarks.growth import grow
 from benchmarks.measure import Blaster, run
 from benchmarks.peers import ROOT, install_node, install_python, versions
-from benchmarks.report import KEPT, SECTIONS, lines, load, markdown, save, table
-from benchmarks.scenarios import BARE, CARRIERS, FAST, NODE, OURS, PLAIN, PYTHON, SCENARIOS, SYNC, TCP, TLS, groups
+from benchmarks.report import KEPT, lines, load, markdown, save, table
+from benchmarks.scenarios import (
+    BARE,
+    CARRIERS,
+    FAST,
+    NODE,
+    OURS,
+    PLAIN,
+    PYTHON,
+    SCENARIOS,
+    SECTIONS,
+    SYNC,
+    TCP,
+    TLS,
+    groups,
+)
 
 FANOUT = "fan-out"
 GROWTH = "growth"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.scenarios import BARE, NODE, OURS, PYTHON, SERVER, SYNC
+from benchmarks.scenarios import BARE, FAST, NODE, OURS, PYTHON, SECTIONS, SERVER, SYNC, TCP, TLS
 
 Run = dict[str, Any]
-"""`machine`, `versions`, `rounds`, and `scenarios`: by name, client and measure a list with one figure per round."""
+"""`machine`, `versions`, `rounds`, and `scenarios` (over TLS `tls`): by name, client, measure one figure per round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,12 @@ class Figure:
     scenario: str
     client: str = OURS
     measure: str = "cpu"
+    carrier: str = TCP
 
     def of(self, run: Run) -> float | None:
         """Return the best turn, or None if it was not measured."""
-        turns: list[float] | None = run["scenarios"].get(self.scenario, {}).get(self.client, {}).get(self.measure)
+        measured: dict[str, Any] = run.get(SECTIONS[self.carrier], {})
+        turns: list[float] | None = measured.get(self.scenario, {}).get(self.client, {}).get(self.measure)
         if not turns:
             return None
         return max(turns) if self.measure == "rate" else min(turns)
@@ -54,9 +56,14 @@ class Budget:
         return value >= self.limit if self.least else value <= self.limit
 
 
-def _loop(says: str, scenario: str, limit: float, against: str = "", measure: str = "cpu") -> Budget:
+def _loop(
+    says: str, scenario: str, limit: float, against: str = "", measure: str = "cpu", carrier: str = TCP
+) -> Budget:
     return Budget(
-        f"{says}: bare loop", Figure(scenario, OURS, measure), limit, Figure(against or scenario, BARE, measure)
+        f"{says}: bare loop",
+        Figure(scenario, OURS, measure, carrier),
+        limit,
+        Figure(against or scenario, BARE, measure, carrier),
     )
 
 
@@ -88,6 +95,16 @@ BUDGETS: Final = (
     Budget("the same among 10,000 : among 100", Figure("diff-read"), 1.15, Figure("diff-read-100")),
     _loop("presence state of 10,000", "state", 1.64),
     _loop("send without ack", "send", 1.7),
+    _loop("broadcast, text, over TLS", "broadcast", 1.4, carrier=TLS),
+    _loop("change, record read, over TLS", "change", 1.4, carrier=TLS),
+    Budget(
+        f"{NODE} : broadcast, text, over TLS",
+        Figure("broadcast", NODE, carrier=TLS), 1, Figure("broadcast", carrier=TLS), least=True,
+    ),
+    Budget(
+        f"send without ack over TLS, {FAST} : {OURS}",
+        Figure("send", FAST, carrier=TLS), 0.9, Figure("send", carrier=TLS),
+    ),
     _loop("acked round trip, p50", "ack", 1.25, measure="p50"),
     _loop("connect and join 100 channels", "join", 3.7, measure="wall"),
     Budget("memory of a channel", Figure("memory-channel", OURS, "traced"), 4, unit="KiB"),

@@ -8,19 +8,17 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.budgets import Run
-from benchmarks.scenarios import BARE, CLIENTS, OURS, SCENARIOS, TCP, TLS
+from benchmarks.scenarios import BARE, CLIENTS, FAST, NODE, OURS, PYTHON, SCENARIOS, SECTIONS, TCP, TLS
 
 KEPT: Final = Path(__file__).resolve().parent / "results.json"
 """The recorded run that the page of performance shows."""
-
-SECTIONS: Final = {TCP: "scenarios", TLS: "tls"}
-"""Where a run keeps the figures of each carrier."""
 
 _SAYS: Final = {
     "cpu": "", "wall": ", wall-clock time", "p50": ", median round trip", "p99": ", 99th percentile",
     "traced": ", as counted by Python", "rss": ", as resident memory of the process", "above": "",
 }  # fmt: skip
 _KIB: Final = ("traced", "rss")
+_TLS_LINES: Final = ("broadcast", "binary", "change", "send", "ack", "join", "memory-client", "start")
 _ARRAY: Final = re.compile(r"\[[^\[\]{}]*\]")
 
 
@@ -55,6 +53,26 @@ def lines(run: Run, name: str, carrier: str = TCP) -> Iterator[list[str]]:
         costs = [_shown(figures.get(client, {}).get(measure), measure) for client in CLIENTS]
         over = ", over TLS" if carrier == TLS else ""
         yield [scenario.says + _SAYS[measure] + over, *costs, _spread(ours, bare)]
+
+
+TLS_SHOWN: Final = (OURS, FAST, BARE, PYTHON, NODE)
+
+
+def tls_table(run: Run) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the lines of the table of what TLS adds: the best turn over TLS, and its ratio to TCP."""
+    found: list[list[str]] = []
+    for name in _TLS_LINES:
+        tcp, tls = run["scenarios"].get(name, {}), run.get("tls", {}).get(name, {})
+        for measure in SCENARIOS[name].shows if tls else ():
+            cells = [_added(tcp.get(one, {}).get(measure), tls.get(one, {}).get(measure), measure) for one in TLS_SHOWN]
+            found.append([SCENARIOS[name].says + _SAYS[measure], *cells])
+    return ["scenario", *TLS_SHOWN], found
+
+
+def _added(tcp: list[float] | None, tls: list[float] | None, measure: str) -> str:
+    if not tcp or not tls:
+        return "–"
+    return f"{_shown(tls, measure)} ({min(tls) / min(tcp):.2f})"
 
 
 def markdown(cells: Sequence[str]) -> str:

@@ -18,6 +18,8 @@ TCP: Final = "tcp"
 TLS: Final = "tls"
 CARRIERS: Final = (TCP, TLS)
 """What carries the WebSocket."""
+SECTIONS: Final = {TCP: "scenarios", TLS: "tls"}
+"""Where a run keeps the figures of each carrier."""
 
 _EVERYONE: Final = (FAST, BARE, PLAIN, PYTHON, NODE)
 

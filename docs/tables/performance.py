@@ -5,9 +5,9 @@ from typing import Final
 from benchmarks import budgets
 from benchmarks.budgets import Figure
 from benchmarks.growth import CURVES
-from benchmarks.report import load
+from benchmarks.report import load, tls_table
 from benchmarks.report import table as lines_of
-from benchmarks.scenarios import NODE, OURS, PYTHON, SERVER, SYNC
+from benchmarks.scenarios import FAST, NODE, OURS, PYTHON, SERVER, SYNC, TLS
 from docs.tables import rows, table
 
 
@@ -15,6 +15,20 @@ from docs.tables import rows, table
 def performance() -> str:
     """Return the table with one line per figure."""
     head, lines = lines_of(load())
+    return rows(head, lines)
+
+
+@table("performance-tls")
+def over_tls() -> str:
+    """Return the table with one line per figure over TLS."""
+    head, lines = lines_of(load(), TLS)
+    return rows(head, lines)
+
+
+@table("performance-tls-cost")
+def cost_of_tls() -> str:
+    """Return the table of what TLS adds to the main scenarios."""
+    head, lines = tls_table(load())
     return rows(head, lines)
 
 
@@ -103,7 +117,7 @@ _CORE: Final = (
 def core() -> str:
     """Return the table of operations per second on one core."""
     run = load()
-    shown = (OURS, SYNC, PYTHON, NODE)
+    shown = (OURS, FAST, SYNC, PYTHON, NODE)
     lines: list[list[str]] = []
     for text, scenario, sync_scenario in _CORE:
         measure = "whole" if scenario == "wake" else "cpu"

@@ -20,6 +20,7 @@ MEANINGS = {
     "queued": "broadcasts that are queued now until a channel is joined",
     "overflowed": "events dropped because a listener was too slow, or replaced by newer ones where it asked for that",
     "last_round_trip": "round trip of the latest answered heartbeat in seconds; `None` before the first",
+    "transport": "the packages that carry the connection, with their versions; `None` when there is none, or if a transport of yours has no `name`",
     "malformed_presence": "presence payloads that were malformed or too large; what could be read of them was applied",
     "messages_received": "broadcasts and changes received on joined channels, also those without a listener",
     "messages_sent": "broadcasts handed to a connection",

@@ -833,6 +833,8 @@ class Stats:
     """Of `Limits.joins_per_second`."""
     presence_budget: Budget = NO_LIMIT
     """Of `Limits.presence_per_second`."""
+    transport: str | None = None
+    """What carries the connection, if it tells: its packages and their versions."""
 
 
 @dataclass(frozen=True, slots=True)

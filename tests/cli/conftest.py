@@ -16,7 +16,8 @@ SCRIPT = Path(sys.executable).parent / "supawire"
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
-    if not name.startswith(("SUPAWIRE_", "COV_")) and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
+    if name == "SUPAWIRE_FAST"
+    or (not name.startswith(("SUPAWIRE_", "COV_")) and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM"))
 }
 DEADLINE = 30.0
 """Seconds for one command."""

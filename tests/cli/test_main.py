@@ -1,8 +1,10 @@
 """The program `supawire`."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 
@@ -46,6 +48,10 @@ def test_version_is_the_version_of_the_package():
     assert (done.code, done.err, lines[0]) == (0, "", f"supawire {version('supawire')}")
     assert lines[1].startswith(f"Python {sys.version.split()[0]} ")
     assert f"transport: aiohttp {version('aiohttp')}" in done.out
+    if find_spec("aiofastnet") is not None:  # the tests are run with SUPAWIRE_FAST
+        out = " ".join(done.out.split())
+        assert f" on aiofastnet {version('aiofastnet')}" in out
+        assert ("switched off by SUPAWIRE_FAST=0" in out) == (os.environ["SUPAWIRE_FAST"] == "0")
     assert f"\nextra server: pyjwt {version('pyjwt')}\n" in done.out
 
 

@@ -41,6 +41,14 @@ async def test_the_counters_of_a_channel_never_fall(api: ClientApi, server: Loca
         assert (stats.overflowed, stats.handler_errors, stats.messages_received, stats.channels) == (3, 1, 6, 0)
 
 
+async def test_the_counters_tell_what_carries_the_connection(api: ClientApi, server: LocalServer):
+    """`stats().transport` has the packages of the open connection, and is None without one."""
+    async with api.client(server) as client:
+        await (await client.channel("room")).subscribe()
+        assert ((await client.stats()).transport or "").startswith("aiohttp 3.")
+    assert (await client.stats()).transport is None
+
+
 async def test_published_messages_are_counted(api: ClientApi, server: LocalServer):
     """Messages that the server accepted by HTTP are counted, each one of a batch."""
     async with api.client(server) as client:

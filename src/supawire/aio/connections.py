@@ -280,6 +280,11 @@ class Sockets:
         if socket is None or not await socket.connection.flush(sequence):
             raise ConnectionLostError("the connection was lost before the frame was sent", maybe_sent=False)
 
+    @property
+    def name(self) -> str | None:
+        """What carries the connection, for transports that tell; None without a connection. Any thread may read it."""
+        return getattr(self._current, "name", None)
+
     def descriptors(self) -> list[int]:
         """Return the file descriptors of our open sockets, for transports that have `fileno()`."""
         connections: list[Any] = [socket.connection for socket in self._open.values()]

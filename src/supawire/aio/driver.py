@@ -203,6 +203,7 @@ class Driver:
             overflowed=overflowed,
             handler_errors=self._handler_errors,
             **self.session.budgets(self.clock.time()),
+            transport=self.sockets.name,
         )
 
     def channel_stats(self, channel: CoreChannel) -> ChannelStats:

@@ -1,5 +1,6 @@
 """The text of `supawire --version`: what is installed, found without a network."""
 
+import os
 import platform
 import re
 import sys
@@ -16,10 +17,16 @@ def describe() -> str:
         f"supawire {version('supawire')}",
         f"Python {platform.python_version()} ({platform.python_implementation()}, {sys.platform} {platform.machine()})",
         f"event loop: asyncio{_found(' (uvloop {} is installed)', 'uvloop')}",
-        f"transport: aiohttp {version('aiohttp')}{_found(', with aiohttp-socks {}', 'aiohttp-socks')}",
+        f"transport: aiohttp {version('aiohttp')}{_found(', with aiohttp-socks {}', 'aiohttp-socks')}{_fast()}",
         *(f"extra {extra}: {state}" for extra, state in sorted(_extras().items())),
     ]
     return "\n".join(lines)
+
+
+def _fast() -> str:
+    """Return whether connections are opened by aiofastnet, if it is installed."""
+    off = " (switched off by SUPAWIRE_FAST=0)" if os.environ.get("SUPAWIRE_FAST") == "0" else ""
+    return _found(f" on aiofastnet {{}}{off}", "aiofastnet")
 
 
 def _extras() -> dict[str, str]:
