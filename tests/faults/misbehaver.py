@@ -187,8 +187,12 @@ class Wire:
     def stop_reading(self) -> None:
         """Stop reading, so that the network buffers fill up."""
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.set_reading(False)
+
+    def set_reading(self, reads: bool) -> None:
+        """Stop reading, or continue; the buffers of the network keep their size."""
         transport: Any = self._writer.transport
-        transport.pause_reading()
+        (transport.resume_reading if reads else transport.pause_reading)()
 
     def hang_up(self) -> None:
         """End the stream after the written bytes."""

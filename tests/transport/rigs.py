@@ -34,6 +34,10 @@ class Peer(Protocol):
 
     def never_answer_close(self) -> None: ...
 
+    def set_reading(self, reads: bool) -> None:
+        """Stop reading from the network, or continue; `receive` still returns what was read before."""
+        ...
+
 
 class Rig(Protocol):
     """A transport, and the server that it connects to."""
@@ -128,6 +132,9 @@ class AsyncMemoryPeer:
     def never_answer_close(self) -> None:
         self._peer.answers_close = False
 
+    def set_reading(self, reads: bool) -> None:
+        """Do nothing: this peer reads only what `receive` takes."""
+
 
 class MemoryRig:
     frame = 10
@@ -181,6 +188,9 @@ class WebSocketPeer:
 
     def never_answer_close(self) -> None:
         """Do nothing: this peer sends only what the test sends."""
+
+    def set_reading(self, reads: bool) -> None:
+        self.wire.set_reading(reads)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ async def test_a_cancelled_run_closes_the_socket(rig: Rig):
 async def fill(it: Line, size: int) -> int:
     """Write until frames are queued; return how many were passed to `write`."""
     given = 0
+    it.peer.set_reading(False)
     while it.connection.written == given:
         assert given < 2000
         it.connection.write(b"%06d" % given + bytes(size - 6), True)
@@ -142,6 +143,7 @@ async def test_frames_for_a_full_peer_are_queued(rig: Rig):
         await asyncio.sleep(0)
         assert it.connection.written < given
         assert not flushing.done()
+        it.peer.set_reading(True)
         for number in range(given):
             data, _ = await it.peer.receive()
             assert int(data[:6]) == number

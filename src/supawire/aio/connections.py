@@ -283,7 +283,11 @@ class Sockets:
     @property
     def name(self) -> str | None:
         """What carries the connection, for transports that tell; None without a connection. Any thread may read it."""
-        return getattr(self._current, "name", None)
+        for socket in list(self._open.values()):
+            name: str | None = getattr(socket.connection, "name", None)
+            if name is not None:
+                return name
+        return None
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors of our open sockets, for transports that have `fileno()`."""
