@@ -39,11 +39,12 @@ _LISTS: Final = {
 
 CREATED: Final = frozenset({
     "Backoff", "Batch", "ChannelOptions", "Claimed", "ClientOptions", "Closed", "Cursor", "DatabaseHistory",
-    "FakeHttp", "Finished", "Gap", "HttpRequest", "HttpResponse", "Hub", "HubOptions", "Limits", "LocalServer",
+    "FakeHttp", "Finished", "Gap", "HttpRequest", "HttpResponse", "Hub", "HubOptions", "Incoming", "Limits",
+    "LocalServer",
     "MemoryJobs", "MemoryTransport", "OpenRequest", "Page", "PostgresCursors", "PostgresOutbox", "PostgresStreams",
-    "PostgresVerifier", "RecordingTransport", "RestHistory", "ServerLimits", "SqliteCursors", "SqliteOutbox",
+    "PostgresVerifier", "RecordingTransport", "Relay", "RestHistory", "ServerLimits", "SqliteCursors", "SqliteOutbox",
     "Status", "StoredRow", "StoredStream", "Summary", "System", "Timings", "VirtualClock", "VirtualServer",
-    "VirtualTimeLoop", "Worker", "World",
+    "View", "VirtualTimeLoop", "Worker", "World",
 })  # fmt: skip
 """The public classes that users create. All others are made by calls, or by the client from what it receives."""
 

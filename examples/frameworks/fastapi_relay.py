@@ -1,69 +1,69 @@
-"""Relay the changes of a table to browsers as server-sent events, with FastAPI.
+"""Relay the changes of a table to browsers, with FastAPI: who may see what is decided by a dependency.
 
-    SUPAWIRE_URL=… SUPAWIRE_KEY=… uvicorn fastapi_relay:app --timeout-graceful-shutdown 1
+    SUPAWIRE_URL=… SUPAWIRE_KEY=… uvicorn fastapi_relay:app
 
-The application has one client, opened and closed with it. Each browser has its own stream with a bounded buffer, so a
-browser that does not read loses its oldest events and does not delay others. Gaps are relayed too, so that the page can
-fetch its data again.
+All browsers share one channel. A browser that comes back receives what it has missed, or a `gap`, after which the page
+fetches its data again.
 """
 
-import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi.responses import HTMLResponse
 
-from supawire import Gap, changes, connect_async, gaps
+from supawire import changes, connect_async
+from supawire.asgi import Relay, View
 
-ORDERS = changes("orders")
+relay = Relay(lambda: connect_async(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]))
+app = FastAPI(lifespan=relay.lifespan)
 
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Join the channel before the first request, and leave it after the last."""
-    async with connect_async(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]) as client:
-        app.state.orders = client.channel("orders")
-        # the join requests these changes from the start, so the streams of browsers need no new join
-        app.state.orders.on(ORDERS, lambda change: None)
-        await app.state.orders.subscribe(wait="ready")
-        yield
+SHOPS = {"alice": 1, "bob": 2}
+"""The shop of each user; a real application asks its session or token."""
 
 
-app = FastAPI(lifespan=lifespan)
+def shop_of_user(user: str = "") -> int:
+    """Return the shop of the user; FastAPI answers 401 if there is none."""
+    if user not in SHOPS:
+        raise HTTPException(401, "unknown user")
+    return SHOPS[user]
 
 
-def as_json(event: Any) -> str:
-    """Return the event as JSON; Decimal, datetime and similar values as text."""
-    if isinstance(event, Gap):
-        return json.dumps({"type": "GAP", "lost": sorted(event.lost)})
-    row = event.old_record if event.type == "DELETE" else event.record
-    return json.dumps({"type": event.type, "row": row}, default=str)
+def orders_of(shop: int) -> View:
+    """Return the view of one shop: the others' rows are hidden. All shops have the same selector, so one channel."""
+
+    def show(change: Any) -> Any:
+        row = change.raw["old_record" if change.type == "DELETE" else "record"]
+        return change if row.get("shop") == shop else None
+
+    return View("orders", changes("orders"), show=show)
+
+
+Shop = Annotated[int, Depends(shop_of_user)]
 
 
 @app.get("/orders")
-async def orders(request: Request) -> StreamingResponse:
+async def orders(request: Request, shop: Shop) -> Response:
     """Stream the changes to one browser until it disconnects."""
-    events = request.app.state.orders.listen(ORDERS, gaps(), buffer=100, overflow="drop_oldest")
+    return relay.sse(request, orders_of(shop))
 
-    async def lines() -> AsyncIterator[str]:
-        async with events:
-            yield ": welcome\n\n"
-            async for event in events:
-                yield f"data: {as_json(event)}\n\n"
 
-    return StreamingResponse(lines(), media_type="text/event-stream")
+@app.websocket("/orders")
+async def orders_by_websocket(websocket: WebSocket, shop: Shop) -> None:
+    """Send the same over a WebSocket."""
+    await relay.websocket(websocket, orders_of(shop))
 
 
 @app.get("/")
 async def page() -> HTMLResponse:
     """Return a page that shows the changes."""
     return HTMLResponse("""<!doctype html><title>Orders</title><ul id="orders"></ul><script>
-        new EventSource("/orders").onmessage = (message) => {
-            const line = document.createElement("li");
-            line.textContent = message.data;
-            document.getElementById("orders").append(line);
-        };
+        const source = new EventSource("/orders?user=alice")
+        const show = (message) => {
+            const line = document.createElement("li")
+            line.textContent = message.type + " " + message.data
+            document.getElementById("orders").append(line)
+        }
+        source.addEventListener("change", show)
+        source.addEventListener("gap", show)  // fetch the orders again
     </script>""")

@@ -21,7 +21,7 @@ VIEW = View("room", ALL, broadcast("m"))
 
 def hub(**options: Any) -> Hub:
     given: dict[str, Any] = {"backlog": 10, "backlog_bytes": 1000, "linger": 5.0, "on_error": _raise}
-    return Hub("ab", **given | options)
+    return Hub("ab", **given | {"on_pending": lambda: None} | options)
 
 
 def _raise(error: Exception) -> None:
@@ -64,6 +64,7 @@ def test_an_event_of_several_selectors_is_one_message():
     event = message(1)
     for selector in VIEW.selectors:
         made.receive(topic, selector, event)
+    made.deliver()
     assert len(browser.take(1000)) == len(topic.backlog) == 1
 
 
@@ -83,6 +84,7 @@ def test_what_is_encoded_and_shown_is_shared():
     for browser in shown:
         made.attach(browser, [(topic, View("room", ALL, show=show))], None)
     made.receive(topic, ALL, message(1))
+    made.deliver()
     for group in (plain, shown):
         taken = [browser.take(1000)[0] for browser in group]
         assert len({id(item) for item in taken}) == 1 and taken[0].frame() is taken[-1].frame()
@@ -141,6 +143,7 @@ def test_no_policy_lets_a_buffer_grow(overflow: Any, limits: dict[str, int]):
     made.attach(browser, [(topic, VIEW)], None)
     for number in range(50):
         made.receive(topic, ALL, message(number))
+        made.deliver()
         assert len(browser) <= 4
     assert browser.dropped and (browser.ended == SLOW) == (overflow == "error")
     if overflow != "error":
@@ -153,5 +156,6 @@ def test_events_that_cannot_be_read_are_gaps():
     topic = made.open("room", private=False)
     made.attach(browser, [(topic, View("room", rows))], None)
     made.receive(topic, rows, Insert("room", ChangeData(record=Raw(b"{"))))
+    made.deliver()
     (item,) = browser.take(1000)
     assert (item.name, item.lost) == ("gap", {"changes"})

@@ -30,6 +30,7 @@ from tests import loops
 from tests.clients.accounts import Supabase
 
 NO_MCP = pytest.mark.skipif(not find_spec("mcp"), reason="this page needs the extra mcp")
+NO_ASGI = pytest.mark.skipif(not find_spec("starlette"), reason="this page needs the extra asgi")
 NO_POSTGRES = pytest.mark.skipif(not find_spec("psycopg"), reason="this page needs the extra postgres")
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -43,8 +44,15 @@ def needs_mcp(page: Path) -> bool:
     return any("from mcp import" in block for block in CODE.findall(page.read_text(encoding="utf-8")))
 
 
+def needs_asgi(page: Path) -> bool:
+    return any("supawire.asgi" in block for block in CODE.findall(page.read_text(encoding="utf-8")))
+
+
 PAGES = [
-    pytest.param(page, marks=[NO_POSTGRES] * needs_postgres(page) + [NO_MCP] * needs_mcp(page))
+    pytest.param(
+        page,
+        marks=[NO_POSTGRES] * needs_postgres(page) + [NO_MCP] * needs_mcp(page) + [NO_ASGI] * needs_asgi(page),
+    )
     for page in pages()
     if not page.name.startswith("tutorial-")  # followed by test_tutorial.py
     if "```python" in page.read_text(encoding="utf-8")

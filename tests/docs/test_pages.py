@@ -102,7 +102,7 @@ def test_every_public_name_is_in_a_page():
     assert sorted(set(supawire.__all__) - names_in_pages()) == []
 
 
-@pytest.mark.parametrize("module", ["", ".server", ".testing", ".transport", ".worker"])
+@pytest.mark.parametrize("module", ["", ".asgi", ".server", ".testing", ".transport", ".worker"])
 def test_every_public_name_is_in_the_reference(module: str):
     """Each public name is in exactly one page docs/reference-*.md; the names of unions are in the text."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("reference-*.md"))
@@ -114,7 +114,7 @@ def test_every_public_name_is_in_the_reference(module: str):
     assert sorted(listed + in_text) == sorted(names)
 
 
-@pytest.mark.parametrize("module", ["doctor", "server", "testing", "transport", "worker"])
+@pytest.mark.parametrize("module", ["asgi", "doctor", "server", "testing", "transport", "worker"])
 def test_every_name_of_a_part_is_in_a_page(module: str):
     """Each public name of a subpackage for users is in a page."""
     assert sorted(set(import_module(f"supawire.{module}").__all__) - names_in_pages()) == []

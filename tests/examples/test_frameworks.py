@@ -1,4 +1,4 @@
-"""The examples with FastAPI, Django and Jupyter, in an environment that has them (.ci/steps.d/20-frameworks)."""
+"""The examples in examples/frameworks, in an environment that has what they need (.ci/steps.d/20-frameworks)."""
 
 import asyncio
 import json
@@ -53,39 +53,91 @@ async def line_with(stream: asyncio.StreamReader | None, pattern: str) -> re.Mat
     raise AssertionError(f"it ended without saying {pattern}: {''.join(lines)}")
 
 
-async def event(response: aiohttp.ClientResponse) -> Any:
-    """Return the next event of a stream."""
-    while line := await response.content.readline():
-        if line.startswith(b"data: "):
-            return json.loads(line[6:])
-    raise AssertionError("the stream ended")
+async def event(response: aiohttp.ClientResponse) -> tuple[str, Any]:
+    """Return name and data of the next event of a stream."""
+    name = ""
+    while line := (await response.content.readline()).decode().rstrip():
+        if line.startswith("event: "):
+            name = line[7:]
+        if line.startswith("data: "):
+            return name, json.loads(line[6:])
+    return await event(response) if not response.content.at_eof() else ("end", None)
+
+
+@asynccontextmanager
+async def site(
+    python: str, server: LocalServer, app: str
+) -> AsyncGenerator[tuple[Process, str, aiohttp.ClientSession]]:
+    """Run an application under uvicorn; afterwards stop it as a supervisor does, with a stream still open."""
+    async with (
+        running(python, server, "-m", "uvicorn", app, "--port", "0") as program,
+        aiohttp.ClientSession() as browser,
+    ):
+        url = (await line_with(program.stderr, r"running on (http://\S+)"))[1]
+        yield program, url, browser
+        program.send_signal(signal.SIGTERM)
+        err = (await asyncio.wait_for(program.communicate(), 30))[1].decode()
+        assert "Finished server process" in err and "Traceback" not in err
+        assert [frame.event for frame in server.frames][-1] == "phx_leave"
 
 
 async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str], str]):
-    """Two browsers receive each row and the gap of a lost connection; the server joins once, and ends cleanly."""
-    async with LocalServer() as server:
-        arguments = "-m", "uvicorn", "fastapi_relay:app", "--port", "0", "--timeout-graceful-shutdown", "1"
-        async with running(require("frameworks"), server, *arguments) as program:
-            url = (await line_with(program.stderr, r"running on (http://\S+)"))[1]
-            async with aiohttp.ClientSession() as browser, browser.get(url) as page:
-                assert "EventSource" in await page.text()
-                async with browser.get(f"{url}/orders") as one, browser.get(f"{url}/orders") as other:
-                    for stream in (one, other):
-                        assert stream.content_type == "text/event-stream"
-                        assert await stream.content.readline() == b": welcome\n"
-                    assert sum(frame.event == "phx_join" for frame in server.frames) == 1
-                    server.emit("INSERT", "orders", record={"id": 1, "total": 5})
-                    for stream in (one, other):
-                        assert await event(stream) == {"type": "INSERT", "row": {"id": 1, "total": 5}}
-                    server.drop_connections()
-                    for stream in (one, other):
-                        assert await event(stream) == {"type": "GAP", "lost": ["changes"]}
-                    server.emit_delete("orders", old_record={"id": 1})
-                    assert await event(one) == {"type": "DELETE", "row": {"id": 1}}
-            program.send_signal(signal.SIGINT)
-            err = (await program.communicate())[1].decode()
-            assert "Finished server process" in err and "Traceback" not in err
-            assert [frame.event for frame in server.frames][-1] == "phx_leave"
+    """Each browser receives the rows of its shop and gaps, by one join; at the end it is told when to come back."""
+    async with (
+        LocalServer() as server,
+        site(require("frameworks"), server, "fastapi_relay:app") as (program, url, browser),
+    ):
+        assert "EventSource" in await (await browser.get(url)).text()
+        assert (await browser.get(f"{url}/orders?user=mallory")).status == 401
+        alice, bob = [await browser.get(f"{url}/orders?user={name}") for name in ("alice", "bob")]
+        assert alice.content_type == "text/event-stream"
+        assert sum(frame.event == "phx_join" for frame in server.frames) == 1
+        for number, shop in ((1, 1), (2, 2)):
+            server.emit("INSERT", "orders", record={"id": number, "shop": shop})
+        assert (await event(alice))[1]["record"] == {"id": 1, "shop": 1}
+        assert (await event(bob))[1]["record"] == {"id": 2, "shop": 2}
+        async with browser.ws_connect(f"{url}/orders?user=bob") as socket:
+            assert (await socket.receive_json())["event"] == "ready"
+            server.emit_delete("orders", old_record={"id": 2, "shop": 2})
+            assert (await socket.receive_json())["data"]["type"] == "DELETE"
+            assert (await event(bob))[1]["type"] == "DELETE"
+        server.drop_connections()
+        for stream in (alice, bob):
+            while (found := await event(stream))[0] != "gap":
+                assert found[0] == "status"
+            assert found[1]["lost"] == ["changes"]
+        program.send_signal(signal.SIGTERM)
+        rest = await alice.text()
+        assert rest.rstrip().rpartition("\n")[2].startswith("retry: ")
+
+
+async def test_litestar_relays_rows_to_browsers(require: Callable[[str], str]):
+    """An event stream and a WebSocket of Litestar receive a row; its guards refuse both without the password."""
+    async with LocalServer() as server, site(require("frameworks"), server, "litestar_relay:app") as (_, url, browser):
+        assert (await browser.get(f"{url}/orders")).status == 401
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await browser.ws_connect(f"{url}/orders/socket")
+        stream = await browser.get(f"{url}/orders?password=open")
+        socket = await browser.ws_connect(f"{url}/orders/socket?password=open")
+        assert (await socket.receive_json())["event"] == "ready"
+        server.emit("INSERT", "orders", record={"id": 1})
+        assert (await event(stream))[1]["record"] == (await socket.receive_json())["data"]["record"] == {"id": 1}
+
+
+async def test_starlette_relays_a_chat(require: Callable[[str], str]):
+    """What one browser sends reaches all, under its own name; one without a name is refused with its status."""
+    async with LocalServer() as server, site(require("frameworks"), server, "starlette_relay:app") as (_, url, browser):
+        assert "WebSocket" in await (await browser.get(url)).text()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await browser.ws_connect(f"{url}/live/lobby/")
+        assert refused.value.status == 401
+        alice, bob = [await browser.ws_connect(f"{url}/live/lobby/?name={name}") for name in ("alice", "bob")]
+        for socket in (alice, bob):
+            assert (await socket.receive_json())["event"] == "presence_state"
+            assert (await socket.receive_json())["event"] == "ready"
+        await alice.send_json({"event": "text", "payload": "hello"})
+        for socket in (alice, bob):
+            assert (await socket.receive_json())["data"]["payload"] == {"from": "alice", "text": "hello"}
 
 
 async def test_a_django_command_follows_a_table(require: Callable[[str], str]):

@@ -81,17 +81,27 @@ class Hub:
     """All topics and browsers of one relay.
 
     Args: process: the name of this process in ids. backlog, backlog_bytes: limits of each topic's backlog. linger:
-    seconds for which a topic without browsers stays open. on_error: called with exceptions of `show`.
+    seconds for which a topic without browsers stays open. on_error: called with exceptions of `show`. on_pending:
+    called when `deliver` has to be called soon.
     """
 
     def __init__(
-        self, process: str, *, backlog: int, backlog_bytes: int, linger: float, on_error: Callable[[Exception], None]
+        self,
+        process: str,
+        *,
+        backlog: int,
+        backlog_bytes: int,
+        linger: float,
+        on_error: Callable[[Exception], None],
+        on_pending: Callable[[], None],
     ) -> None:
         self.process = process
         self._backlog = backlog
         self._backlog_bytes = backlog_bytes
         self._linger = linger
         self._on_error = on_error
+        self._on_pending = on_pending
+        self._pending: deque[tuple[Topic, Selector[Any] | None, Item]] = deque()
         self.topics: dict[str, Topic] = {}
         self._number = 0
         self.delivered = 0
@@ -135,6 +145,7 @@ class Hub:
 
     def fail(self, topic: Topic, error: RealtimeError | None) -> None:
         """Remove a topic that the server has ended; its browsers get a last message and are disconnected."""
+        self.deliver()
         if self.topics.get(topic.name) is topic:
             del self.topics[topic.name]
         item = failure(topic.name, error)
@@ -214,9 +225,7 @@ class Hub:
                 return
         if item.selectors is not None:
             item.selectors.add(selector)
-        group = topic.groups.get(selector)
-        if group:
-            self._deliver(topic, group, item)
+        self._add_pending(topic, selector, item)
 
     def receive_state(self, topic: Topic, event: Any) -> None:
         """Pass on a gap of the upstream channel, or a change of its state, to all browsers that it concerns."""
@@ -229,9 +238,30 @@ class Hub:
         item = Item(name, topic.name, encode(data), process=self.process, number=number, lost=lost)
         if number:
             topic.backlog.add(item)
+        self._add_pending(topic, None, item)
+
+    def _add_pending(self, topic: Topic, selector: Selector[Any] | None, item: Item) -> None:
+        self._pending.append((topic, selector, item))
+        if len(self._pending) == 1:
+            self._on_pending()
+
+    def deliver(self) -> None:
+        """Put the pending messages into the buffers of the browsers.
+
+        With thousands of browsers this takes longer than a handler of the upstream client may. What was received is
+        delivered by one call, so that no more is pending than the client reads at once.
+        """
+        while self._pending:
+            topic, selector, item = self._pending.popleft()
+            if selector is None:
+                self._deliver_state(topic, item)
+            elif group := topic.groups.get(selector):
+                self._deliver(topic, group, item)
+
+    def _deliver_state(self, topic: Topic, item: Item) -> None:
         for viewer, view in topic.viewers.items():
-            if _matches(item, view):
-                viewer.last_number = max(number, viewer.last_number)
+            if _matches(item, view) and not 0 < item.number <= viewer.last_number:
+                viewer.last_number = max(item.number, viewer.last_number)
                 self._put(viewer, item)
 
     def _make(self, topic: Topic, event: Any) -> Item | None:

@@ -150,7 +150,7 @@ class Relay:
         connect: Connect,
         authorize: Authorize | None = None,
         *,
-        buffer: int = 256,
+        buffer: int = 1000,
         buffer_bytes: int = 1_000_000,
         overflow: RelayOverflow = "error",
         key: Callable[[Any], Hashable] | None = None,
@@ -186,6 +186,7 @@ class Relay:
             backlog_bytes=check_count("backlog_bytes", backlog_bytes, minimum=0),
             linger=check_number("linger", linger, minimum=0, unit="seconds"),
             on_error=_report,
+            on_pending=self._deliver_soon,
         )
         self._client: AsyncClient | None = None
         self._upstreams: dict[str, _Upstream] = {}
@@ -330,6 +331,9 @@ class Relay:
                 topic=view.topic,
             )
         return upstream
+
+    def _deliver_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._hub.deliver)
 
     def _register(self, upstream: _Upstream, selectors: tuple[Selector[Any], ...]) -> list[Selector[Any]]:
         added = [selector for selector in selectors if selector not in upstream.registered]
