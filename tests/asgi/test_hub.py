@@ -21,7 +21,8 @@ VIEW = View("room", ALL, broadcast("m"))
 
 def hub(**options: Any) -> Hub:
     given: dict[str, Any] = {"backlog": 10, "backlog_bytes": 1000, "linger": 5.0, "on_error": _raise}
-    return Hub("ab", **given | {"on_pending": lambda: None} | options)
+    given |= {"on_pending": lambda: None}
+    return Hub("ab", **given | options)
 
 
 def _raise(error: Exception) -> None:

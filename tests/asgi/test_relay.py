@@ -102,6 +102,21 @@ async def test_a_refused_join_is_the_status_of_new_browsers_and_an_event_for_pre
         assert relay.stats().topics == relay.stats().viewers == 0
 
 
+async def test_a_topic_that_ends_while_a_browser_is_accepted_disconnects_it():
+    """A browser whose connection is accepted after its topic has ended is disconnected too."""
+    async with relaying(lambda _: View("room", broadcast(), private=True)) as (server, relay):
+        server.policy(lambda *_: True)
+        first = await Browser(relay).opened()
+        late = Browser(relay)
+        late.open.clear()
+        server.policy(lambda *_: False)
+        server.crash_channel("room")
+        await first.ended()
+        late.open.set()
+        await late.ended()
+        assert relay.stats().viewers == 0
+
+
 @pytest.mark.parametrize("socket", [False, True])
 async def test_a_browser_that_comes_back_receives_what_it_has_missed(socket: bool):
     """With the last id, missed events come in order over all topics; an id too old or of another process is a gap."""

@@ -7,6 +7,7 @@ from dataclasses import fields
 from enum import Enum
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from supawire.errors import DOCS_URL, TREE, RealtimeError
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 from supawire.testing import plugin
 
+NO_ASGI = pytest.mark.skipif(not find_spec("starlette"), reason="this part needs the extra asgi")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WRITTEN = [
     page
@@ -102,7 +104,9 @@ def test_every_public_name_is_in_a_page():
     assert sorted(set(supawire.__all__) - names_in_pages()) == []
 
 
-@pytest.mark.parametrize("module", ["", ".asgi", ".server", ".testing", ".transport", ".worker"])
+@pytest.mark.parametrize(
+    "module", ["", pytest.param(".asgi", marks=NO_ASGI), ".server", ".testing", ".transport", ".worker"]
+)
 def test_every_public_name_is_in_the_reference(module: str):
     """Each public name is in exactly one page docs/reference-*.md; the names of unions are in the text."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("reference-*.md"))
@@ -114,7 +118,9 @@ def test_every_public_name_is_in_the_reference(module: str):
     assert sorted(listed + in_text) == sorted(names)
 
 
-@pytest.mark.parametrize("module", ["asgi", "doctor", "server", "testing", "transport", "worker"])
+@pytest.mark.parametrize(
+    "module", [pytest.param("asgi", marks=NO_ASGI), "doctor", "server", "testing", "transport", "worker"]
+)
 def test_every_name_of_a_part_is_in_a_page(module: str):
     """Each public name of a subpackage for users is in a page."""
     assert sorted(set(import_module(f"supawire.{module}").__all__) - names_in_pages()) == []

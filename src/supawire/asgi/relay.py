@@ -36,7 +36,7 @@ from supawire.asgi.browsers import (
 from supawire.asgi.hub import Hub, Topic
 from supawire.asgi.messages import Item, encode
 from supawire.asgi.view import Incoming, View, check_views
-from supawire.asgi.viewers import POLICY, RELAY_OVERFLOW, SHUTDOWN, SLOW, RelayOverflow, Viewer
+from supawire.asgi.viewers import FAILED, POLICY, RELAY_OVERFLOW, SHUTDOWN, SLOW, RelayOverflow, Viewer
 from supawire.errors import (
     AuthError,
     HttpError,
@@ -480,6 +480,8 @@ class Relay:
         def attach(viewer: Viewer) -> list[Item]:
             missed = self._hub.attach(viewer, entered, last_id)
             viewer.resync.update(topic.name for topic, view in entered if "presence" in view.kinds)
+            if any(self._hub.topics.get(topic.name) is not topic for topic, _ in entered):
+                viewer.end(FAILED)  # a topic has ended while the connection was being accepted
             return missed + self._states(viewer, entered)
 
         try:
