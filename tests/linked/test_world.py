@@ -55,3 +55,21 @@ def test_a_broken_connection_is_restored_completely() -> None:
     world.act(world.hub.broadcast, "lobby", "e", {"n": 2}, world.clock.now)
     world.run_for(1)
     assert [message.payload for message in received] == [{"n": 2}]
+
+
+def test_a_restarted_server_has_forgotten_everything_and_clients_come_back() -> None:
+    """All sockets are closed with 1012, the new server has no connections, and the clients join it."""
+    world = World()
+    ada, bob = world.client(), world.client()
+    for client in (ada, bob):
+        client.start(client.session.join, client.channel("lobby"))
+        client.call(client.session.open)
+    world.run_for(1)
+    before = world.hub
+    world.restart()
+    assert world.hub is not before
+    assert not world.wires
+    assert not world.hub.connections.peers
+    world.run_for(5)
+    assert len(world.hub.connections.peers) == 2
+    assert {one.session.channels["realtime:lobby"].state for one in world.clients} == {ChannelState.JOINED}

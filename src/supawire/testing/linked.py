@@ -21,6 +21,7 @@ from typing import Any, Final
 from supawire.core.connection import Cause
 from supawire.core.effects import Disconnect, Ticket, Transmit
 from supawire.core.listeners import Listener
+from supawire.core.requests import Timers
 from supawire.errors import AuthError, RealtimeError
 from supawire.events import Instant
 from supawire.options import Secret, SessionOptions
@@ -62,7 +63,7 @@ class World:
     def __init__(self, *, seed: int = 0, hub: HubOptions | None = None) -> None:
         self.clock: Final = VirtualClock()
         self.random: Final = random.Random(seed)
-        self.hub: Final = Hub(hub or HubOptions(secret=SECRET), random.Random(seed + 1))
+        self.hub: Hub = Hub(hub or HubOptions(secret=SECRET), random.Random(seed + 1))
         self.clients: list[LinkedClient] = []
         self.wires: dict[int, Wire] = {}
         self.refusing: tuple[int, bytes] | None = None
@@ -73,6 +74,8 @@ class World:
         self._scheduled: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._steps = 0
+        self._deadlines: Timers[int] = Timers()
+        """The deadline of each client's session, by the number of the client."""
 
     def client(self, options: SessionOptions | None = None, **settings: Any) -> "LinkedClient":
         """Add a client with a session of its own."""
@@ -87,6 +90,7 @@ class World:
     def run_for(self, seconds: float) -> None:
         """Let time pass, and perform everything that is due."""
         end = self.clock.now.mono + seconds
+        self._note_all()
         while (at := self._next()) is not None and at <= end:
             self._run(at)
         self.clock.advance_to(end)
@@ -94,12 +98,13 @@ class World:
     def run_until(self, done: Callable[[], bool], limit: float) -> bool:
         """Let time pass until `done()` is true, at most `limit` seconds; return whether it is true."""
         end = self.clock.now.mono + limit
+        self._note_all()
         while not done() and (at := self._next()) is not None and at <= end:
             self._run(at)
         return done()
 
     def _next(self) -> float | None:
-        every = [self.hub.next_deadline, *(client.session.next_deadline for client in self.clients)]
+        every = [self.hub.next_deadline, self._deadlines.next]
         if self._scheduled:
             every.append(self._scheduled[0][0])
         return min((at for at in every if at is not None), default=None)
@@ -115,9 +120,23 @@ class World:
         if (deadline := self.hub.next_deadline) is not None and deadline <= mono:
             self.hub.tick(self.clock.now)
             self.pump()
-        for client in self.clients:
+        for number in sorted(self._deadlines.due(mono)):
+            client = self.clients[number]
             if (deadline := client.session.next_deadline) is not None and deadline <= mono:
                 client.call(client.session.tick)
+
+    def note_deadline(self, client: "LinkedClient") -> None:
+        """Record when the session of this client has to be called next, so that no step asks all clients."""
+        deadline = client.session.next_deadline
+        if deadline is None:
+            self._deadlines.cancel(client.number)
+        elif deadline != self._deadlines.deadline(client.number):
+            self._deadlines.set(client.number, deadline)
+
+    def _note_all(self) -> None:
+        """Record the deadlines of all clients, because a test may have called their sessions directly."""
+        for client in self.clients:
+            self.note_deadline(client)
 
     def later(self, at: float, do: Callable[[], None]) -> None:
         """Schedule a call at that time, after those scheduled for it before."""
@@ -131,6 +150,11 @@ class World:
         result = order(*args, **kwargs)
         self.pump()
         return result
+
+    def restart(self) -> None:
+        """Replace the server by a new one without connections and counts; every socket is closed with 1012."""
+        self.act(self.hub.shutdown, self.clock.now)
+        self.hub = Hub(self.hub.options, random.Random(self.random.getrandbits(32)))
 
     def pump(self) -> None:
         """Perform the hub's effects: put frames and closes on the wires, in order."""
@@ -223,6 +247,7 @@ class LinkedClient(SessionHarness):
     def __init__(self, world: World, options: SessionOptions | None = None, **settings: Any) -> None:
         super().__init__(options, clock=world.clock, **settings)
         self.world = world
+        self.number: Final = len(world.clients)
         world.clients.append(self)
         self.key: str = world.token("anon", 10 * 365 * 86400)
         self.wires: dict[int, Wire] = {}
@@ -305,6 +330,7 @@ class LinkedClient(SessionHarness):
             if self.keep_history:
                 self.effects.append(effect)
             self.perform(effect)
+        self.world.note_deadline(self)
 
     def on_connect(self, generation: int) -> None:
         """Open a socket in the world."""
