@@ -7,7 +7,7 @@ import re
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -64,6 +64,12 @@ async def event(response: aiohttp.ClientResponse) -> tuple[str, Any]:
     return await event(response) if not response.content.at_eof() else ("end", None)
 
 
+async def status(browser: aiohttp.ClientSession, url: str) -> int:
+    """Return the status of a request."""
+    async with browser.get(url) as response:
+        return response.status
+
+
 @asynccontextmanager
 async def site(
     python: str, server: LocalServer, app: str
@@ -87,9 +93,13 @@ async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str],
         LocalServer() as server,
         site(require("frameworks"), server, "fastapi_relay:app") as (program, url, browser),
     ):
-        assert "EventSource" in await (await browser.get(url)).text()
-        assert (await browser.get(f"{url}/orders?user=mallory")).status == 401
-        alice, bob = [await browser.get(f"{url}/orders?user={name}") for name in ("alice", "bob")]
+        async with browser.get(url) as page:
+            assert "EventSource" in await page.text()
+        assert await status(browser, f"{url}/orders?user=mallory") == 401
+        stack = AsyncExitStack()
+        alice, bob = [
+            await stack.enter_async_context(browser.get(f"{url}/orders?user={name}")) for name in ("alice", "bob")
+        ]
         assert alice.content_type == "text/event-stream"
         assert sum(frame.event == "phx_join" for frame in server.frames) == 1
         for number, shop in ((1, 1), (2, 2)):
@@ -109,35 +119,42 @@ async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str],
         program.send_signal(signal.SIGTERM)
         rest = await alice.text()
         assert rest.rstrip().rpartition("\n")[2].startswith("retry: ")
+        await stack.aclose()
 
 
 async def test_litestar_relays_rows_to_browsers(require: Callable[[str], str]):
     """An event stream and a WebSocket of Litestar receive a row; its guards refuse both without the password."""
     async with LocalServer() as server, site(require("frameworks"), server, "litestar_relay:app") as (_, url, browser):
-        assert (await browser.get(f"{url}/orders")).status == 401
+        assert await status(browser, f"{url}/orders") == 401
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await browser.ws_connect(f"{url}/orders/socket")
-        stream = await browser.get(f"{url}/orders?password=open")
-        socket = await browser.ws_connect(f"{url}/orders/socket?password=open")
-        assert (await socket.receive_json())["event"] == "ready"
-        server.emit("INSERT", "orders", record={"id": 1})
-        assert (await event(stream))[1]["record"] == (await socket.receive_json())["data"]["record"] == {"id": 1}
+        async with (
+            browser.get(f"{url}/orders?password=open") as stream,
+            browser.ws_connect(f"{url}/orders/socket?password=open") as socket,
+        ):
+            assert (await socket.receive_json())["event"] == "ready"
+            server.emit("INSERT", "orders", record={"id": 1})
+            assert (await event(stream))[1]["record"] == (await socket.receive_json())["data"]["record"] == {"id": 1}
 
 
 async def test_starlette_relays_a_chat(require: Callable[[str], str]):
     """What one browser sends reaches all, under its own name; one without a name is refused with its status."""
     async with LocalServer() as server, site(require("frameworks"), server, "starlette_relay:app") as (_, url, browser):
-        assert "WebSocket" in await (await browser.get(url)).text()
+        async with browser.get(url) as page:
+            assert "WebSocket" in await page.text()
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await browser.ws_connect(f"{url}/live/lobby/")
         assert refused.value.status == 401
-        alice, bob = [await browser.ws_connect(f"{url}/live/lobby/?name={name}") for name in ("alice", "bob")]
-        for socket in (alice, bob):
-            assert (await socket.receive_json())["event"] == "presence_state"
-            assert (await socket.receive_json())["event"] == "ready"
-        await alice.send_json({"event": "text", "payload": "hello"})
-        for socket in (alice, bob):
-            assert (await socket.receive_json())["data"]["payload"] == {"from": "alice", "text": "hello"}
+        async with (
+            browser.ws_connect(f"{url}/live/lobby/?name=alice") as alice,
+            browser.ws_connect(f"{url}/live/lobby/?name=bob") as bob,
+        ):
+            for socket in (alice, bob):
+                assert (await socket.receive_json())["event"] == "presence_state"
+                assert (await socket.receive_json())["event"] == "ready"
+            await alice.send_json({"event": "text", "payload": "hello"})
+            for socket in (alice, bob):
+                assert (await socket.receive_json())["data"]["payload"] == {"from": "alice", "text": "hello"}
 
 
 async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
