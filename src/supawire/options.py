@@ -297,6 +297,7 @@ class SessionOptions(Struct, frozen=True):
     token_on_heartbeat: bool = False
     max_retry_after: float = 300.0
     has_token_provider: bool = False
+    traces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +312,7 @@ class ClientOptions:
     too. max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of
     the URL's.
     on_error: receives errors that no caller is waiting for. history: reads stored messages.
+    telemetry: spans and metrics.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -338,6 +340,7 @@ class ClientOptions:
     logger: logging.Logger | None = None
     on_frame: Callable[..., object] | None = None
     history: HistorySource | None = None
+    telemetry: Any = None
 
     def __post_init__(self) -> None:
         if callable(self.token):
@@ -361,6 +364,11 @@ class ClientOptions:
         if self.history is not None and not callable(getattr(self.history, "read", None)):
             raise InvalidArgumentError(
                 f"history must have a method read, such as DatabaseHistory(url), not {self.history!r}"
+            )
+        if self.telemetry is not None and not callable(getattr(self.telemetry, "client", None)):
+            raise InvalidArgumentError(
+                f"telemetry must be a supawire.telemetry.Telemetry, not {self.telemetry!r}",
+                hint="Give your providers to it: Telemetry(tracer_provider=…, meter_provider=…).",
             )
         if self.on_frame is not None:
             hook = check_plain("on_frame", self.on_frame)
@@ -424,4 +432,5 @@ class ClientOptions:
             token_on_heartbeat=self.token_on_heartbeat,
             max_retry_after=self.max_retry_after,
             has_token_provider=self.token_provider is not None,
+            traces=self.telemetry is not None and self.telemetry.propagates,
         )

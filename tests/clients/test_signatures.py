@@ -50,8 +50,8 @@ TWINS = [
 
 IN_BLOCKING = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
 
-NARROWER = {"transport": "Transport | None", "http": "HttpClient | None"}
-"""Options that `ClientOptions` has as `Any`, because it does not import transports."""
+NARROWER = {"transport": "Transport | None", "http": "HttpClient | None", "telemetry": "Telemetry | None"}
+"""Options that `ClientOptions` has as `Any`, because it does not import transports and telemetry."""
 
 WAITS = {
     "AsyncClient": {"ping", "publish", "publish_many", "set_auth", "remove_channel", "remove_all_channels", "drain",

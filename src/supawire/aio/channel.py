@@ -7,6 +7,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Never, Self, TypeVar, cast, overload
 
+from msgspec.structs import replace
+
 from supawire._other_clients import (
     WithoutOtherNames,
     explain_names,
@@ -56,6 +58,9 @@ from supawire.options import (
     check_token,
 )
 from supawire.selectors import Selector, broadcast, check_selector, status
+
+if TYPE_CHECKING:
+    from supawire.telemetry.recorder import ClientTelemetry
 
 SOCKET: Final = Sent("socket")
 
@@ -261,8 +266,9 @@ class AsyncChannel(metaclass=WithoutOtherNames):
                 save_every=save_every, strict=strict, settle=settle, poll=poll, page=page, buffer=buffer,
             )  # fmt: skip
         kept = make_buffer(buffer, overflow, key, self._driver.pauses.overflow_pause)
-        registry = self._driver.registry
-        registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now())
+        registry, telemetry = self._driver.registry, self._driver.telemetry
+        put = kept.put if telemetry is None else telemetry.listener(kept.put)
+        registration = registry.add(self._topic, selectors, put, kept, self._driver.now())
         self._driver.pump()
         return AsyncStream(registration, kept, self._events(selectors))
 
@@ -421,6 +427,8 @@ class AsyncChannel(metaclass=WithoutOtherNames):
             persist=check_persist(persist),
             latest=None if latest is None else check_key("latest", latest),
         )
+        if driver.telemetry is not None:
+            return await self._send_traced(message, now, driver.telemetry)
         ticket = driver.session.broadcast(self._topic, message, now)
         if ticket is None:
             frame = driver.hand_over()
@@ -430,6 +438,30 @@ class AsyncChannel(metaclass=WithoutOtherNames):
         if driver.options.offline == "queue" and self._core.state is not ChannelState.JOINED:
             return self._queued(ticket)
         return await driver.outcome(ticket)
+
+    async def _send_traced(self, message: OutgoingBroadcast, now: Instant, telemetry: "ClientTelemetry") -> Sent:
+        """Send like `broadcast`, with a span if the message waits for its confirmation or carries the trace context."""
+        driver = self._driver
+        operation = telemetry.send(self.topic, len(message.payload), confirmed=message.ack)
+        error: BaseException | None = None
+        try:
+            if operation is not None and message.json and not message.persist:
+                message = replace(message, traceparent=operation.traceparent)
+            ticket = driver.session.broadcast(self._topic, message, now)
+            if ticket is not None:
+                if driver.options.offline == "queue" and self._core.state is not ChannelState.JOINED:
+                    return self._queued(ticket)
+                return await driver.outcome(ticket)
+            frame = driver.hand_over()
+            if frame is not None:
+                await driver.written(*frame, message.timeout)
+            return SOCKET  # noqa: TRY300  the end of the span is the same
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if operation is not None:
+                operation.end(error)
 
     def _queued(self, ticket: Ticket) -> AsyncQueuedSent:
         outcome = self._driver.promise(ticket)

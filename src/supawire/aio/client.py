@@ -14,7 +14,7 @@ from supawire._validation import Site, call_site, misused, not_built, warn_unclo
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.driver import Driver
-from supawire.aio.http_publish import Message, Published, read_message, read_messages
+from supawire.aio.http_publish import Message, Published, carrying, read_message, read_messages
 from supawire.aio.mirror import AsyncMirror, MirrorOptions, read_mirror_options
 from supawire.aio.outbox import AsyncOutbox, read_outbox_settings
 from supawire.aio.stream import AsyncStream
@@ -182,6 +182,8 @@ class AsyncClient(metaclass=WithoutOtherNames):
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
             topic = f"realtime:{channel.topic}"
+            if self._driver.telemetry is not None:
+                self._driver.telemetry.channel_removed(channel.topic, channel.stats())
             self._driver.session.remove(topic, self._driver.now())
             self._driver.registry.remove_all(topic)
             self._driver.pump()
@@ -367,7 +369,11 @@ class AsyncClient(metaclass=WithoutOtherNames):
         self._driver.begin_call()
         limit = self._driver.options.limits.payload_bytes
         message = read_message(topic, event, payload, private, id, limit)
-        return await self._driver.publisher.publish(message, check_timeout(timeout, self._driver.options.timeout))
+        seconds = check_timeout(timeout, self._driver.options.timeout)
+        if self._driver.telemetry is None:
+            return await self._driver.publisher.publish(message, seconds)
+        with self._driver.telemetry.publish(message.topic, 1) as traceparent:
+            return await self._driver.publisher.publish(carrying(message, traceparent), seconds)
 
     async def publish_many(
         self, messages: Iterable[Message] | Iterable[Mapping[str, Any]], *, timeout: Timeout = DEFAULT
@@ -383,7 +389,12 @@ class AsyncClient(metaclass=WithoutOtherNames):
         """
         self._driver.begin_call()
         checked = read_messages(messages, self._driver.options.limits.payload_bytes)
-        return await self._driver.publisher.publish_many(checked, check_timeout(timeout, self._driver.options.timeout))
+        seconds = check_timeout(timeout, self._driver.options.timeout)
+        if self._driver.telemetry is None:
+            return await self._driver.publisher.publish_many(checked, seconds)
+        with self._driver.telemetry.publish(None, len(checked)) as traceparent:
+            traced = [carrying(message, traceparent) for message in checked]
+            return await self._driver.publisher.publish_many(traced, seconds)
 
     # --- the connection
 

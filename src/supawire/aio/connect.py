@@ -20,6 +20,8 @@ from supawire.transport.base import HttpClient, Transport
 if TYPE_CHECKING:
     import ssl as tls
 
+    from supawire.telemetry import Telemetry
+
 
 class Closable(Protocol):
     """An object with an async `close`."""
@@ -136,6 +138,7 @@ def connect_async(
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
     history: HistorySource | None = None,
+    telemetry: "Telemetry | None" = None,
 ) -> ClientOpener[AsyncClient]:
     """Open a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it.
 
@@ -154,14 +157,14 @@ def connect_async(
         transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick.
         history: reads stored messages, such as `DatabaseHistory(url)`; not closed with the client.
+        telemetry: OpenTelemetry: a `supawire.telemetry.Telemetry`.
 
     Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
         idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error,
-        transport,
-        http, logger, on_frame, history,
+        transport, http, logger, on_frame, history, telemetry,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_installed(options)

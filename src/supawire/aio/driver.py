@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Struct
 
@@ -53,6 +53,7 @@ from supawire.core.effects import (
     PublishByHttp,
     Report,
     Settle,
+    StatusChanged,
     Ticket,
     TicketKind,
     Transmit,
@@ -63,6 +64,9 @@ from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateE
 from supawire.events import ChannelStats, ConnectionState, Instant, Stats
 from supawire.options import Backoff, ClientOptions, Endpoint, Secret
 from supawire.transport.base import OpenRequest
+
+if TYPE_CHECKING:
+    from supawire.telemetry.recorder import ClientTelemetry
 
 
 class Clock:
@@ -134,6 +138,10 @@ class Driver:
         self.settings: Final = settings
         self.loop: Final = asyncio.get_running_loop()
         self.clock: Final = Clock(self.loop)
+        self.telemetry: ClientTelemetry | None = None
+        """Makes spans and metrics; None unless the client was opened with `telemetry=`."""
+        if options.telemetry is not None:
+            self.telemetry = options.telemetry.client(self, endpoint.address)
         self.session: Final = Session(options.session(), random=RANDOM, token=options.secret, strict=sys.flags.dev_mode)
         self.thread: Final = HandlerThread(self.loop, settings.shutdown_timeout)
         self.tasks: Final = Tasks(self, settings.shutdown_timeout)
@@ -152,8 +160,9 @@ class Driver:
             self.loop, options.heartbeat, lambda: self.session.awaits_reply, self.sockets.set_reading
         )
         self.handlers: Final = Handlers(
-            self.registry, self.tasks, self.thread, self.reports, self.pauses, self.now, on_thread=on_thread
-        )
+            self.registry, self.tasks, self.thread, self.reports, self.pauses, self.now, self.telemetry,
+            on_thread=on_thread,
+        )  # fmt: skip
         self._publisher: Publisher | None = None
         self._tokens: TokenSource | None = None
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
@@ -190,8 +199,9 @@ class Driver:
         """The sender of broadcasts by HTTP."""
         if self._publisher is None:
             self._publisher = Publisher(
-                self, self.session, self.tasks, self.loop, self.endpoint, self.options, self.settings.http_backoff
-            )
+                self, self.session, self.tasks, self.loop, self.endpoint, self.options, self.settings.http_backoff,
+                None if self.telemetry is None else self.telemetry.headers,
+            )  # fmt: skip
         return self._publisher
 
     def stats(self) -> Stats:
@@ -205,6 +215,10 @@ class Driver:
             **self.session.budgets(self.clock.time()),
             transport=self.sockets.name,
         )
+
+    def stats_by_topic(self) -> dict[str, ChannelStats]:
+        """Return the counters of each channel. Any thread may call it."""
+        return {channel.name: self.channel_stats(channel) for channel in list(self.session.channels.values())}
 
     def channel_stats(self, channel: CoreChannel) -> ChannelStats:
         """Return the counters of a channel. Any thread may call it."""
@@ -461,6 +475,8 @@ class Driver:
         """Stop the timer and detach the finalizer, which would keep the client alive."""
         self.pauses.end()
         self._disarm()
+        if self.telemetry is not None:
+            self.telemetry.ended()
         if self.finalizer is not None:
             self.finalizer.detach()
 
@@ -556,6 +572,8 @@ class Driver:
 
     def _report(self, effect: Report) -> None:
         """Log a report, or call `on_error`, unless a caller or an iterator raises the same error."""
+        if self.telemetry is not None and isinstance(effect, StatusChanged):
+            self.telemetry.status(effect.status)
         error = effect.error if isinstance(effect, ErrorReport) else None
         raised_by_iterator = isinstance(effect, ChangesFailed) and self.registry.wake_change_iterators(
             f"{PREFIX}{effect.topic}"

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from supawire.aio.buffers import Buffer, ReadPauses, check_buffer, make_buffer
 from supawire.aio.callbacks import UserCall, describe_callable, dispose, is_async, is_closed_from_outside, is_unawaited
@@ -23,6 +23,9 @@ from supawire.errors import InvalidArgumentError, SlowConsumerError
 from supawire.events import Instant
 from supawire.options import check_bool
 from supawire.selectors import Selector
+
+if TYPE_CHECKING:
+    from supawire.telemetry.recorder import ClientTelemetry
 
 Handler = Callable[[Any], Any]
 
@@ -258,7 +261,7 @@ class Handlers:
     Args: now: returns the current time. on_thread: whether all handlers run on the dispatch thread (the sync client).
     """
 
-    __slots__ = ("_loop", "_now", "_on_thread", "_pauses", "_registry", "_reports", "_tasks", "_thread")
+    __slots__ = ("_loop", "_now", "_on_thread", "_pauses", "_registry", "_reports", "_tasks", "_telemetry", "_thread")
 
     def __init__(
         self,
@@ -268,9 +271,11 @@ class Handlers:
         reports: Reports,
         pauses: ReadPauses,
         now: Callable[[], Instant],
+        telemetry: "ClientTelemetry | None",
         *,
         on_thread: bool,
     ) -> None:
+        self._telemetry = telemetry
         self._loop = asyncio.get_running_loop()
         self._registry = registry
         self._tasks = tasks
@@ -291,6 +296,9 @@ class Handlers:
         runs_async = is_async(checked)
         if runs_async and thread:
             raise InvalidArgumentError("thread=True is for plain handlers; an async handler blocks no other one")
+        if self._telemetry is not None:
+            name, checked = describe_callable(checked), self._telemetry.handler(checked, is_async=runs_async)
+            checked.__qualname__ = name
         if thread or self._on_thread:
             return self._subscribe_on_thread(topic, selector, checked, buffer, overflow, runs_async=runs_async)
         check_buffer(buffer, overflow)

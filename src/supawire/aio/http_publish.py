@@ -17,6 +17,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supawire._server_errors import http_error
 from supawire.aio.callbacks import RANDOM, describe_callable
@@ -27,6 +28,7 @@ from supawire.core.http_broadcast import Form, HttpMessage, HttpOutcome, check_s
 from supawire.core.pacing import delay
 from supawire.core.session import Session
 from supawire.core.token import same
+from supawire.core.trace_context import add_to_payload
 from supawire.errors import (
     ClosedError,
     HttpError,
@@ -83,6 +85,13 @@ def read_message(
     body = check_json(payload) if json else bytes(cast("bytes", payload))
     check_size(body, limit, name)
     return http_message(name, check_event(event), body, json=json, private=check_bool("private", private), id=_uuid(id))
+
+
+def carrying(message: HttpMessage, traceparent: str | None) -> HttpMessage:
+    """Return the message with the trace context in its payload, if there is one and the payload is JSON."""
+    if traceparent is None or not message.json:
+        return message
+    return replace(message, payload=add_to_payload(message.payload, traceparent))
 
 
 def read_messages(messages: Iterable[object], limit: int | None) -> list[HttpMessage]:
@@ -153,7 +162,8 @@ class PendingCalls(Protocol):
 class HttpSender:
     """Sends the HTTP requests of one client.
 
-    Args: backoff: the pauses between attempts of one call; a longer Retry-After takes precedence.
+    Args: backoff: the pauses between attempts of one call; a longer Retry-After takes precedence. trace_headers:
+    returns further headers of a request.
     """
 
     def __init__(
@@ -164,7 +174,9 @@ class HttpSender:
         endpoint: Endpoint,
         options: ClientOptions,
         backoff: Backoff,
+        trace_headers: Callable[[], dict[str, str]] | None,
     ) -> None:
+        self._trace_headers = trace_headers
         self._loop = loop
         self._calls = calls
         self._http_broadcasts = session.http_broadcasts
@@ -250,7 +262,11 @@ class HttpSender:
         return HttpRequest(
             self._endpoint.rest_url + form.path,
             form.body,
-            {**self._headers, "Content-Type": form.content_type},
+            {
+                **self._headers,
+                **({} if self._trace_headers is None else self._trace_headers()),
+                "Content-Type": form.content_type,
+            },
             {"apikey": key, "Authorization": Secret(f"Bearer {shown.reveal()}")},
             ssl=self._options.ssl,
             proxy=cast("Secret | None", self._options.proxy),
@@ -335,13 +351,14 @@ class Publisher:
         endpoint: Endpoint,
         options: ClientOptions,
         backoff: Backoff = BACKOFF,
+        trace_headers: Callable[[], dict[str, str]] | None = None,
     ) -> None:
         self._loop = loop
         self._calls = calls
         self._session = session
         self._tasks = tasks
         self._http_broadcasts = session.http_broadcasts
-        self.sender: Final = HttpSender(calls, session, loop, endpoint, options, backoff)
+        self.sender: Final = HttpSender(calls, session, loop, endpoint, options, backoff, trace_headers)
         self._running: dict[Ticket, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._old_server: int | None = None

@@ -29,6 +29,8 @@ from supawire.transport.base import HttpClient, Transport
 if TYPE_CHECKING:
     import ssl as tls
 
+    from supawire.telemetry import Telemetry
+
 _BEARER = "Bearer "
 _SIGNED_OUT = "SIGNED_OUT"
 
@@ -79,6 +81,7 @@ class Passed(TypedDict, total=False):
     logger: logging.Logger | None
     on_frame: Callable[..., object] | None
     history: HistorySource | None
+    telemetry: "Telemetry | None"
 
 
 def from_supabase_async(

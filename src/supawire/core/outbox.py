@@ -12,6 +12,7 @@ from supawire.core import frames, http_broadcast
 from supawire.core.context import Context
 from supawire.core.effects import PublishByHttp, Ticket, TicketKind
 from supawire.core.requests import TimerKey, TimerKind
+from supawire.core.trace_context import add_to_payload
 from supawire.errors import (
     InvalidArgumentError,
     OperationTimeout,
@@ -33,7 +34,8 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
     persist: the server stores it; True, or for how many seconds. id: sent as text with this id, which receivers get as
     `Broadcast.id`; only for JSON. timeout: seconds until it is sent and, with ack, answered. ignore_queue_time: the
     timeout applies to each of the two separately, and the reply's does not count time behind unanswered joins. latest:
-    while it is queued, a newer broadcast with this key takes its place.
+    while it is queued, a newer broadcast with this key takes its place. traceparent: the trace context that it carries,
+    see `core.trace_context`; only for JSON that is not persisted.
     """
 
     event: str
@@ -45,6 +47,7 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
     persist: bool | int = False
     id: str | None = None
     latest: str | None = None
+    traceparent: str | None = None
 
     @property
     def metadata(self) -> bytes:
@@ -125,8 +128,11 @@ class ChannelOutbox:
 
     def publish(self, message: OutgoingBroadcast, *, private: bool, token: Secret | None) -> Ticket:
         """Send by HTTP (`offline="http"`). Raises `InvalidArgumentError` for messages that HTTP cannot carry."""
+        payload = message.payload
+        if message.traceparent is not None:
+            payload = add_to_payload(payload, message.traceparent)
         request = http_broadcast.http_message(
-            self._name, message.event, message.payload, json=message.json, private=private, id=None
+            self._name, message.event, payload, json=message.json, private=private, id=None
         )
         ticket = self._context.tickets.create(TicketKind.BROADCAST)
         self._context.effects.append(PublishByHttp(ticket, request, token, message.timeout))
@@ -199,12 +205,13 @@ class ChannelOutbox:
     ) -> None:
         context = self._context
         ref = context.next_ref()
-        if message.id is None:
+        if message.id is None and message.traceparent is None:
             data, binary = context.codec.encode_broadcast(
                 join_ref, ref, self._topic, message.event, message.payload, json=message.json, metadata=message.metadata
             )
         else:  # the server passes on the keys of the text form, but not the metadata of the binary one
-            meta = {"id": message.id}
+            meta = {"id": message.id, "traceparent": message.traceparent}
+            meta = {name: value for name, value in meta.items() if value is not None}
             body = {"type": "broadcast", "event": message.event, "payload": Raw(message.payload), "meta": meta}
             data, binary = context.codec.encode(join_ref, ref, self._topic, frames.BROADCAST, body), False
         context.transmit(data, binary=binary)

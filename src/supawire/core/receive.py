@@ -86,6 +86,8 @@ class Receiver:
         self._members: dict[str, Membership] = {}
         self._by_bytes: dict[bytes, Membership] = {}
         self._decode = context.codec.decode.decode
+        self._keeps_frames = context.options.traces
+        """Whether broadcasts with `meta` keep their frame, from which the trace context is read."""
         self._events: Mapping[str, Callable[[Typed, CoreChannel, bytes, Instant], None]] = {
             frames.CLOSE: self._closed,
             frames.ERROR: self._closed,
@@ -242,7 +244,7 @@ class Receiver:
         """Return the delivery of a stored message, or None if this message was delivered before."""
         if not member.gaps.add_stored(meta.id, self._received_at, replayed=meta.replayed) or not listeners:
             return None
-        kept = data if member.index.has_models else b""
+        kept = data if self._keeps_frames or member.index.has_models else b""
         return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
 
     def _undecodable(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:

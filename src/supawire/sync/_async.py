@@ -37,7 +37,8 @@ class ThreadedAsyncChannel(AsyncChannel):
         self._check_selectors(selectors)
         driver = self._driver
         kept = make_thread_buffer(driver.pauses, buffer, overflow, key)
-        put = make_thread_safe(selectors, kept.put, driver.loop)
+        received = kept.put if driver.telemetry is None else driver.telemetry.listener(kept.put)
+        put = make_thread_safe(selectors, received, driver.loop)
         registration = driver.registry.add(self._topic, selectors, put, kept, driver.now())
         driver.pump()
         return Listening(registration, kept, self._events(selectors))

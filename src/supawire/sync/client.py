@@ -47,6 +47,8 @@ from supawire.verifiers import Verifier
 if TYPE_CHECKING:
     import ssl as tls
 
+    from supawire.telemetry import Telemetry
+
 
 M = TypeVar("M")
 
@@ -80,6 +82,7 @@ def connect(
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
     history: HistorySource | None = None,
+    telemetry: "Telemetry | None" = None,
 ) -> "Client":
     """Open a sync client of Supabase Realtime, which any thread may call; a context manager that closes it.
 
@@ -101,14 +104,14 @@ def connect(
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick, and must not
             call the client, because it runs on the I/O thread.
         history: reads stored messages, such as `DatabaseHistory(url)`; not closed with the client.
+        telemetry: OpenTelemetry: a `supawire.telemetry.Telemetry`.
 
     Raises: InvalidArgumentError. ConnectError, AuthError.
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
         idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error,
-        transport,
-        http, logger, on_frame, history,
+        transport, http, logger, on_frame, history, telemetry,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_installed(options)
