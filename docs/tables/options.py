@@ -41,6 +41,7 @@ CLIENT = {
     "on_frame": "Called with every frame, without tokens. Must return quickly.",
     "history": "What reads stored messages for `history` and for `listen(from_=…)`: a `DatabaseHistory`, a `RestHistory` or one of yours; "
     "see [history](history.md). You close it.",
+    "telemetry": "A `supawire.telemetry.Telemetry`, which makes spans and metrics; see [OpenTelemetry](telemetry.md).",
 }
 
 CHANNEL = {

@@ -31,6 +31,9 @@ from tests.clients.accounts import Supabase
 
 NO_MCP = pytest.mark.skipif(not find_spec("mcp"), reason="this page needs the extra mcp")
 NO_ASGI = pytest.mark.skipif(not find_spec("starlette"), reason="this page needs the extra asgi")
+NO_OTEL = pytest.mark.skipif(
+    not all(map(find_spec, ("opentelemetry", "prometheus_client", "structlog"))), reason="this page needs OpenTelemetry"
+)
 NO_POSTGRES = pytest.mark.skipif(not find_spec("psycopg"), reason="this page needs the extra postgres")
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -48,11 +51,13 @@ def needs_asgi(page: Path) -> bool:
     return any("supawire.asgi" in block for block in CODE.findall(page.read_text(encoding="utf-8")))
 
 
+def marks(page: Path) -> list[pytest.MarkDecorator]:
+    found = [NO_POSTGRES] * needs_postgres(page) + [NO_MCP] * needs_mcp(page) + [NO_ASGI] * needs_asgi(page)
+    return found + [NO_OTEL] * (page.name == "telemetry.md")
+
+
 PAGES = [
-    pytest.param(
-        page,
-        marks=[NO_POSTGRES] * needs_postgres(page) + [NO_MCP] * needs_mcp(page) + [NO_ASGI] * needs_asgi(page),
-    )
+    pytest.param(page, marks=marks(page))
     for page in pages()
     if not page.name.startswith("tutorial-")  # followed by test_tutorial.py
     if "```python" in page.read_text(encoding="utf-8")
@@ -65,11 +70,12 @@ def shown(page: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def level_as_before() -> Iterator[None]:
-    """Restore the level of the logger, which a page sets."""
+    """Restore the level and the handlers of the logger, which a page sets."""
     logger = logging.getLogger("supawire")
-    level = logger.level
+    level, handlers = logger.level, list(logger.handlers)
     yield
     logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 class Runner:
