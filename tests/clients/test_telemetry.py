@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from supawire import Broadcast, HandlerError, LocalServer, broadcast, changes
+from supawire import Broadcast, HandlerError, Limits, LocalServer, broadcast, changes
 from supawire.errors import InvalidArgumentError, JoinDeniedError
 from supawire.telemetry import Telemetry
 from supawire.telemetry.recorder import MAX_LABELS, OTHER
@@ -225,7 +225,7 @@ async def test_the_metrics_are_the_counters_of_stats(api: ClientApi, server: Loc
     """Counters stay when channels are removed and clients end, and are sums over the clients."""
     telemetry = sdk.telemetry()
     for round_ in (1, 2):
-        async with api.client(server, telemetry=telemetry) as client:
+        async with api.client(server, telemetry=telemetry, limits=Limits(messages_per_second=500)) as client:
             room = await client.channel("room", echo=True)
             stream = await room.listen(broadcast(), buffer=1, overflow="drop_newest")
             await room.subscribe()
@@ -236,6 +236,10 @@ async def test_the_metrics_are_the_counters_of_stats(api: ClientApi, server: Loc
             assert sdk.value("supawire.events.waiting") == 1
             assert sdk.value("supawire.clients", state="open") == 1
             assert sdk.value("supawire.channels", state="joined") == 1
+            assert (
+                sdk.value("supawire.budget.left", of="messages") + sdk.value("supawire.budget.used", of="messages")
+                == 500
+            )
             await stream.close()
             await client.remove_channel(room)
         assert sdk.value("messaging.client.sent.messages", messaging_operation_name="send") == 3 * round_

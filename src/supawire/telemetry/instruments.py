@@ -13,7 +13,7 @@ Read = Callable[[Any], Any]
 
 
 class Metric(NamedTuple):
-    """A metric that is read from `stats()`. read: returns its value. extra: its own attributes."""
+    """A metric that is read from `stats()`. read: returns its value, None for none. extra: its own attributes."""
 
     name: str
     unit: str
@@ -88,7 +88,19 @@ CHANNEL_GAUGES: Final = (
     ),
 )  # fmt: skip
 
+_BUDGETS: Final = {"messages": "message_budget", "joins": "join_budget", "presence": "presence_budget"}
+
 CLIENT_GAUGES: Final = (
+    *(
+        Metric("supawire.budget.used", "{call}", "Calls that the rate limits of the clients count now, by the limit.",
+               attrgetter(f"{field}.used"), {"of": of})
+        for of, field in _BUDGETS.items()
+    ),
+    *(
+        Metric("supawire.budget.left", "{call}", "Calls that the rate limits of the clients allow now, by the limit.",
+               attrgetter(f"{field}.left"), {"of": of})
+        for of, field in _BUDGETS.items()
+    ),
     Metric("supawire.calls.pending", "{call}", "Calls that wait for an answer.", attrgetter("pending")),
     Metric(*_CHANNELS, attrgetter("joined_channels"), {"state": "joined"}),
     Metric(*_CHANNELS, _not_joined, {"state": "not joined"}),

@@ -352,7 +352,8 @@ class ClientTelemetry:
 
     def _values(self, of_channels: Sequence[Metric], of_client: Sequence[Metric]) -> dict[_Series, float]:
         stats = self._source.stats()
-        found: Counter[_Series] = Counter({self._series(one, None): one.read(stats) for one in of_client})
+        read = {self._series(one, None): one.read(stats) for one in of_client}
+        found: Counter[_Series] = Counter({series: value for series, value in read.items() if value is not None})
         if not self.owner.has_topics:
             return {**found, **{self._series(one, None): one.read(stats) for one in of_channels}}
         for topic, channel in self._source.stats_by_topic().items():
