@@ -157,6 +157,9 @@ async def test_the_frame_sink_checks_the_buffers_at_intervals_of_bytes():
         def now(self) -> Any:
             return object()
 
+        def receiver(self, generation: int) -> Any:
+            return self
+
         def receive(self, *frame: Any) -> None:
             return None
 

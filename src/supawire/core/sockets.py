@@ -80,7 +80,6 @@ class Socket:
         """Place a channel here."""
         self.channels[channel.topic] = channel
         self.receiver.register(channel)
-
         self.context.counts.moved_received -= channel.membership.received
 
     def left(self, now: Instant) -> None:
