@@ -52,6 +52,7 @@ def main() -> int:
         "versions": versions(clients),
         "on": time.strftime("%Y-%m-%d"),
         "rounds": options.rounds,
+        "together": len(options.over) > 1 and not options.only,
     }
     print(*map(markdown, (table(result)[0], ["---"] * len(table(result)[0]))), sep="\n", flush=True)
     with ExitStack() as stack:

@@ -59,20 +59,22 @@ TLS_SHOWN: Final = (OURS, FAST, BARE, PYTHON, NODE)
 
 
 def tls_table(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the lines of the table of what TLS adds: the best turn over TLS, and its ratio to TCP."""
+    """Return the head and the lines of the table of what TLS adds: the best turn over TLS, and its ratio to TCP.
+
+    There is no ratio if the run did not measure both together, since the machine may have been slower for one of them.
+    """
+    together: bool = run.get("together", False)
     found: list[list[str]] = []
     for name in _TLS_LINES:
         tcp, tls = run["scenarios"].get(name, {}), run.get("tls", {}).get(name, {})
         for measure in SCENARIOS[name].shows if tls else ():
-            cells = [_added(tcp.get(one, {}).get(measure), tls.get(one, {}).get(measure), measure) for one in TLS_SHOWN]
+            cells: list[str] = []
+            for client in TLS_SHOWN:
+                over, plain = tls.get(client, {}).get(measure), tcp.get(client, {}).get(measure)
+                ratio = f" ({min(over) / min(plain):.2f})" if together and over and plain else ""
+                cells.append(_shown(over, measure) + ratio)
             found.append([SCENARIOS[name].says + _SAYS[measure], *cells])
     return ["scenario", *TLS_SHOWN], found
-
-
-def _added(tcp: list[float] | None, tls: list[float] | None, measure: str) -> str:
-    if not tcp or not tls:
-        return "–"
-    return f"{_shown(tls, measure)} ({min(tls) / min(tcp):.2f})"
 
 
 def markdown(cells: Sequence[str]) -> str:
