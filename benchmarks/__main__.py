@@ -81,7 +81,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     known = [*SCENARIOS, FANOUT, GROWTH]
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each client")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each client")
     parser.add_argument("--messages", type=int, default=20_480, help="in each turn; a slow client gets fewer")
     parser.add_argument("--without", nargs="*", default=[], choices=[FAST, PLAIN, PYTHON, NODE], help="omit these")
     parser.add_argument("--over", nargs="+", default=CARRIERS, choices=CARRIERS, help="tcp: ws://, tls: wss://; both")

@@ -41,7 +41,7 @@ _ENVIRONMENT: Final = {
 
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     FAST: {"fast": True},
-    "queue": {},
+    "queue": {"reading": "queue"},
     "step": {"reading": "step"},
     "task": {"reading": "task"},
     "queue, fast": {"fast": True},

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -248,6 +249,20 @@ class _OtherQueue:
         self.read = reader.read
 
 
+async def test_frames_arrive_although_the_protocol_has_another_form():
+    """A protocol that is not called by `data_received` is not wrapped, and frames are received in the task of `run`."""
+    async with websocket_rig() as rig:
+        connection, peer = await asyncio.gather(rig.transport.open(rig.request()), rig.accept())
+        assert isinstance(connection, WebSocketConnection)
+        connection._protocol = asyncio.BufferedProtocol()
+        sink = Collector()
+        run = asyncio.create_task(connection.run(sink))
+        await peer.send(b"[]")
+        assert await sink.has(1) == [(b"[]", False)]
+        await peer.close(1000)
+        assert (await run).code == 1000
+
+
 async def test_frames_arrive_although_the_queue_has_another_form():
     """Without the expected queue, frames are received by the public `receive()`, and batches still end."""
     async with websocket_rig() as rig:
@@ -285,8 +300,8 @@ async def test_a_connection_tells_what_carries_it():
 @pytest.mark.parametrize("setting", ["", "0", "1", "yes"])
 def test_an_environment_variable_switches_aiofastnet_off(setting: str, monkeypatch: pytest.MonkeyPatch):
     """SUPAWIRE_FAST=0 applies where `fast=` is not given; values other than 0 and 1 are refused."""
+    pytest.importorskip("aiofastnet")
     monkeypatch.setenv("SUPAWIRE_FAST", setting)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     if setting in ("0", "1"):
         assert WebSocketTransport()._fast == (setting == "1")
         assert WebSocketTransport(fast=True)._fast
@@ -299,7 +314,7 @@ def test_an_environment_variable_switches_aiofastnet_off(setting: str, monkeypat
 def test_fast_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     """`fast=True` without aiofastnet is refused with the command that installs it; the default needs nothing."""
     monkeypatch.setenv("SUPAWIRE_FAST", "1")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "aiofastnet", None)  # which makes its import fail
     with pytest.raises(InvalidArgumentError, match=r"supawire\[fast\]"):
         WebSocketTransport(fast=True)
     assert not WebSocketTransport()._fast

@@ -94,12 +94,18 @@ def uses_aiofastnet(wanted: bool | None) -> bool:
     setting = os.environ.get(FAST_VARIABLE, "1")
     if setting not in ("0", "1"):
         raise InvalidArgumentError(f"{FAST_VARIABLE} must be 0 or 1, not {setting!r}")
-    found = importlib.util.find_spec("aiofastnet") is not None
-    if wanted and not found:
-        raise InvalidArgumentError(
-            "fast=True requires the package aiofastnet", hint="pip install 'supawire[fast]', or omit fast="
-        )
-    return found and setting == "1" if wanted is None else wanted
+    if wanted is False or (wanted is None and setting == "0"):
+        return False
+    try:
+        importlib.import_module("aiofastnet")
+    except ImportError as error:  # missing, or not for this machine
+        if wanted:
+            raise InvalidArgumentError(
+                f"fast=True requires the package aiofastnet: {error}",
+                hint="pip install 'supawire[fast]', or omit fast=",
+            ) from None
+        return False
+    return True
 
 
 class _Changed:
