@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from supawire import LocalServer, broadcast, connect_async
+from supawire.server import ServerLimits
 from tests.cli.conftest import Serving
 from tests.conftest import ROOT
 
@@ -307,6 +308,17 @@ async def test_a_table_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch):
             assert await line_of(program) == "gap: connection_lost: 2 rows, 1 changes"
             program.send_signal(signal.SIGINT)
             assert (await ended(program))[0] == 130
+
+
+async def test_many_rooms_are_on_several_sockets():
+    """many_rooms.py joins more rooms than one connection may have, and shows a message of the last one."""
+    with LocalServer(limits=ServerLimits(channels=100)) as server:
+        async with running(server, "many_rooms.py", "102") as program:
+            assert [await line_of(program) for _ in range(2)] == ["socket 0: 100 rooms", "socket 1: 2 rooms"]
+            server.broadcast("room:101", "news", {"n": 1})
+            assert await line_of(program) == "room:101: {'n': 1}"
+            program.send_signal(signal.SIGINT)
+            assert (await ended(program))[0] == 0
 
 
 async def test_the_test_suite_of_the_small_app_passes():
