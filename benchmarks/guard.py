@@ -30,7 +30,10 @@ SECONDS: Final = 4.0
 LONGER: Final = 15.0
 
 _BARE: Final = "plain loop"
-_FRAMES: Final = {"change": "change", "change, columns read": "change", "presence diff, state read": "diff"}
+_FRAMES: Final = {
+    **dict.fromkeys(("change", "change, columns read", "change, dataclass"), "change"),
+    "presence diff, state read": "diff",
+}
 """The kind of frames of a case; broadcasts in text frames for the others."""
 
 

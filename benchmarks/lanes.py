@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.clients.meter import Meter
-from benchmarks.clients.readers import columns_read, payload_read, record_read, state_read
+from benchmarks.clients.readers import Todo, columns_read, payload_read, record_read, state_read
 from benchmarks.frames import BLOCK, EVENT, TABLE, message, plain
 from benchmarks.inmemory import URL, Memory
 from supawire import AsyncChannel, AsyncClient, Limits, Selector, broadcast, changes, connect, connect_async, presence
@@ -145,6 +145,7 @@ LANES: Final = {
     "binary": lambda: receiving("binary", broadcast(EVENT), payload_read),
     "change": lambda: receiving("change", changes(TABLE), record_read),
     "change, columns read": lambda: receiving("change", changes(TABLE), columns_read),
+    "change, dataclass": lambda: receiving("change", changes(TABLE, model=Todo), record_read),
     "presence diff, state read": lambda: receiving("diff", presence(), state_read),
     "send": sending,
     "sync client": sync,

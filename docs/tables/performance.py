@@ -107,6 +107,7 @@ _CORE: Final = (
     ("the same in binary frames", "binary", ""),
     ("changes of 600 bytes received, row read", "change", "change-sync"),
     ("the same as objects of a dataclass", "change-model", ""),
+    ("the same in lists of 100 by `batches()`", "change-batches", "change-batches"),
     ("presence diffs among 10,000, number of members and one member read after each", "diff-read", ""),
     ("broadcasts sent without ack", "send", ""),
     ("broadcasts sent with ack, one after another", "ack", ""),
