@@ -271,6 +271,12 @@ class OutboxFullError(OutboxError):
     """An outbox has as many messages or bytes as it may hold; nothing was added."""
 
 
+class BridgeError(RealtimeError):
+    """A bridge cannot hand messages on for now, a message was given up, or its checkpoint cannot be used."""
+
+    default_retryable: bool = True
+
+
 class ServerError(RealtimeError):
     """The server refused a request or ended a channel."""
 
@@ -312,6 +318,7 @@ TREE: Final = (
     JobLostError,
     OutboxError,
     OutboxFullError,
+    BridgeError,
     ServerError,
     JoinError,
     JoinDeniedError,

@@ -233,7 +233,7 @@ async def test_any_source_can_be_registered():
 
 def test_a_second_signal_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch):
     """After two signals, `run()` has given the job back and returns."""
-    monkeypatch.setattr("supawire.worker.serving.SECOND_SIGNAL", 0)
+    monkeypatch.setattr("supawire.aio.tasks.SECOND_SIGNAL", 0)
     jobs = MemoryJobs([{"id": 1}])
     app = Worker()
 

@@ -126,3 +126,29 @@ _WIRE: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (bytes, bytes.hex),
     (bytearray, bytearray.hex),
 )
+
+
+def to_json(value: Any, *, ordered: bool = False) -> str:
+    """Return a value as JSON text. ordered: with the members of each object sorted by name.
+
+    Decimals are strings with all digits, dates and times are strings in ISO 8601, bytes are base64, UUIDs are strings;
+    integers of any size are numbers, and a float that is not finite is null.
+    """
+    order = "sorted" if ordered else None
+    try:
+        return msgspec.json.encode(value, enc_hook=str, order=order).decode()
+    except OverflowError:  # msgspec encodes integers up to 64 bits
+        return msgspec.json.encode(_with_raw_integers(value), enc_hook=str, order=order).decode()
+
+
+def _with_raw_integers(value: Any) -> Any:
+    """Return the value with each integer of more than 64 bits replaced by its digits as raw JSON."""
+    match value:
+        case int() if value.bit_length() > 63:
+            return msgspec.Raw(f"{value:d}".encode())
+        case dict():
+            return {name: _with_raw_integers(part) for name, part in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        case list() | tuple():
+            return [_with_raw_integers(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return value

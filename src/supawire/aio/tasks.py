@@ -6,7 +6,10 @@ called `close()` (they cannot wait for themselves), then other resources, then t
 """
 
 import asyncio
-from collections.abc import Coroutine
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, cast
 
 from supawire.aio.callbacks import UserCall
@@ -15,6 +18,9 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that the shutdown waits for a handler that suppresses its cancellation."""
 
 POLL_INTERVAL: Final = 0.1
+
+SECOND_SIGNAL: Final = 0.5
+"""Seconds after which a signal is a second one: a terminal and a supervisor may both pass on the same Ctrl-C."""
 
 
 class TaskOwner(Protocol):
@@ -164,3 +170,28 @@ def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
     return cast("BaseException", first)
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], None], task: "asyncio.Task[Any] | None") -> Generator[None]:
+    """Call `stop` at the first SIGTERM or SIGINT, and cancel the task at the second."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    first_at: float | None = None
+
+    def handle(*_: object) -> None:
+        nonlocal first_at
+        if first_at is None:
+            first_at = loop.time()
+            loop.call_soon_threadsafe(stop)
+        elif loop.time() >= first_at + SECOND_SIGNAL and task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,8 +1,4 @@
-"""Passing events on: as signed webhooks, or to a command. In order, with a bounded number at once.
-
-Webhooks follow the Standard Webhooks specification, so that receivers can verify them with existing libraries: the
-headers `webhook-id`, `webhook-timestamp` and `webhook-signature`.
-"""
+"""Passing events on: as signed webhooks, or to a command. In order, with a bounded number at once."""
 
 import asyncio
 import contextlib
@@ -11,38 +7,22 @@ import secrets
 import shlex
 import shutil
 import time
-from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from random import SystemRandom
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
-import aiohttp
 from standardwebhooks import Webhook
 
+from supawire._webhooks import WebhookSender, retry_delay, webhook_sender
 from supawire.cli.output import shown, to_json
 from supawire.errors import InvalidArgumentError
 
 MAX_WAITING: Final = 1000
 """Maximum events that wait for a delivery; then no more are read from the server for a while."""
-ATTEMPTS: Final = 6
-FIRST_DELAY: Final = 0.5
-MAX_DELAY: Final = 60.0
-REQUEST_TIMEOUT: Final = 15.0
-"""Seconds for one request, as the specification recommends."""
 KILL_AFTER: Final = 5.0
 """Seconds between asking a command to end and killing it, when the program itself ends."""
-SECRET_PREFIX: Final = "whsec_"  # noqa: S105  the beginning of every secret
-MIN_SECRET: Final = 24
-MAX_SECRET: Final = 64
-"""Bytes of a secret, by the specification."""
-RETRIED: Final = frozenset({408, 425, 429})
-"""Client errors that are temporary; besides them every status from 500 on is."""
-
 RANDOM: Final = SystemRandom()
 
 
@@ -64,61 +44,11 @@ class Receiver(Protocol):
         ...
 
 
-def retry_delay(status: int | None, retry_after: str | None, attempts: int, jitter: float) -> float | None:
-    """Return the seconds until the next attempt, or None to give up.
-
-    Args: status: of the response, None if there was none. attempts: made so far. jitter: between 0 and 1.
-    """
-    temporary = status is None or status >= 500 or status in RETRIED
-    if not temporary or attempts >= ATTEMPTS:
-        return None
-    delay = min(MAX_DELAY, FIRST_DELAY * 2 ** (attempts - 1)) * (1 - jitter / 2)
-    requested = int(retry_after[:9]) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0
-    return delay if requested <= delay else min(MAX_DELAY, float(requested))
-
-
-def make_secret() -> str:
-    """Return a new secret for signatures."""
-    return f"{SECRET_PREFIX}{b64encode(secrets.token_bytes(32)).decode()}"
-
-
-def make_signer(secret: str) -> Webhook:
-    """Return what signs with a secret of the form `whsec_…`. Raises: InvalidArgumentError."""
-    try:
-        key = b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except ValueError:
-        key = b""
-    if not secret.startswith(SECRET_PREFIX) or not MIN_SECRET <= len(key) <= MAX_SECRET:
-        raise InvalidArgumentError(
-            f"--secret must be {SECRET_PREFIX} and base64 of {MIN_SECRET} to {MAX_SECRET} bytes",
-            hint="Leave it out to use a new one.",
-        )
-    return Webhook(key)
-
-
-def check_url(url: str) -> str:
-    """Return the URL of a receiver. Raises: InvalidArgumentError."""
-    try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna")  # UnicodeError, a ValueError, for a name that cannot be looked up
-        valid = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise InvalidArgumentError(
-            f"--forward-to must be a URL that begins with http:// or https:// and has a valid host, "
-            f"not {shown(url, 100)}"
-        )
-    return url
-
-
 class WebhookReceiver:
     """Posts each event to a URL, signed, and again while the receiver has a temporary problem."""
 
-    def __init__(self, url: str, signer: Webhook, http: aiohttp.ClientSession) -> None:
-        self._url: Final = url
-        self._signer: Final = signer
-        self._http: Final = http
+    def __init__(self, sender: WebhookSender) -> None:
+        self._sender: Final = sender
 
     async def deliver(self, fields: Mapping[str, Any]) -> Outcome:
         """Post one event until it is accepted or given up; its `webhook-id` stays the same."""
@@ -128,7 +58,7 @@ class WebhookReceiver:
         attempts = 0
         while True:
             attempts += 1
-            status, detail, retry_after = await self._attempt(message_id, body)
+            status, detail, retry_after = await self._sender.send(message_id, body)
             seconds = time.monotonic() - started
             if status is not None and 200 <= status < 300:
                 return Outcome(True, detail, attempts, seconds)
@@ -136,25 +66,6 @@ class WebhookReceiver:
             if delay is None:
                 return Outcome(False, detail, attempts, seconds)
             await asyncio.sleep(delay)
-
-    async def _attempt(self, message_id: str, body: str) -> tuple[int | None, str, str | None]:
-        now = datetime.now(UTC)
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"supawire/{version('supawire')}",
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(message_id, now, body),
-        }
-        try:
-            async with self._http.post(
-                self._url, data=body.encode(), headers=headers, allow_redirects=False
-            ) as response:
-                return response.status, f"HTTP {response.status}", response.headers.get("Retry-After")
-        except TimeoutError:
-            return None, f"no answer in {REQUEST_TIMEOUT:g} s", None
-        except aiohttp.ClientError as error:
-            return None, shown(str(error) or type(error).__name__, 200), None
 
 
 def split_command(command: str, *, windows: bool = os.name == "nt") -> list[str]:
@@ -270,6 +181,5 @@ class Deliveries:
 @asynccontextmanager
 async def webhook_receiver(url: str, signer: Webhook) -> AsyncGenerator[WebhookReceiver]:
     """Open what posts to a URL."""
-    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
-    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
-        yield WebhookReceiver(url, signer, http)
+    async with webhook_sender(url, signer) as sender:
+        yield WebhookReceiver(sender)

@@ -230,15 +230,16 @@ class _Listening:
         if exec_ is None and forward_to is None:
             yield None
             return
+        from supawire import _webhooks
         from supawire.cli import deliveries
 
         async with AsyncExitStack() as stack:
             if exec_ is not None:
                 receiver: deliveries.Receiver = deliveries.CommandReceiver(exec_)
             else:
-                url = deliveries.check_url(forward_to or "")
-                used = secret or deliveries.make_secret()
-                signer = deliveries.make_signer(used)
+                url = _webhooks.check_url(forward_to or "")
+                used = secret or _webhooks.make_secret()
+                signer = _webhooks.make_signer(used)
                 if not secret:
                     self._notes.print(f"Secret of the signatures: {used}", soft_wrap=True)
                 receiver = await stack.enter_async_context(deliveries.webhook_receiver(url, signer))

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from os import environ
 from typing import Annotated, Any, Final, TypeAlias
 
-import msgspec
 from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
 from supawire._display import hide_tokens, printable
+from supawire._values.encode import to_json
 
 MAX_LINE: Final = 4_000
 """Maximum characters of text from outside that are shown in one line for people."""
@@ -65,31 +65,6 @@ class Output:
         """Print one line of text, which is never wrapped; a part may be a pair of text and style."""
         self.console.print(Text.assemble(*parts), soft_wrap=True)
         self.console.file.flush()
-
-
-def to_json(value: Any) -> str:
-    """Return a value as JSON text.
-
-    Decimals are strings with all digits, dates and times are strings in ISO 8601, bytes are base64, UUIDs are strings;
-    integers of any size are numbers, and a float that is not finite is null.
-    """
-    try:
-        return msgspec.json.encode(value, enc_hook=str).decode()
-    except OverflowError:  # msgspec encodes integers up to 64 bits
-        return msgspec.json.encode(_with_raw_integers(value), enc_hook=str).decode()
-
-
-def _with_raw_integers(value: Any) -> Any:
-    """Return the value with each integer of more than 64 bits replaced by its digits as raw JSON."""
-    match value:
-        case int() if value.bit_length() > 63:
-            return msgspec.Raw(f"{value:d}".encode())
-        case dict():
-            return {name: _with_raw_integers(part) for name, part in value.items()}  # pyright: ignore[reportUnknownVariableType]
-        case list() | tuple():
-            return [_with_raw_integers(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            return value
 
 
 def shown(value: Any, most: int = MAX_LINE) -> str:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from supawire._values.models import check_model
+from supawire.aio.tasks import stop_on_signals
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.filters import Where
 from supawire.options import (
@@ -41,7 +42,6 @@ from supawire.worker.serving import (
     WorkerSettings,
     WorkerStats,
     loop_factory,
-    stop_on_signals,
 )
 from supawire.worker.source import MigratingSource, Source
 from supawire.worker.table import TableOptions, TableSource, migration_of

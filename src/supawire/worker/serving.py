@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
@@ -27,8 +26,6 @@ from supawire.worker.table import new_holder
 
 START_BACKOFF: Final = Backoff(initial=0.5, maximum=5.0)
 """Delays between attempts to reach the database at the start."""
-SECOND_SIGNAL: Final = 0.5
-"""Seconds after which a signal is a second one: a terminal and a supervisor may both pass on the same Ctrl-C."""
 START_TIMEOUT: Final = 20.0
 """Seconds in which the database must be reached at the start."""
 
@@ -353,28 +350,3 @@ class ServingThread:
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what psycopg needs on Windows; elsewhere the loop of the program's policy is used."""
     return asyncio.SelectorEventLoop if sys.platform == "win32" else None
-
-
-@contextmanager
-def stop_on_signals(stop: Callable[[], None], task: "asyncio.Task[Any] | None") -> Generator[None]:
-    """Call `stop` at the first SIGTERM or SIGINT, and cancel the task at the second."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    first_at: float | None = None
-
-    def handle(*_: object) -> None:
-        nonlocal first_at
-        if first_at is None:
-            first_at = loop.time()
-            loop.call_soon_threadsafe(stop)
-        elif loop.time() >= first_at + SECOND_SIGNAL and task is not None:
-            loop.call_soon_threadsafe(task.cancel)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
