@@ -38,7 +38,8 @@ _LISTS: Final = {
 """The sections that are lists: the title, and how a name is printed."""
 
 CREATED: Final = frozenset({
-    "Backoff", "Batch", "ChannelOptions", "Claimed", "ClientOptions", "Closed", "Cursor", "DatabaseHistory",
+    "Backoff", "Batch", "Bridge", "JetStream", "Kafka", "PostgresCheckpoint", "RedisStreams", "SqliteCheckpoint",
+    "Webhook", "ChannelOptions", "Claimed", "ClientOptions", "Closed", "Cursor", "DatabaseHistory",
     "FakeHttp", "Finished", "Gap", "HttpRequest", "HttpResponse", "Hub", "HubOptions", "Incoming", "Limits",
     "LocalServer",
     "MemoryJobs", "MemoryTransport", "OpenRequest", "Page", "PostgresCursors", "PostgresOutbox", "PostgresStreams",

@@ -87,6 +87,10 @@ _ADVICE: Final[dict[type[RealtimeError], str]] = {
     errors.OutboxFullError: (
         "Wait until messages are sent, or remove dead ones: [limits of a store](outbox.md#stores)."
     ),
+    errors.BridgeError: (
+        "The bridge goes on by itself, unless `retryable` is False: then a message was given up, see "
+        "[when the broker refuses a message](bridge.md#when-the-broker-is-away-or-refuses-a-message)."
+    ),
     errors.CacheError: (
         "Nothing, if the file was damaged: it was renamed. Otherwise check the path: "
         "[the snapshot file](mirror.md#start-with-the-rows-of-the-last-run)."

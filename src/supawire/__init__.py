@@ -21,6 +21,7 @@ from supawire._mirror_events import (
 )
 from supawire.errors import (
     AuthError,
+    BridgeError,
     CacheError,
     ClosedError,
     ConnectError,
@@ -133,6 +134,7 @@ __all__ = [
     "AsyncThrottledSender",
     "AuthError",
     "Backoff",
+    "BridgeError",
     "Broadcast",
     "Budget",
     "CacheError",

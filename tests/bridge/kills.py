@@ -96,7 +96,8 @@ class Processes:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([
             "supawire.bridge.app", "supawire.bridge.postgres", "supawire.bridge.redis", "supawire.bridge.jetstream",
-            "supawire.history.postgres", "supawire.transport.pooled", "tests.bridge.process",
+            "supawire.history.postgres", "supawire.transport.pooled", "supawire.server.local",
+            "tests.bridge.process", "tests.bridge.servers",
         ])  # fmt: skip
         self._settings = settings
         self._luck = luck
@@ -112,6 +113,12 @@ class Processes:
             process.start()
             assert process.pid is not None
             self._running[process.pid] = process
+
+    def wait_for_leader(self, seconds: float) -> None:
+        """Wait until a process that runs has sent something, at most for so many seconds."""
+        until = time.monotonic() + seconds
+        while self._leader() not in self._running and time.monotonic() < until:
+            time.sleep(0.02)
 
     def kill_one(self) -> str:
         """Kill the leader, or any process in one of five cases; return which."""
@@ -222,8 +229,9 @@ def run(kills: int, name: str, *, seed: int, between: float = 1.0, pause: float 
         try:
             for _ in range(kills):
                 processes.fill(at_once)
-                # most of them before the first rows are compared, some while changes are handed on
-                time.sleep(luck.uniform(0, between if luck.random() < 0.7 else 4 * between))
+                if luck.random() < 0.8:  # else also while it starts
+                    processes.wait_for_leader(10)
+                time.sleep(luck.uniform(0, between))
                 disturb(server, broker, luck, outcome.faults)
                 outcome.faults[processes.kill_one()] += 1
             writer.ending.set()

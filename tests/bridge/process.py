@@ -13,7 +13,7 @@ TOPIC: Final = "kills"
 
 
 class Counting:
-    """A broker that writes a letter to a file for each result and for each start of the leader."""
+    """A broker that writes to a file, for each call which process has made it, and for each message the result."""
 
     def __init__(self, broker: RedisStreams | JetStream, path: str) -> None:
         self._broker = broker

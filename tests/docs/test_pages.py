@@ -105,7 +105,7 @@ def test_every_public_name_is_in_a_page():
 
 
 @pytest.mark.parametrize(
-    "module", ["", pytest.param(".asgi", marks=NO_ASGI), ".server", ".testing", ".transport", ".worker"]
+    "module", ["", pytest.param(".asgi", marks=NO_ASGI), ".server", ".testing", ".transport", ".worker", ".bridge"]
 )
 def test_every_public_name_is_in_the_reference(module: str):
     """Each public name is in exactly one page docs/reference-*.md; the names of unions are in the text."""
@@ -119,7 +119,7 @@ def test_every_public_name_is_in_the_reference(module: str):
 
 
 @pytest.mark.parametrize(
-    "module", [pytest.param("asgi", marks=NO_ASGI), "doctor", "server", "testing", "transport", "worker"]
+    "module", [pytest.param("asgi", marks=NO_ASGI), "doctor", "server", "testing", "transport", "worker", "bridge"]
 )
 def test_every_name_of_a_part_is_in_a_page(module: str):
     """Each public name of a subpackage for users is in a page."""

@@ -278,8 +278,11 @@ class Bridge:
 
     def stop(self) -> None:
         """Ask the bridge to stop. Any thread may call it."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        loop = self._loop
+        if loop is None:
+            self._stopping.set()  # before its start
+        else:
+            loop.call_soon_threadsafe(self._stopping.set)
 
     async def serve(self) -> None:
         """Run in this event loop until `stop()`, or until it is cancelled. Raises: see `run`."""
@@ -288,7 +291,6 @@ class Bridge:
         if not self._tables and not self._topics:
             raise StateError("this bridge hands nothing on", hint="Call table() or topic() first.")
         self._loop = asyncio.get_running_loop()
-        self._stopping.clear()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="supawire-bridge")
         try:
             failures = 0
@@ -304,6 +306,7 @@ class Bridge:
                     await self._pause(delay(RESTART_BACKOFF, failures, RANDOM))
         finally:
             executor, self._executor, self._loop = self._executor, None, None
+            self._stopping.clear()
             executor.submit(self._checkpoint.release)
             executor.shutdown(wait=False)
             await self._broker.close()
@@ -349,7 +352,9 @@ class Bridge:
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a method of the checkpoint on its thread. What runs there is finished also after a cancellation."""
         assert self._executor is not None
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments))
+        future = asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        future.add_done_callback(_retrieve)
+        return await asyncio.shield(future)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -553,6 +558,12 @@ class _Cursors:
 
     async def save(self, name: str, cursor: Cursor, /) -> None:
         await self._call(self._checkpoint.save_cursor, self._source, str(cursor))
+
+
+def _retrieve(done: "asyncio.Future[Any]") -> None:
+    """Mark the error of a call as seen whose caller was cancelled."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _listed(changed: TableChanges, event: MirrorEvent[Any]) -> list[Draft]:

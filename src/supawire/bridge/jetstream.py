@@ -74,6 +74,8 @@ class JetStream:
                 context = await self._open()
         except (Error, OSError, TimeoutError) as error:
             return [_failure(error)]
+        if self._client is not None and not self._client.is_connected:  # the client would keep messages and send later
+            return [Failure("not connected")]
         return await asyncio.gather(*(self._send(context, message) for message in messages))
 
     async def _send(self, context: JetStreamContext, message: BridgeMessage) -> Result:
@@ -87,7 +89,9 @@ class JetStream:
 
     async def _open(self) -> JetStreamContext:
         if self._context is not None:
-            return self._context
+            if self._client is None or not self._client.is_closed:
+                return self._context
+            await self.close()
         client: Client = await cast("Any", nats).connect(
             self._servers,
             **{

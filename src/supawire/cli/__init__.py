@@ -41,7 +41,7 @@ EXIT_CODES: Final = {
     FAILURE: "the command failed: no server answers, a refusal, something that was not delivered",
     WRONG_USAGE: "wrong arguments, a broken settings file, or the extra is not installed; nothing was sent",
     INTERRUPTED: "Ctrl-C",
-    TERMINATED: "SIGTERM; `serve` and `worker run` end with 0 instead",
+    TERMINATED: "SIGTERM; `serve`, `worker run` and `bridge` end with 0 instead",
 }
 
 
@@ -73,6 +73,7 @@ COMMANDS: Final = (
     Command("replay", "supawire.cli.replay:replay", "Serve a recording to a client, or print it.", "Recordings"),
     Command("mcp", "supawire.cli.mcp:mcp", "Offer tools to a coding agent (Model Context Protocol).", "Agents"),
     Command("worker", "supawire.cli.worker:app", "Run jobs that must be done.", "Jobs"),
+    Command("bridge", "supawire.cli.bridge:bridge", "Hand changes and broadcasts on to a broker.", "Jobs"),
     Command("context", "supawire.cli.contexts:app", "Keep URL and key of a server under a name.", "Settings"),
     Command("completion", "supawire.cli.completion:completion", "Print or install completion for a shell.", "Settings"),
 )
