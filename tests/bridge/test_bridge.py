@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Setup:
         ]
 
     @asynccontextmanager
-    async def running(self, bridge: Bridge) -> AsyncIterator[Bridge]:
+    async def running(self, bridge: Bridge) -> AsyncGenerator[Bridge]:
         serving = asyncio.create_task(bridge.serve())
         try:
             yield bridge

@@ -5,7 +5,7 @@ webhooks is an aiohttp server.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ async def test_kafka_keeps_key_and_id():
 
 
 @asynccontextmanager
-async def receiver(answers: list[int]) -> AsyncIterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+async def receiver(answers: list[int]) -> AsyncGenerator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
     """Run a receiver that gives these answers, then 204; provide its URL and what it got."""
     got: list[tuple[dict[str, str], bytes]] = []
 

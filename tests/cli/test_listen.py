@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 from standardwebhooks import Webhook
 
-from supawire import connect
+from supawire import _webhooks, connect
 from supawire.cli import deliveries, run
 from supawire.cli.deliveries import feed
 from supawire.cli.output import to_json
@@ -261,7 +261,7 @@ class Receiver:
 @pytest.fixture
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once."""
-    monkeypatch.setattr(deliveries, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(_webhooks, "FIRST_DELAY", 0.0)
 
 
 @pytest.mark.usefixtures("no_delay")
@@ -342,7 +342,7 @@ def test_the_delay_before_the_next_attempt(
     status: int | None, retry_after: str | None, attempts: int, expected: float | None
 ):
     """It doubles, is limited, respects Retry-After up to a limit, and ends after six attempts or a refusal."""
-    assert deliveries.retry_delay(status, retry_after, attempts, jitter=0.0) == expected
+    assert _webhooks.retry_delay(status, retry_after, attempts, jitter=0.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -405,5 +405,5 @@ def test_values_in_json(value: Any, expected: str):
 
 def test_results_of_deliveries_have_no_secret():
     """The signer has no secret in its repr."""
-    make: Callable[[str], Webhook] = deliveries.make_signer
+    make: Callable[[str], Webhook] = _webhooks.make_signer
     assert SECRET[6:20] not in repr(make(SECRET))
