@@ -11,7 +11,12 @@ from supawire._validation import Secret, check_pairs, check_text, check_token
 from supawire.errors import InvalidArgumentError
 
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
-_TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # suffixes that a copied URL may have after the base
+_TAILS: Final = (
+    "/websocket",
+    "/longpoll",
+    "/api/broadcast",
+    "/api",
+)  # ends of a copied URL
 _SET_BY_ARGUMENTS: Final = {"apikey": "the key argument", "vsn": "protocol="}
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?")
 _URL_LIKE: Final = re.compile(r"(https?|wss?|postgres(ql)?)://\w", re.ASCII | re.IGNORECASE)
@@ -84,6 +89,16 @@ class Endpoint(Struct, frozen=True):
     def reveal(self) -> str:
         """Return the WebSocket URL including the key; use it at once, do not store or show it."""
         return f"{self.socket_url}&apikey={quote(self.key.reveal(), safe='')}"
+
+    def reveal_longpoll(self, protocol: str) -> str:
+        """Return the URL for long polling in this version, including the key; use it at once, do not store or show it.
+
+        See docs/protocol.md, Long polling.
+        """
+        parts = urlsplit(self.socket_url)
+        query = urlencode(self.params | {"vsn": protocol, "apikey": self.key.reveal()})
+        scheme = "https" if parts.scheme == "wss" else "http"
+        return f"{scheme}://{parts.netloc}{parts.path.removesuffix('/websocket')}/longpoll?{query}"
 
 
 def check_params(params: object) -> dict[str, str]:

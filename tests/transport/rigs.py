@@ -1,12 +1,15 @@
 """Both ends of every transport behind one interface, so that one contract test covers all transports."""
 
 import asyncio
+import json
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -14,6 +17,7 @@ from supawire.options import Endpoint
 from supawire.testing.recording import RecordingTransport
 from supawire.transport import Closed, Connection, OpenRequest, Transport
 from supawire.transport.base import CLOSE_TIMEOUT
+from supawire.transport.longpoll import LongPollTransport
 from supawire.transport.memory import MemoryTransport
 from supawire.transport.websocket import Reading, WebSocketTransport
 from tests.faults.misbehaver import BINARY, CLOSE, TEXT, Misbehaver, Wire
@@ -38,9 +42,18 @@ class Peer(Protocol):
         """Stop reading from the network, or continue; `receive` still returns what was read before."""
         ...
 
+    async def reached(self) -> None:
+        """Wait until the first frame has arrived, if a frame does not leave when it is written."""
+        ...
+
 
 class Rig(Protocol):
     """A transport, and the server that it connects to."""
+
+    carries_binary: bool
+    """Whether it carries binary frames."""
+    carries_codes: bool
+    """Whether each end receives the close code of the other."""
 
     @property
     def transport(self) -> Transport: ...
@@ -135,8 +148,12 @@ class AsyncMemoryPeer:
     def set_reading(self, reads: bool) -> None:
         """Do nothing: this peer reads only what `receive` takes."""
 
+    async def reached(self) -> None:
+        """Do nothing: frames leave at once."""
+
 
 class MemoryRig:
+    carries_binary = carries_codes = True
     frame = 10
 
     def __init__(self, close_timeout: float) -> None:
@@ -192,6 +209,9 @@ class WebSocketPeer:
     def set_reading(self, reads: bool) -> None:
         self.wire.set_reading(reads)
 
+    async def reached(self) -> None:
+        """Do nothing: frames leave at once."""
+
 
 @dataclass(frozen=True)
 class Certified:
@@ -213,6 +233,7 @@ def certified() -> Certified:
 
 
 class WebSocketRig:
+    carries_binary = carries_codes = True
     frame = 100_000
 
     def __init__(self, transport: Transport, tls: Certified | None = None) -> None:
@@ -259,6 +280,156 @@ async def websocket_rig(
         yield rig
 
 
+# --- long polling
+
+
+class LongPollPeer:
+    """The server's end of one session; a POST is answered when the test has received all of its frames."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.wires: set[Wire] = set()
+        """The open TCP connections on which the session was used."""
+        self._out: deque[str] = deque()
+        self._in: asyncio.Queue[tuple[bytes, asyncio.Event] | None] = asyncio.Queue()
+        self._news = asyncio.Event()
+        self._posted = asyncio.Event()
+        self._ended = False
+        self.dropped = False
+
+    async def send(self, data: bytes, binary: bool = False) -> None:
+        assert not binary
+        self._out.append(data.decode())
+        self._news.set()
+
+    async def receive(self) -> tuple[bytes, bool]:
+        received = await self._in.get()
+        if received is None:
+            self._in.put_nowait(None)
+            raise EOFError("the client abandoned the session")
+        frame, taken = received
+        taken.set()
+        return frame, False
+
+    async def close(self, code: int | None) -> None:
+        self._ended = True
+        self._news.set()
+
+    async def drop(self) -> None:
+        self.dropped = True
+        for wire in self.wires:
+            wire.reset()
+
+    def never_answer_close(self) -> None:
+        """Do nothing: a session has no close frames."""
+
+    def set_reading(self, reads: bool) -> None:
+        """Do nothing: a POST is answered when `receive` has taken its frames."""
+
+    async def reached(self) -> None:
+        await self._posted.wait()
+
+    def left(self, wire: Wire) -> None:
+        """Handle the end of a TCP connection."""
+        self.wires.discard(wire)
+        if not self.wires:
+            self._in.put_nowait(None)
+
+    async def poll(self) -> dict[str, Any]:
+        """Answer a GET."""
+        while not self._out:
+            if self._ended:
+                return {"status": 410, "token": "another", "messages": []}
+            self._news.clear()
+            await self._news.wait()
+        messages = list(self._out)
+        self._out.clear()
+        return {"status": 200, "token": self.token, "messages": messages}
+
+    async def post(self, frames: list[bytes]) -> dict[str, Any]:
+        """Answer a POST."""
+        self._posted.set()
+        taken = [asyncio.Event() for _ in frames]
+        for entry in zip(frames, taken, strict=True):
+            self._in.put_nowait(entry)
+        for event in taken:
+            await event.wait()
+        return {"status": 200}
+
+
+class LongPollRig:
+    carries_binary = carries_codes = False
+    frame = 10
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.server = Misbehaver(self._serve)
+        self._peers: dict[str, LongPollPeer] = {}
+        self._accepted: asyncio.Queue[LongPollPeer] = asyncio.Queue()
+
+    async def _serve(self, wire: Wire) -> None:
+        """Answer the requests of one TCP connection until the client closes it."""
+        peer: LongPollPeer | None = None
+        arriving = asyncio.ensure_future(wire.request())
+        try:
+            while True:
+                await arriving
+                parts = urlsplit(wire.head.split()[1])
+                query = dict(parse_qsl(parts.query))
+                assert (parts.path, query["vsn"], query["apikey"]) == ("/realtime/v1/longpoll", "1.0.0", KEY)
+                peer = self._peers.get(query.get("token", "")) or self._new_peer()
+                peer.wires.add(wire)
+                if peer.dropped:
+                    wire.reset()
+                    return
+                answering = asyncio.ensure_future(self._answer(peer, wire, "token" not in query))
+                arriving = asyncio.ensure_future(wire.request())
+                await asyncio.wait([answering, arriving], return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    answering.cancel()  # the client has closed the connection
+                    continue
+                body = json.dumps(answering.result()).encode()
+                wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        finally:
+            arriving.cancel()
+            if peer is not None:
+                peer.left(wire)
+
+    def _new_peer(self) -> LongPollPeer:
+        peer = LongPollPeer(f"session/{len(self._peers)}+=")
+        self._peers[peer.token] = peer
+        self._accepted.put_nowait(peer)
+        return peer
+
+    async def _answer(self, peer: LongPollPeer, wire: Wire, new: bool) -> dict[str, Any]:
+        if new:
+            return {"status": 410, "token": peer.token, "messages": []}
+        if wire.head.startswith("GET"):
+            return await peer.poll()
+        many = wire.header("content-type") == "application/x-ndjson"
+        return await peer.post(wire.body.split(b"\n") if many else [wire.body])
+
+    def request(self) -> OpenRequest:
+        return OpenRequest(Endpoint.of(self.server.url, KEY))
+
+    async def accept(self) -> LongPollPeer:
+        return await self._accepted.get()
+
+    async def refuse(self, status: int, body: str, retry_after: float | None) -> None:
+        headers = [] if retry_after is None else [f"Retry-After: {retry_after:g}"]
+        self.server.scripts = [lambda wire: wire.refuse(status, body.encode(), *headers)]
+
+    async def leave(self) -> None:
+        await self.server.leave()
+
+
+@asynccontextmanager
+async def longpoll_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[LongPollRig, None]:
+    rig = LongPollRig(LongPollTransport(close_timeout=close_timeout))
+    async with rig.server:
+        yield rig
+
+
 WEBSOCKET_RIGS = {
     "websocket": websocket_rig,
     "websocket by receive()": partial(websocket_rig, reading=Reading.STEP),
@@ -270,4 +441,4 @@ WEBSOCKET_RIGS = {
 }
 """The WebSocket transport over TCP and TLS, with the connections of aiofastnet, and with each way to read frames."""
 
-RIGS = {"memory": memory_rig, "recording": recording_rig, **WEBSOCKET_RIGS}
+RIGS = {"memory": memory_rig, "recording": recording_rig, **WEBSOCKET_RIGS, "longpoll": longpoll_rig}

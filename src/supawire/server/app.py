@@ -38,6 +38,7 @@ from supawire.server.hub import Hub
 from supawire.server.hub_options import Bits, HubOptions
 from supawire.server.inspector.commands import SqlResult
 from supawire.server.inspector.web import Inspector
+from supawire.server.longpoll import ABORTED, LongPolls
 from supawire.server.queries import Answer, Query
 from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.websocket import MAX_UNSENT, Socket, TcpConnections, frame_of
@@ -81,6 +82,7 @@ def response_of(answer: RestAnswer) -> web.Response:
 logger: Final = logging.getLogger("supawire.server")
 
 SOCKET_PATHS: Final = frozenset({"/socket/websocket", f"{GATEWAY}/websocket"})
+LONGPOLL_PATHS: Final = frozenset({"/socket/longpoll", f"{GATEWAY}/longpoll"})
 MAX_FRAME_READ: Final = 2 * MAX_FRAME
 """Maximum bytes of a frame that is read.
 
@@ -128,7 +130,8 @@ class App:
 
     def __init__(self, options: HubOptions, random: Bits | None = None, *, max_unsent: int = MAX_UNSENT) -> None:
         self._max_unsent: Final = max_unsent
-        self.hub: Final = Hub(options, random or SystemRandom())
+        bits = random or SystemRandom()
+        self.hub: Final = Hub(options, bits)
         self._gateway: Final = Gateway(options.secret)
         self.tcp: Final = TcpConnections(options.timings.request)
         self._sockets: dict[int, Socket] = {}
@@ -146,6 +149,9 @@ class App:
         self._responses: dict[int, asyncio.Future[RestAnswer]] = {}
         self._inspector = Inspector(self) if options.inspector else None
         self._history = None if self._inspector is None else self._inspector.history
+        self._longpolls = LongPolls(self.hub, bits, self._new_connection, self._history)
+        self._polls: dict[int, asyncio.Future[RestAnswer]] = {}
+        """The polls that wait for frames."""
         self.port: int = 0
         self.backend: Backend | None = None
         """The backend that answers the hub's queries; set it before `start` with `HubOptions(database=True)`."""
@@ -184,6 +190,8 @@ class App:
         if self._inspector is not None:
             await self._inspector.stop()
         self.hub.shutdown(self.now())
+        self.pump()
+        self._longpolls.stop(self.now())
         self.pump()
         if self._closers:
             await asyncio.wait(self._closers)  # each of them has a timeout
@@ -244,6 +252,11 @@ class App:
                     self._perform(effect)
                 except Exception:
                     logger.exception("the local server failed to perform %s", type(effect).__name__)
+            while self._longpolls.ready:
+                number, answer = self._longpolls.ready.popleft()
+                waiting = self._polls.pop(number, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
         finally:
             self._pumping = False
             self._arm(self.hub.next_deadline)
@@ -296,6 +309,8 @@ class App:
             self._history.frame_sent(effect, self.now())
         socket = self._sockets.get(effect.conn)
         if socket is None:
+            if effect.conn in self._longpolls:
+                self._longpolls.send(effect.conn, effect.data, effect.binary, self.now())
             return
         if effect.data is not self._last_data:  # a broadcast to many sockets shares one data object
             self._last_data, self._last_frame = effect.data, frame_of(effect.data, effect.binary)
@@ -313,6 +328,8 @@ class App:
     def _close(self, effect: CloseSocket) -> None:
         socket = self._sockets.get(effect.conn)
         if socket is None:
+            if effect.conn in self._longpolls:
+                self._longpolls.end(effect.conn, effect.code, self.now())
             return
         socket.resume_reading()
         if effect.code is None:
@@ -329,7 +346,9 @@ class App:
 
     def _set_reading(self, conn: int, reading: bool) -> None:
         """Pause or resume reading from a socket."""
-        if (socket := self._sockets.get(conn)) is not None:
+        if conn in self._longpolls:
+            self._longpolls.set_reading(conn, reading)
+        elif (socket := self._sockets.get(conn)) is not None:
             if reading:
                 socket.resume_reading()
             else:
@@ -359,7 +378,37 @@ class App:
             return page_response
         if request.path in SOCKET_PATHS:
             return await self._open(request)
+        if request.path in LONGPOLL_PATHS:
+            return await self._longpoll(request)
         return await self._rest(request)
+
+    def _new_connection(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    async def _longpoll(self, request: web.Request) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(self.tcp.timeout):
+                body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return response_of(RestAnswer(400, b"Bad Request", HTML))
+        except TimeoutError:
+            return response_of(RestAnswer(408, b"Request Timeout", HTML))
+        self.message_complete(request)
+        forwarded = Request(request.host, dict(request.query), headers_of(request), longpoll=True)
+        if request.path.startswith(GATEWAY):
+            forwarded = self._gateway.socket(forwarded, self.now())
+        content_type = request.headers.get("Content-Type", "")
+        answer = self._longpolls.answer(request.method, forwarded, content_type, body, self.now())
+        if isinstance(answer, Later):
+            waiting = self._polls[answer.number] = self._loop.create_future()
+            self.pump()
+            answer = await waiting
+        else:
+            self.pump()
+        if answer is ABORTED and request.transport is not None:
+            request.transport.abort()
+        return response_of(answer) if answer is not ABORTED else web.Response(status=500)
 
     async def _rest(self, request: web.Request) -> web.StreamResponse:
         if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # answered by the gateway itself
@@ -388,8 +437,7 @@ class App:
     async def _open(self, request: web.Request) -> web.StreamResponse:
         if request.method != "GET":
             return web.Response(status=400, text="Bad Request")
-        self._numbers += 1
-        conn = self._numbers
+        conn = self._new_connection()
         forwarded = Request(request.host, dict(request.query), headers_of(request))
         if request.path.startswith(GATEWAY):
             forwarded = self._gateway.socket(forwarded, self.now())

@@ -112,5 +112,7 @@ class Peer:
     lag: float = 0.0
     lag_until: float = 0.0
     closed: bool = False
+    longpoll: bool = False
+    """Whether the client polls instead of using a WebSocket."""
     idle_timer: Timer | None = None
     sweep_timer: Timer | None = None

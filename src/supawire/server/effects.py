@@ -99,6 +99,8 @@ class Request:
     host: str
     query: dict[str, str] = field(default_factory=dict[str, str])
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    longpoll: bool = False
+    """Whether it starts a session of long polling instead of a WebSocket."""
 
     def __repr__(self) -> str:
         return f"Request({self.host!r})"  # the other fields contain the key
@@ -113,10 +115,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The handshake is refused: send this response after `held` seconds."""
+    """The handshake is refused: send this response after `delay` seconds. in_front: a gateway or proxy answers."""
 
     status: int
     body: bytes = b""
     content_type: str | None = None
     delay: float = 0.0
-    headers: tuple[tuple[str, str], ...] = ()
+    in_front: bool = False

@@ -11,7 +11,7 @@ from typing import Final
 from supawire.core.frames import CLOSE
 from supawire.errors import InvalidArgumentError
 from supawire.events import Instant
-from supawire.options import check_bool, check_count, check_kind, check_number, check_text, check_writable
+from supawire.options import check_bool, check_choice, check_count, check_kind, check_number, check_text, check_writable
 from supawire.server.connection import Peer, ServerChannel
 from supawire.server.connections import Connections
 from supawire.server.mailboxes import Mailboxes
@@ -36,6 +36,7 @@ GARBAGE: Final = (
 )
 """Invalid frames that a client must tolerate."""
 SECONDS: Final = "seconds"
+METHODS: Final = ("GET", "POST")
 
 
 @dataclass(slots=True)
@@ -46,6 +47,10 @@ class FaultRules:
     """Number of handshakes still to refuse."""
     refuse_until: float = 0.0
     refuse_status: int = 503
+    upgrade_status: int | None = None
+    """The status that WebSocket upgrades are refused with, while long polling works; None: they are accepted."""
+    lost_answers: dict[str, int] = field(default_factory=dict[str, int])
+    """By method: the number of requests of long polling that are executed and not answered."""
     reply_delay: float = 0.0
     dropped: dict[str, int | None] = field(default_factory=dict[str, int | None])
     """Replies to drop, by the event of the push: the remaining number, or None for all."""
@@ -62,6 +67,12 @@ class FaultRules:
             self.refusals -= 1
             return self.refuse_status
         return self.refuse_status if now.mono < self.refuse_until else None
+
+    def loses_answer(self, method: str) -> bool:
+        """Return whether to lose the answer to this request of long polling. Counts the request."""
+        left = self.lost_answers.get(method, 0)
+        self.lost_answers[method] = max(0, left - 1)
+        return left > 0
 
     def drops_reply(self, event: str) -> bool:
         """Return whether to drop the reply to this push. Counts the reply."""
@@ -137,8 +148,17 @@ class Faults:
             self._rules.refuse_until = self._outbox.now.mono + (float("inf") if seconds is None else seconds)
 
     def accept_connections(self) -> None:
-        """Stop refusing handshakes."""
-        self._rules.refusals, self._rules.refuse_until = 0, 0.0
+        """Stop refusing handshakes, also those of `block_websockets`."""
+        self._rules.refusals, self._rules.refuse_until, self._rules.upgrade_status = 0, 0.0, None
+
+    def block_websockets(self, status: int = 400) -> None:
+        """Refuse WebSocket upgrades with this status, as a proxy that removes `Upgrade`, while long polling works."""
+        self._rules.upgrade_status = check_count("status", status, minimum=200, maximum=599)
+
+    def lose_answers(self, method: str, times: int = 1) -> None:
+        """Execute the next long polling requests, a `GET` with frames or a `POST`, and abort their connections."""
+        check_choice("method", method, METHODS)
+        self._rules.lost_answers[method] = check_count("times", times)
 
     def pause(self, *, connection: int | None = None) -> None:
         """Stop answering and sending, as behind a broken network; new connections are accepted and paused too."""
@@ -213,6 +233,7 @@ class Faults:
         self.lag(0.0)
         self.resume()
         self._rules.reply_delay = 0.0
+        self._rules.lost_answers.clear()
         for rule in (self._rules.dropped, self._rules.rejected, self._rules.join_delays):
             rule.clear()
 

@@ -40,7 +40,9 @@ class HandshakeValidator:
     def check(self, request: Request) -> Accepted | Refusal:
         """Return the response to an upgrade request; a refusal includes the delay of the response."""
         if (status := self._rules.refusal(self._outbox.now)) is not None:
-            return Refusal(status, b"Service Unavailable", "text/plain; charset=utf-8")
+            return Refusal(status, b"Service Unavailable", "text/plain; charset=utf-8", in_front=True)
+        if (status := self._rules.upgrade_status) is not None and not request.longpoll:
+            return Refusal(status, b"WebSockets are blocked", "text/plain; charset=utf-8", in_front=True)
         version = VERSION.fullmatch(request.query.get("vsn", "1.0.0"))
         if version is None:
             return Refusal(403)

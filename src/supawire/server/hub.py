@@ -124,6 +124,7 @@ class Hub:
         answer = self._handshake.check(request)
         if isinstance(answer, Accepted):
             peer = Peer(conn_id, answer.v2, key_of(request) or "", x_headers(request.headers), now.mono, now.wall)
+            peer.longpoll = request.longpoll
             self.connections.open(peer)
             self.faults.apply_faults(peer)
         return answer
@@ -161,6 +162,11 @@ class Hub:
     def at(self, now: Instant) -> None:
         """Set the time for the operations that follow."""
         self._outbox.now = now
+
+    @property
+    def now(self) -> Instant:
+        """The time of the input being handled."""
+        return self._outbox.now
 
     def next_effect(self) -> Effect | None:
         """Return the next effect for the shell to perform, or None when there is none."""

@@ -37,6 +37,8 @@ class Timings:
     """Timeout for the first request of a connection and for the body of each request; then the connection is closed."""
     idle: float = 60.0
     """Idle timeout: a socket that receives no bytes for this long is closed with 1000."""
+    poll: float = 10.0
+    """Longest time that a poll of long polling is held. A session that is not polled for 1.5 times this is ended."""
     answer: float = 10.0
     """Timeout of a query to the database."""
     replication: float = 60.0

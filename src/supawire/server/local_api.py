@@ -144,8 +144,16 @@ class FaultApi:
         self._do(lambda hub, now: hub.faults.refuse_connections(times=times, seconds=seconds, status=status))
 
     def accept_connections(self) -> None:
-        """Stop refusing handshakes."""
+        """Stop refusing handshakes, also those of `block_websockets`."""
         self._do(lambda hub, now: hub.faults.accept_connections())
+
+    def block_websockets(self, status: int = 400) -> None:
+        """Refuse WebSocket upgrades with this status, as a proxy that removes `Upgrade`, while long polling works."""
+        self._do(lambda hub, now: hub.faults.block_websockets(status))
+
+    def lose_answers(self, method: str, times: int = 1) -> None:
+        """Execute the next long polling requests, a `GET` with frames or a `POST`, and abort their connections."""
+        self._do(lambda hub, now: hub.faults.lose_answers(method, times))
 
     def pause(self, *, connection: int | None = None) -> None:
         """Stop answering and sending, as behind a broken network, until `resume`; input is still read."""

@@ -76,7 +76,8 @@ class Connection(Protocol):
 
     It may have an attribute `clock_offset`: the seconds by which the server's clock is ahead of this machine's, or
     slightly less, computed from the Date header of the handshake; None when unknown. Without it, a `Gap` never reports
-    that all stored messages were replayed. It may have an attribute `name`, which `stats()` shows as `transport`.
+    that all stored messages were replayed. It may have an attribute `name`, which `stats()` shows as `transport`, and
+    an attribute `protocol`: the version of the frames that it carries, if not that of the option `protocol=`.
     """
 
     @property

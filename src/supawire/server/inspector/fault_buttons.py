@@ -69,6 +69,23 @@ FAULTS: Final = (
         "Without a number all are refused, until they are accepted again.",
     ),
     FaultButton("accept_connections", "Accept connections again", "Connections"),
+    FaultButton(
+        "block_websockets",
+        "Block WebSockets",
+        "Connections",
+        (Field("status", "HTTP status", "choice", 400, (400, 403, 426, 502), required=True),),
+        "Long polling works, until connections are accepted again.",
+    ),
+    FaultButton(
+        "lose_answers",
+        "Lose answers of long polling",
+        "Connections",
+        (
+            Field("method", "To", "choice", "GET", ("GET", "POST"), required=True),
+            Field("times", "How many", "number", 1, required=True),
+        ),
+        "The request is executed.",
+    ),
     FaultButton("pause", "Pause", "Connections", (_CONNECTION,), "Nothing is answered, as behind a broken network."),
     FaultButton("resume", "Resume", "Connections", (_CONNECTION,)),
     FaultButton("lag", "Delay frames", "Connections", (_SECONDS, _CONNECTION), "0 ends it."),

@@ -92,7 +92,7 @@ def _connection(peer: Peer) -> ConnectionOverview:
         state = "waits behind a join"
     else:
         state = f"delayed by {peer.lag:g} s" if peer.lag else ""
-    version = "2.0.0" if peer.v2 else "1.0.0"
+    version = ("2.0.0" if peer.v2 else "1.0.0") + (", long polling" if peer.longpoll else "")
     channels = [_joined(channel) for channel in list(peer.channels.values())[:MAX_LISTED]]
     return ConnectionOverview(peer.id, version, peer.opened_at, state, channels)
 
@@ -129,6 +129,9 @@ def _faults(rules: FaultRules, now: Instant) -> Iterable[str]:
         yield "paused"
     if rules.refusals or rules.refuse_until > now.mono:
         yield f"connections refused with {rules.refuse_status}"
+    if rules.upgrade_status is not None:
+        yield f"WebSockets refused with {rules.upgrade_status}"
+    yield from (f"answers to {method} lost" for method, left in rules.lost_answers.items() if left)
     if rules.lag:
         yield f"frames delayed by {rules.lag:g} s"
     if rules.reply_delay:
