@@ -39,6 +39,8 @@ CLIENT = {
     "http": "An HTTP client, see `supawire.transport.HttpClient`.",
     "logger": "The parent logger, instead of `supawire`.",
     "on_frame": "Called with every frame, without tokens. Must return quickly.",
+    "fallback": '`"longpoll"`: use long polling where WebSockets are blocked, and try WebSockets again from time to time; see '
+    "[transports](transports.md#long-polling).",
     "history": "What reads stored messages for `history` and for `listen(from_=…)`: a `DatabaseHistory`, a `RestHistory` or one of yours; "
     "see [history](history.md). You close it.",
     "telemetry": "A `supawire.telemetry.Telemetry`, which makes spans and metrics; see [OpenTelemetry](telemetry.md).",

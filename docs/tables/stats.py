@@ -20,7 +20,7 @@ MEANINGS = {
     "queued": "broadcasts that are queued now until a channel is joined",
     "overflowed": "events dropped because a listener was too slow, or replaced by newer ones where it asked for that",
     "last_round_trip": "round trip of the latest answered heartbeat in seconds; `None` before the first",
-    "transport": "the packages that carry the connection, with their versions; `None` when there is none, or if a transport of yours has no `name`",
+    "transport": "the packages that carry the connection, with their versions, and `longpoll` for long polling; `None` when there is none, or if a transport of yours has no `name`",
     "malformed_presence": "presence payloads that were malformed or too large; what could be read of them was applied",
     "messages_received": "broadcasts and changes received on joined channels, also those without a listener",
     "messages_sent": "broadcasts handed to a connection",
@@ -34,6 +34,7 @@ MEANINGS = {
     "join_budget": "the same of `joins_per_second`",
     "presence_budget": "the same of `presence_per_second`",
     "clock_offset": "seconds by which the server's clock is ahead of this machine's, or up to a second less; `None` if unknown",
+    "fallbacks": "how often long polling was chosen because WebSockets were blocked, see [transports](transports.md#long-polling)",
     "sockets": "a `SocketStats` for each open socket: `number`, `state`, `channels`, `frames_received`, `frames_sent`, `connects`, "
     "`reconnects`, `last_round_trip`; see [more than 100 channels](connections.md#more-than-100-channels)",
 }

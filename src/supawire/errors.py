@@ -96,6 +96,7 @@ class ConnectError(RealtimeError, ConnectionError):
     """The connection could not be opened.
 
     `status`, `body`: the HTTP response, None when there was none; `retry_after`: the seconds to wait that it requested.
+    `reached`: whether something accepted the connection and gave no HTTP answer, as far as the transport knows.
     """
 
     default_retryable: bool = True
@@ -107,9 +108,11 @@ class ConnectError(RealtimeError, ConnectionError):
         status: int | None = None,
         body: str | None = None,
         retry_after: float | None = None,
+        reached: bool = False,
         **details: Unpack[Details],
     ) -> None:
         super().__init__(message, **details)
+        self.reached: bool = reached
         self.status: int | None = status
         self.body: str | None = None if body is None else hide_tokens(body)
         self.retry_after: float | None = retry_after

@@ -825,6 +825,8 @@ class Stats:
     joined_channels: int = 0
     clock_offset: float | None = None
     """Seconds by which the server's clock is ahead of ours."""
+    fallbacks: int = 0
+    """How often long polling was chosen because WebSockets were blocked."""
     sockets: tuple[SocketStats, ...] = ()
     """Each socket of the client; with `max_sockets=1` one. Counters of closed sockets are only in the totals."""
     message_budget: Budget = NO_LIMIT

@@ -58,6 +58,7 @@ __all__ = [
     "ClientOptions",
     "Default",
     "Endpoint",
+    "Fallback",
     "Limits",
     "Offline",
     "Protocol",
@@ -85,10 +86,12 @@ __all__ = [
 ]
 
 Protocol = Literal["1.0.0", "2.0.0"]
+Fallback = Literal["longpoll"]
 Offline = Literal["raise", "wait", "queue", "http"]
 TokenProvider = Callable[[], str | Secret | Awaitable[str | Secret | None] | None]
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("2.0.0", "1.0.0")
+FALLBACKS: Final[tuple[Fallback, ...]] = ("longpoll",)
 OFFLINE: Final[tuple[Offline, ...]] = ("raise", "wait", "queue", "http")
 DEFAULT_WAIT: Final = 15.0
 """Seconds of `wait=True`; the server's own maximum is 20 by default."""
@@ -296,6 +299,7 @@ class SessionOptions(Struct, frozen=True):
     max_sockets: int = 1
     token_on_heartbeat: bool = False
     max_retry_after: float = 300.0
+    fallback: bool = False
     has_token_provider: bool = False
     traces: bool = False
 
@@ -312,7 +316,7 @@ class ClientOptions:
     too. max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of
     the URL's.
     on_error: receives errors that no caller is waiting for. history: reads stored messages.
-    telemetry: spans and metrics.
+    telemetry: spans and metrics. fallback: "longpoll": use long polling where WebSockets are blocked.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -341,6 +345,7 @@ class ClientOptions:
     on_frame: Callable[..., object] | None = None
     history: HistorySource | None = None
     telemetry: Any = None
+    fallback: Fallback | None = None
 
     def __post_init__(self) -> None:
         if callable(self.token):
@@ -357,6 +362,8 @@ class ClientOptions:
         check_count("queue_size", self.queue_size)
         check_count("max_sockets", self.max_sockets)
         check_bool("token_on_heartbeat", self.token_on_heartbeat)
+        if self.fallback is not None:
+            check_choice("fallback", self.fallback, FALLBACKS)
         self._check_delays()
         self._check_connection()
         if self.on_error is not None:
@@ -431,6 +438,7 @@ class ClientOptions:
             max_sockets=self.max_sockets,
             token_on_heartbeat=self.token_on_heartbeat,
             max_retry_after=self.max_retry_after,
+            fallback=self.fallback is not None,
             has_token_provider=self.token_provider is not None,
             traces=self.telemetry is not None and self.telemetry.propagates,
         )

@@ -166,6 +166,15 @@ async def _no_upgrade(world: World) -> AsyncGenerator[Arguments]:
         yield {"url": url, "key": world.plain.anon_key}
 
 
+@broken("websockets-blocked", "websockets-blocked", remedy="fallback='longpoll'")
+async def _blocked(world: World) -> AsyncGenerator[Arguments]:
+    world.plain.block_websockets(426)
+    try:
+        yield {"url": world.plain.url, "key": world.plain.anon_key}
+    finally:
+        world.plain.accept_connections()
+
+
 @broken("nothing-answered", "http-no-answer", "handshake-no-answer", remedy="gateway")
 async def _silent(world: World) -> AsyncGenerator[Arguments]:
     async with misbehaving(silent) as url:

@@ -13,7 +13,7 @@ from supawire.aio.client import AsyncClient
 from supawire.aio.driver import Driver
 from supawire.cursors import HistorySource
 from supawire.errors import InvalidArgumentError, StateError
-from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider
+from supawire.options import Backoff, ClientOptions, Fallback, Limits, Offline, Secret, TokenProvider
 from supawire.options import Protocol as Version
 from supawire.transport.base import HttpClient, Transport
 
@@ -139,6 +139,7 @@ def connect_async(
     on_frame: Callable[..., object] | None = None,
     history: HistorySource | None = None,
     telemetry: "Telemetry | None" = None,
+    fallback: Fallback | None = None,
 ) -> ClientOpener[AsyncClient]:
     """Open a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it.
 
@@ -158,13 +159,14 @@ def connect_async(
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick.
         history: reads stored messages, such as `DatabaseHistory(url)`; not closed with the client.
         telemetry: OpenTelemetry: a `supawire.telemetry.Telemetry`.
+        fallback: "longpoll" uses long polling where WebSockets are blocked.
 
     Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
         idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error,
-        transport, http, logger, on_frame, history, telemetry,
+        transport, http, logger, on_frame, history, telemetry, fallback,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_installed(options)

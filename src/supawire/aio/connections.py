@@ -17,8 +17,8 @@ from supawire.aio.callbacks import is_unawaited
 from supawire.aio.reporting import FrameTap, Reports
 from supawire.aio.subscriptions import Registry
 from supawire.aio.tasks import Tasks, is_shutdown_error
-from supawire.core.connection import Cause
-from supawire.core.effects import Connect, Disconnect, Transmit
+from supawire.core.effects import Connect, Disconnect, ProbeWebSocket, Transmit
+from supawire.core.fallback import Cause
 from supawire.core.receive import LARGE_FRAME_BYTES, Delivery
 from supawire.core.session import Session
 from supawire.errors import ConnectError, ConnectionLostError, InvalidArgumentError, RealtimeError
@@ -154,8 +154,12 @@ _ABANDONED: Final = Cause(text="the attempt was abandoned")
 class SocketOwner(Protocol):
     """Receives what happens to the sockets."""
 
-    def opened(self, generation: int, clock_offset: float | None) -> None:
+    def opened(self, generation: int, clock_offset: float | None, protocol: str | None) -> None:
         """Handle the opened socket of a generation."""
+        ...
+
+    def probed(self, generation: int, works: bool) -> None:
+        """Handle whether a WebSocket could be opened while this generation uses long polling."""
         ...
 
     def closed(self, generation: int, cause: Cause) -> None:
@@ -169,6 +173,22 @@ class SocketOwner(Protocol):
     def fail(self, bug: BaseException) -> None:
         """End the client after a failure in our own code."""
         ...
+
+
+PROBE_TIMEOUT: Final = 10.0
+"""Seconds that the WebSocket may take that is tried while long polling is used."""
+
+
+class _Nothing:
+    """A sink that drops every frame."""
+
+    max_batch = 1
+
+    def frame(self, data: bytes, binary: bool, /) -> None:
+        """Drop a frame."""
+
+    def batch_done(self) -> None:
+        """Do nothing."""
 
 
 class _Socket:
@@ -189,8 +209,8 @@ class Sockets:
     """
 
     __slots__ = (
-        "_make_sink", "_max_batch", "_open", "_owner", "_pause_reasons", "_reports", "_request", "_running", "_tap",
-        "_tasks", "_transport",
+        "_longpoll", "_make_sink", "_max_batch", "_open", "_owner", "_pause_reasons", "_reports", "_request",
+        "_running", "_tap", "_tasks", "_transport",
     )  # fmt: skip
 
     def __init__(
@@ -208,6 +228,7 @@ class Sockets:
         self._reports = reports
         self._request = request
         self._transport = transport
+        self._longpoll: Transport | None = None
         self._make_sink = make_sink
         self._tap = tap
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -223,9 +244,13 @@ class Sockets:
     def connect(self, order: Connect) -> None:
         """Open a socket."""
         generation = order.generation
-        task = self._tasks.spawn(self._run(generation), f"socket-{generation}")
+        task = self._tasks.spawn(self._run(generation, order.longpoll), f"socket-{generation}")
         if task is not None and not task.done():
             self._running[generation] = task
+
+    def probe(self, order: ProbeWebSocket) -> None:
+        """Open a socket with the client's transport, close it, and report whether that worked."""
+        self._tasks.spawn(self._probe(order.generation), f"probe-{order.generation}")
 
     def disconnect(self, order: Disconnect) -> None:
         """Close the socket of this generation, or abort it."""
@@ -301,10 +326,10 @@ class Sockets:
 
     # --- the task
 
-    async def _run(self, generation: int) -> None:
+    async def _run(self, generation: int, longpoll: bool) -> None:
         cause = _ABANDONED
         try:
-            cause = await self._open_and_read(generation)
+            cause = await self._open_and_read(generation, self._get_transport(longpoll=longpoll))
         except asyncio.CancelledError:
             # At the end of the event loop all tasks are cancelled at once; this lets the root task handle it first.
             asyncio.get_running_loop().call_soon(self._on_end, generation, cause)
@@ -317,12 +342,18 @@ class Sockets:
         if not self._tasks.stopping:  # otherwise the client has ended or is ending
             self._owner.closed(generation, cause)
 
-    async def _open_and_read(self, generation: int) -> Cause:
+    async def _open_and_read(self, generation: int, transport: Transport) -> Cause:
         try:
-            connection = await self._get_transport().open(self._request)
+            connection = await transport.open(self._request)
         except ConnectError as error:
             body = (error.body or "").encode()
-            return Cause(status=error.status, body=body, retry_after=error.retry_after, text=error.message)
+            return Cause(
+                status=error.status,
+                body=body,
+                retry_after=error.retry_after,
+                text=error.message,
+                reached=error.reached,
+            )
         except Exception as error:  # noqa: BLE001  see `_broken`
             return self._broken(error)
         task = asyncio.current_task()
@@ -331,7 +362,8 @@ class Sockets:
         socket = self._open[generation] = _Socket(connection)
         if self._pause_reasons:
             connection.pause_reading()
-        self._owner.opened(generation, getattr(connection, "clock_offset", None))
+        protocol: str | None = getattr(connection, "protocol", None)
+        self._owner.opened(generation, getattr(connection, "clock_offset", None), protocol)
         sink = socket.sink = self._make_sink(generation)
         sink.max_batch = self._max_batch
         try:
@@ -341,7 +373,27 @@ class Sockets:
             return self._broken(error)
         return _cause(end)
 
-    def _get_transport(self) -> Transport:
+    async def _probe(self, generation: int) -> None:
+        works = False
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                connection = await self._get_transport().open(self._request)
+            connection.abort()
+            await connection.run(_Nothing())
+            works = True
+        except (ConnectError, OSError, TimeoutError):
+            pass  # it does not work
+        except Exception as error:  # noqa: BLE001  see `_broken`
+            self._broken(error)
+        self._owner.probed(generation, works)
+
+    def _get_transport(self, *, longpoll: bool = False) -> Transport:
+        if longpoll:
+            if self._longpoll is None:
+                from supawire.transport.longpoll import LongPollTransport
+
+                self._longpoll = LongPollTransport()
+            return self._longpoll
         if self._transport is None:
             from supawire.transport.websocket import WebSocketTransport
 

@@ -39,7 +39,6 @@ from supawire.aio.reporting import FrameTap, Reports
 from supawire.aio.subscriptions import Registry
 from supawire.aio.tasks import SHUTDOWN_TIMEOUT, Tasks
 from supawire.core.channel import CoreChannel
-from supawire.core.connection import Cause
 from supawire.core.effects import (
     AskDelay,
     ChangesFailed,
@@ -50,6 +49,7 @@ from supawire.core.effects import (
     Ended,
     ErrorReport,
     FetchToken,
+    ProbeWebSocket,
     PublishByHttp,
     Report,
     Settle,
@@ -58,6 +58,7 @@ from supawire.core.effects import (
     TicketKind,
     Transmit,
 )
+from supawire.core.fallback import Cause
 from supawire.core.frames import PREFIX
 from supawire.core.session import Session
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
@@ -489,9 +490,14 @@ class Driver:
 
     # --- inputs
 
-    def opened(self, generation: int, clock_offset: float | None) -> None:
+    def opened(self, generation: int, clock_offset: float | None, protocol: str | None) -> None:
         """Handle the opened socket of a generation; `clock_offset`: seconds by which the server's clock is ahead."""
-        self.session.transport_opened(generation, self.now(), clock_offset=clock_offset)
+        self.session.transport_opened(generation, self.now(), clock_offset=clock_offset, protocol=protocol)
+        self.pump()
+
+    def probed(self, generation: int, works: bool) -> None:
+        """Handle whether a WebSocket could be opened while this generation uses long polling."""
+        self.session.probed(generation, works, self.now())
         self.pump()
 
     def closed(self, generation: int, cause: Cause) -> None:
@@ -501,7 +507,7 @@ class Driver:
 
     # --- performing effects
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: Effect) -> None:  # noqa: C901  one flat dispatch
         match effect:
             case Transmit():
                 self.sockets.transmit(effect)
@@ -511,6 +517,8 @@ class Driver:
                 self._settle(effect)
             case Ended():
                 self._end_iterators(effect)
+            case ProbeWebSocket():
+                self.sockets.probe(effect)
             case Connect():
                 self.sockets.connect(effect)
             case Disconnect():

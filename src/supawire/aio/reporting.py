@@ -21,6 +21,7 @@ from supawire.core.effects import (
     ClientEnded,
     ClockJumped,
     ErrorReport,
+    FallbackChosen,
     GapReported,
     Report,
     SocketChanged,
@@ -147,6 +148,9 @@ class Reports:
                 self._warn_once("wire", "a frame that cannot be read was dropped: %s (stats() counts them)", reason)
             case GapReported(gap):
                 self._log_gap(gap)
+            case FallbackChosen(longpoll, reason):
+                chosen = "long polling is used instead of WebSockets" if longpoll else "WebSockets are used again"
+                self.log("connection").warning("%s: %s", chosen, printable(reason))
             case ClockJumped(seconds):
                 self.log("connection").info(
                     "the clocks moved apart by %.0f s: the machine slept, or its clock was set", seconds

@@ -22,7 +22,17 @@ from supawire.aio.driver import Driver
 from supawire.cursors import HistorySource
 from supawire.errors import AuthError, InvalidArgumentError
 from supawire.events import ConnectionState
-from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_bool, check_token
+from supawire.options import (
+    Backoff,
+    ClientOptions,
+    Fallback,
+    Limits,
+    Offline,
+    Secret,
+    TokenProvider,
+    check_bool,
+    check_token,
+)
 from supawire.options import Protocol as Version
 from supawire.transport.base import HttpClient, Transport
 
@@ -82,6 +92,7 @@ class Passed(TypedDict, total=False):
     on_frame: Callable[..., object] | None
     history: HistorySource | None
     telemetry: "Telemetry | None"
+    fallback: Fallback | None
 
 
 def from_supabase_async(

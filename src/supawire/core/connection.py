@@ -7,12 +7,11 @@ accepts and closes at once is not flooded with attempts.
 
 from typing import Final, Protocol
 
-from msgspec import Struct
-
 from supawire._server_errors import Action, body_text, classify_close, classify_handshake, connect_error, lost_error
 from supawire.core import frames
 from supawire.core.context import Context
-from supawire.core.effects import Connect, Disconnect
+from supawire.core.effects import Connect, Disconnect, FallbackChosen, ProbeWebSocket
+from supawire.core.fallback import Cause, TransportChoice
 from supawire.core.requests import TimerKind
 from supawire.core.states import CONNECTION, ConnectionTrigger
 from supawire.errors import (
@@ -47,23 +46,9 @@ _ATTEMPT_TIMERS: Final = (
     TimerKind.STABLE,
     TimerKind.CLOCK_CHECK,
     TimerKind.IDLE,
+    TimerKind.PROBE,
 )
 """The deadlines that end with the present socket or attempt."""
-
-
-class Cause(Struct, frozen=True):
-    """Why a connection ended or could not be opened, as reported by the transport.
-
-    code: the close code, None if none was received. status, body, retry_after: the HTTP answer to a refused upgrade.
-    written: how many frames of this generation were written to the network, None if the transport does not know.
-    """
-
-    code: int | None = None
-    status: int | None = None
-    body: bytes = b""
-    retry_after: float | None = None
-    text: str = ""
-    written: int | None = None
 
 
 class ConnectionOwner(Protocol):
@@ -83,6 +68,7 @@ class ConnectionMachine:
 
     __slots__ = (
         "_attempts",
+        "_choice",
         "_context",
         "_ever_open",
         "_failing_since",
@@ -105,6 +91,7 @@ class ConnectionMachine:
         self.down_since: float | None = None
         """Monotonic time since when the connection is not open although it should be."""
         self._attempts = 0
+        self._choice = TransportChoice(enabled=context.options.fallback)
         self._failing_since: float | None = None
         self._retry_after = 0.0
         self._refreshed = False
@@ -120,6 +107,11 @@ class ConnectionMachine:
         """Raise an exception if the connection is closing or closed."""
         if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             raise self.reason("the client was closed")
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether the present or next attempt uses long polling because WebSockets are blocked."""
+        return self._choice.longpoll
 
     # --- user requests
 
@@ -188,6 +180,7 @@ class ConnectionMachine:
         self._context.timers.set(self._context.key(TimerKind.HEARTBEAT), now.mono + self._context.options.heartbeat)
         self._context.timers.set(self._context.key(TimerKind.STABLE), now.mono + STABLE_AFTER)
         self.schedule_clock_check(now)
+        self._schedule_probe(self._choice.opened(), now)
         self._owner.connection_opened(now)
 
     def closed(self, cause: Cause, now: Instant) -> None:
@@ -242,7 +235,7 @@ class ConnectionMachine:
         """Fail an attempt that took too long."""
         if self.state is ConnectionState.CONNECTING:
             self._abort()
-            self._failed(Cause(text=f"no answer in {self._context.options.timeout:g} s"), now)
+            self._failed(Cause(text=f"no answer in {self._context.options.timeout:g} s", late=True), now)
 
     def opening_timed_out(self, now: Instant) -> None:
         """Give up: the first connection was not opened within `open_timeout`, all attempts together."""
@@ -289,6 +282,26 @@ class ConnectionMachine:
                 ConnectionLostError("the connection was closed because no channel is subscribed"), None, now
             )
 
+    def probe_due(self) -> None:
+        """Try a WebSocket while long polling is used."""
+        if self.state is ConnectionState.OPEN:
+            self._context.effects.append(ProbeWebSocket(self._context.generation))
+
+    def probed(self, works: bool, now: Instant) -> None:
+        """Handle the result of the tried WebSocket: reconnect if it works."""
+        if self.state is not ConnectionState.OPEN or not self._choice.longpoll:
+            return
+        pause = self._choice.probed(works)
+        if pause is not None:
+            self._schedule_probe(pause, now)
+            return
+        self._context.report(FallbackChosen(longpoll=False, reason="a WebSocket could be opened"))
+        self.reconnect(now)
+
+    def _schedule_probe(self, seconds: float | None, now: Instant) -> None:
+        if seconds is not None:
+            self._context.timers.set(self._context.key(TimerKind.PROBE), now.mono + seconds)
+
     # --- state transitions
 
     def _connect(self, now: Instant) -> None:
@@ -314,15 +327,23 @@ class ConnectionMachine:
             return
         self._context.connects.spend(now.mono)
         self._context.timers.set(self._context.key(TimerKind.CONNECT_TIMEOUT), now.mono + self._context.options.timeout)
-        self._context.effects.append(Connect(self._context.generation))
+        self._context.effects.append(Connect(self._context.generation, self._choice.longpoll))
 
     def _failed(self, cause: Cause, now: Instant) -> None:
         self._context.timers.cancel(self._context.key(TimerKind.CONNECT_TIMEOUT))
+        switches = self._choice.attempt_failed(cause)
+        if self._choice.longpoll:
+            reason = cause.text if cause.status is None else f"the WebSocket was refused with status {cause.status}"
+            self._context.counts.fallbacks += 1
+            self._context.report(FallbackChosen(longpoll=True, reason=reason))
         if cause.status is None:
             self.error = ConnectError(f"the connection could not be opened: {cause.text or 'it was closed'}")
             self._retry(ConnectionTrigger.FAILED, now)
             return
         self.error = connect_error(cause.status, cause.body, cause.retry_after)
+        if switches:
+            self._retry(ConnectionTrigger.FAILED, now, after=self._retry_after_of(cause))
+            return
         said = body_text(cause.body) or cause.body.decode("utf-8", "replace").strip() or None
         action = classify_handshake(cause.status, said).action
         if action is Action.REFRESH and self._context.tokens.has_provider and not self._refreshed:

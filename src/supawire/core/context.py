@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, Final
 
 from supawire.core import frames
-from supawire.core.codec import CODECS
+from supawire.core.codec import CODECS, Codec
 from supawire.core.effects import (
     AskDelay,
     Deliver,
@@ -33,12 +33,13 @@ class Counts:
     """Counters of a session, for `stats()`."""
 
     __slots__ = (
-        "connects", "frames_sent", "gaps", "garbage", "joins", "malformed_presence", "moved_received", "other_frames",
-        "published", "reconnects", "removed_received", "removed_sent", "stale", "unknown",
+        "connects", "fallbacks", "frames_sent", "gaps", "garbage", "joins", "malformed_presence", "moved_received",
+        "other_frames", "published", "reconnects", "removed_received", "removed_sent", "stale", "unknown",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.connects: int = 0
+        self.fallbacks: int = 0
         self.reconnects: int = 0
         self.joins: int = 0
         self.other_frames: int = 0
@@ -83,7 +84,8 @@ class Context:
         self.options: Final = options
         self.random: Final = random
         self.strict: Final = strict
-        self.codec: Final = CODECS[options.protocol]
+        self.codec: Codec = CODECS[options.protocol]
+        """Of the version that the present connection carries."""
         self.effects: Effects = deque()
         self.timers: Timers[TimerKey] = Timers()
         self.tickets: Final = Tickets(self.effects)

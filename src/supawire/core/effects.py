@@ -49,6 +49,14 @@ class Connect(Struct, frozen=True):
     """Open a socket. Its events come back with this generation."""
 
     generation: int
+    longpoll: bool = False
+    """Whether to use long polling instead of the client's transport."""
+
+
+class ProbeWebSocket(Struct, frozen=True):
+    """Open a socket with the client's transport, close it, and report whether it could be opened."""
+
+    generation: int
 
 
 class Disconnect(Struct, frozen=True):
@@ -168,6 +176,13 @@ class ClockJumped(Struct, frozen=True):
     seconds: float
 
 
+class FallbackChosen(Struct, frozen=True):
+    """Long polling is used from now on, or WebSockets again."""
+
+    longpoll: bool
+    reason: str
+
+
 class ErrorReport(Struct, frozen=True):
     """An error that no caller is waiting for. topic: the channel's name, None for the client itself."""
 
@@ -206,9 +221,22 @@ Report = (
     | UnknownEvent
     | UnreadableFrame
     | GapReported
+    | FallbackChosen
     | ClockJumped
     | ErrorReport
 )
 
-Effect = Connect | Disconnect | Transmit | FetchToken | AskDelay | PublishByHttp | Deliver | Settle | Ended | Report
+Effect = (
+    Connect
+    | ProbeWebSocket
+    | Disconnect
+    | Transmit
+    | FetchToken
+    | AskDelay
+    | PublishByHttp
+    | Deliver
+    | Settle
+    | Ended
+    | Report
+)
 Effects = deque[Effect]

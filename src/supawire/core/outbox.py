@@ -80,10 +80,13 @@ class ChannelOutbox:
         limit = self._context.options.limits.payload_bytes
         if limit is not None and len(message.payload) > limit:
             raise http_broadcast.payload_too_large(message.payload, limit, self._name)
-        if not message.json and self._context.codec.version == frames.V1:
-            raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
-        if message.persist and self._context.codec.version == frames.V1:
-            raise InvalidArgumentError("persist= cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
+        if self._context.codec.version == frames.V1 and (message.persist or not message.json):
+            what = "persist=" if message.json else "bytes"
+            if self._context.options.protocol == frames.V1:
+                raise InvalidArgumentError(f"{what} cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
+            raise InvalidArgumentError(
+                f"{what} cannot be sent over long polling", hint="They need a WebSocket; JSON can be sent."
+            )
 
     def send(self, message: OutgoingBroadcast, join_ref: str, now: Instant) -> Ticket | None:
         """Send on the active join. Return None if the frame was written and no reply is expected.
@@ -193,8 +196,9 @@ class ChannelOutbox:
         self, ticket: Ticket, message: OutgoingBroadcast, join_ref: str, now: Instant, timeout: float | None
     ) -> None:
         try:
+            self.check(message)  # the connection may carry less than the one before
             self._transmit(message, join_ref, now, ticket if message.ack else None, timeout)
-        except PayloadTooLargeError as error:
+        except (InvalidArgumentError, PayloadTooLargeError) as error:
             self._context.tickets.resolve(ticket, error)
             return
         if not message.ack:

@@ -15,6 +15,7 @@ from supawire._server_errors import classify_join, not_stored, push_error, reaso
 from supawire.core import binary, codec, frames
 from supawire.core.channel import CoreChannel
 from supawire.core.codec import (
+    CODECS,
     DECODE_ERRORS,
     Meta,
     Payload,
@@ -97,6 +98,11 @@ class Receiver:
         }
         self.last_received_at: Instant | None = None
         """When the last frame was received."""
+
+    def use_protocol(self, version: str) -> None:
+        """Decode and encode the frames of the present connection in this version."""
+        self._context.codec = CODECS[version]
+        self._decode = self._context.codec.decode.decode
 
     def register(self, channel: CoreChannel) -> None:
         """Route frames to this channel. Binary frames are looked up by the bytes of the topic."""

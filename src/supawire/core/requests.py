@@ -42,6 +42,8 @@ class TimerKind(Enum):
     STABLE = auto()
     """The connection has been open long enough to restart the backoff."""
     CLOCK_CHECK = auto()
+    PROBE = auto()
+    """A WebSocket is to be tried while long polling is used."""
     IDLE = auto()
     """No channel needs the connection."""
     JOIN_TIMEOUT = auto()

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from supawire.core import frames
 from supawire.core.channel import CoreChannel
-from supawire.core.connection import Cause, ConnectionMachine
+from supawire.core.connection import ConnectionMachine
 from supawire.core.context import Context, Counts
 from supawire.core.effects import (
     ChannelLimitLearned,
@@ -32,6 +32,7 @@ from supawire.core.effects import (
     Ticket,
     TicketKind,
 )
+from supawire.core.fallback import Cause
 from supawire.core.health import channel_troubles, connection_troubles
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
@@ -267,6 +268,7 @@ class Session:
             frames_sent=sum(counts.frames_sent for counts in every),
             connects=sum(counts.connects for counts in every),
             reconnects=sum(counts.reconnects for counts in every),
+            fallbacks=sum(counts.fallbacks for counts in every),
             joins=sum(counts.joins for counts in every),
             stale_frames=sum(counts.stale for counts in every),
             late_replies=self._past_late + sum(context.replies.late for context in contexts),
@@ -520,15 +522,19 @@ class Session:
 
     # --- inputs
 
-    def transport_opened(self, generation: int, now: Instant, *, clock_offset: float | None = None) -> None:
+    def transport_opened(
+        self, generation: int, now: Instant, *, clock_offset: float | None = None, protocol: str | None = None
+    ) -> None:
         """Handle that the socket of this generation is open.
 
         `clock_offset`: seconds by which the server's clock is ahead of ours, or slightly less; None if not known.
+        `protocol`: the version of its frames, if not that of the options.
         """
         socket = self._current(generation)
         if socket is not None:
             self._watch_clock(now)
             self._context.server_clock.set_offset(clock_offset, now)
+            socket.receiver.use_protocol(protocol or self._context.options.protocol)
             socket.connection.opened(now)
             send_joins(socket.joins, now)
 
@@ -537,6 +543,12 @@ class Session:
         socket = self._current(generation)
         if socket is not None:
             socket.connection.closed(cause, now)
+
+    def probed(self, generation: int, works: bool, now: Instant) -> None:
+        """Handle the result of `ProbeWebSocket`."""
+        socket = self._current(generation)
+        if socket is not None:
+            socket.connection.probed(works, now)
 
     def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
         """Handle the token provider's answer to request `number`: a token, or the error that it raised."""
@@ -686,6 +698,8 @@ class Session:
                     self._refresh.heartbeat_due(now)
             case TimerKind.CLOCK_CHECK:
                 connection.schedule_clock_check(now)
+            case TimerKind.PROBE:
+                connection.probe_due()
             case TimerKind.CONNECT:
                 connection.pace_allows(now)
             case TimerKind.CONNECT_TIMEOUT:

@@ -127,10 +127,14 @@ class HttpFacts(Timed, frozen=True, kw_only=True):
 
 
 class HandshakeFacts(Timed, frozen=True, kw_only=True):
-    """error: the refusal or failure, None when the WebSocket was opened. status: of a refusal."""
+    """error: the refusal or failure, None when the WebSocket was opened. status: of a refusal.
+
+    polling_works: whether a session of long polling could be started after that failure.
+    """
 
     error: RealtimeError | None = None
     status: int | None = None
+    polling_works: bool = False
 
 
 class ActionFacts(Timed, frozen=True, kw_only=True):

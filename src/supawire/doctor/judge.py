@@ -148,6 +148,9 @@ def _judge_handshake(facts: Facts) -> Verdict:
     if handshake is None:
         return skip("the key cannot be used" if facts.http is not None else "not reached")
     error, status = handshake.error, handshake.status
+    if handshake.polling_works:
+        reason = "no answer in time" if error is None else f"status {status}" if status is not None else error.message
+        return Verdict.of(found("websockets-blocked", reason=reason), timed=handshake)
     if handshake.no_answer:
         return Verdict.of(found("handshake-no-answer", seconds=handshake.seconds), timed=handshake)
     if error is None:

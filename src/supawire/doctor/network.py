@@ -16,10 +16,12 @@ from urllib.request import getproxies, proxy_bypass
 from msgspec import Struct
 
 from supawire._server_errors import connect_error
+from supawire.core.fallback import Cause, Evidence, evidence
 from supawire.doctor.facts import DnsFacts, HandshakeFacts, HttpFacts, Target, TcpFacts, TlsFacts, TlsProblem
 from supawire.errors import ConnectError, HttpError
 from supawire.options import Endpoint, Secret
 from supawire.transport.base import HttpRequest, OpenRequest, parse_date
+from supawire.transport.longpoll import LongPollTransport
 from supawire.transport.pooled import PooledHttp
 from supawire.transport.websocket import WebSocketTransport
 
@@ -272,17 +274,36 @@ async def open_socket(network: Network) -> HandshakeFacts:
     try:
         socket = await within(network.limit(HANDSHAKE_TIMEOUT), opening)
     except ConnectError as error:
+        seconds, shown = clock.seconds, error
         if error.status is not None:
-            error = connect_error(error.status, error.body or "", error.retry_after)
-        return HandshakeFacts(seconds=clock.seconds, error=error, status=error.status)
+            shown = connect_error(error.status, error.body or "", error.retry_after)
+        cause = Cause(status=error.status, body=(error.body or "").encode(), reached=error.reached)
+        works = evidence(cause) is not Evidence.NONE and await _can_poll(network)
+        return HandshakeFacts(seconds=seconds, error=shown, status=error.status, polling_works=works)
     if socket is None:
-        return HandshakeFacts(seconds=clock.seconds, no_answer=True)
+        seconds = clock.seconds
+        return HandshakeFacts(seconds=seconds, no_answer=True, polling_works=await _can_poll(network))
     seconds = clock.seconds
     running = asyncio.ensure_future(socket.run(_Nothing()))
     await asyncio.sleep(0)  # only a connection that runs can be cancelled, which closes the socket
     running.cancel()
     await asyncio.wait([running])
     return HandshakeFacts(seconds=seconds)
+
+
+async def _can_poll(network: Network) -> bool:
+    """Return whether a session of long polling can be started; it is abandoned."""
+    opening = LongPollTransport(close_timeout=CLOSE_TIMEOUT).open(
+        OpenRequest(network.endpoint, ssl=network.tls, proxy=network.proxy)
+    )
+    try:
+        session = await within(network.limit(HANDSHAKE_TIMEOUT), opening)
+    except ConnectError:
+        return False
+    if session is not None:
+        session.abort()
+        await session.run(_Nothing())
+    return session is not None
 
 
 class _Nothing:

@@ -260,6 +260,13 @@ PROBLEMS: Final = (
     ),
     Problem(
         "handshake",
+        "websockets-blocked",
+        FAIL,
+        "A WebSocket cannot be opened ({reason}), but long polling works: something in between blocks WebSockets.",
+        "Let the proxy in between pass WebSockets, or use long polling: connect(…, fallback='longpoll').",
+    ),
+    Problem(
+        "handshake",
         "handshake-redirect",
         FAIL,
         "The WebSocket handshake is answered with a redirect (status {status}), which is not followed.",

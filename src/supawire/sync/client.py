@@ -26,6 +26,7 @@ from supawire.options import (
     DEFAULT,
     Backoff,
     ClientOptions,
+    Fallback,
     Limits,
     Offline,
     Protocol,
@@ -83,6 +84,7 @@ def connect(
     on_frame: Callable[..., object] | None = None,
     history: HistorySource | None = None,
     telemetry: "Telemetry | None" = None,
+    fallback: Fallback | None = None,
 ) -> "Client":
     """Open a sync client of Supabase Realtime, which any thread may call; a context manager that closes it.
 
@@ -105,13 +107,14 @@ def connect(
             call the client, because it runs on the I/O thread.
         history: reads stored messages, such as `DatabaseHistory(url)`; not closed with the client.
         telemetry: OpenTelemetry: a `supawire.telemetry.Telemetry`.
+        fallback: "longpoll" uses long polling where WebSockets are blocked.
 
     Raises: InvalidArgumentError. ConnectError, AuthError.
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
         idle_disconnect, max_sockets, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error,
-        transport, http, logger, on_frame, history, telemetry,
+        transport, http, logger, on_frame, history, telemetry, fallback,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_installed(options)

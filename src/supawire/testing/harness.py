@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from supawire.core.codec import CODECS
-from supawire.core.connection import Cause
 from supawire.core.effects import (
     Connect,
     Deliver,
@@ -25,6 +24,7 @@ from supawire.core.effects import (
     Ticket,
     Transmit,
 )
+from supawire.core.fallback import Cause
 from supawire.core.frames import Frame
 from supawire.core.session import Session
 from supawire.errors import RealtimeError

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
-from supawire.core.connection import Cause
 from supawire.core.effects import Disconnect, Ticket, Transmit
+from supawire.core.fallback import Cause
 from supawire.core.listeners import Listener
 from supawire.core.requests import Timers
 from supawire.errors import AuthError, RealtimeError

@@ -106,7 +106,7 @@ class LongPollTransport:
                 requests.token = Secret(answer.token)
                 return LongPollConnection(requests, self._close_timeout, self._answer_timeout, started.clock_offset)
         except _LostError as lost:
-            failure = ConnectError(requests.hide(lost.text))
+            failure = ConnectError(requests.hide(lost.text), reached=lost.sent)
         except BaseException:
             await requests.close()
             raise
@@ -244,7 +244,7 @@ class LongPollConnection:
     """A `Connection` over one session of long polling; see `LongPollTransport`.
 
     A frame counts as written when the server has answered its POST. At the end also those of the POST under way count:
-    they may have been executed.
+    they may have been executed, as frames that were written to a WebSocket before it was lost.
     """
 
     __slots__ = (
@@ -255,6 +255,8 @@ class LongPollConnection:
 
     protocol: Final = PROTOCOL
     """The version of the frames, whatever was asked for."""
+    name: Final = "longpoll"
+    """For `Stats.transport`."""
 
     def __init__(
         self, requests: _Requests, close_timeout: float, answer_timeout: float, clock_offset: float | None
@@ -327,7 +329,7 @@ class LongPollConnection:
             elif answer.status == 400 and count > 1:  # refused before any frame was executed
                 self._one_by_one = True
             else:
-                self._posting = 0 if answer.status == 410 else count
+                self._posting = 0 if 400 <= answer.status < 500 and answer.status != 408 else count
                 self._stop(_POST_REFUSED.format(answer.status))
                 return
 
@@ -468,11 +470,13 @@ class LongPollConnection:
     def _stop(self, text: str, code: int | None = None) -> None:
         """End the connection; the first reason counts."""
         if self._end is None:
-            self._end = Closed(code, self._requests.hide(text), self.written + self._posting)
+            self.written += self._posting  # whether the server has executed these is not known
+            self._posting = 0
+            self._end = Closed(code, self._requests.hide(text), self.written)
             flushers, self._flushers = self._flushers, []
-            for _, flushed in flushers:
+            for wanted, flushed in flushers:
                 if not flushed.done():
-                    flushed.set_result(False)
+                    flushed.set_result(wanted <= self.written)
         self._arrived.set()
 
 

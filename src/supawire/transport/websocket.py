@@ -149,7 +149,8 @@ def _failure(error: Exception, request: OpenRequest) -> ConnectError:
     elif getattr(getattr(error, "os_error", None), "reason", None) in _NO_TLS:
         parts = urlsplit(request.endpoint.rest_url)
         text = f"{parts.netloc} answers without TLS: write http:// instead of https:// in the URL"
-    return ConnectError(_hide(text, request))
+    reached = isinstance(error, _DroppedError | aiohttp.ClientResponseError)
+    return ConnectError(_hide(text, request), reached=reached)
 
 
 def _hide(text: str, request: OpenRequest) -> str:
