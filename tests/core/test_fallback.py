@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from supawire.core.effects import Connect, FallbackChosen, ProbeWebSocket
+from supawire.core.effects import Connect, FallbackChosen, ProbeWebSocket, Transmit
 from supawire.core.fallback import Cause, Evidence, evidence
 from supawire.events import ConnectionState
 
@@ -146,5 +146,5 @@ def test_the_version_of_the_frames_is_that_of_the_connection(make_harness: Calla
     fail(harness)
     harness.accept()
     harness.call(harness.session.ping, None)
-    first, second = (effect.data[:1] for effect in harness.effects if hasattr(effect, "data"))
+    first, second = (effect.data[:1] for effect in harness.effects if isinstance(effect, Transmit))
     assert (first, second) == (b"{", b"[")
