@@ -304,3 +304,14 @@ def test_decoders_follow_the_columns():
     wide = change_of('{"id":1,"name":"Ada","score":"1.50"}', COLUMNS, User)
     narrow = change_of('{"id":1,"name":"Ada"}', {"id": "int8", "name": "text"}, User)
     assert [one.record for one in (wide, narrow)] == [User(1, "Ada", Decimal("1.50")), User(1, "Ada")]
+
+
+def test_columns_without_a_field_are_skipped():
+    """A value that cannot be decoded raises no error in a column that the class does not have, but in `row`."""
+    kind = make_dataclass("Name", [("id", int), ("name", str)])
+    change = change_of(
+        '{"id":1,"name":"Ada","more":1e99999999999999999999}', {"id": "int8", "name": "text", "more": "jsonb"}, kind
+    )
+    assert change.record == kind(1, "Ada")
+    with pytest.raises(RowError):
+        _ = change.row
