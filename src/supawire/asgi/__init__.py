@@ -8,8 +8,10 @@ Needs starlette: `pip install 'supawire[asgi]'`.
 
 try:
     import starlette as starlette
-except ImportError as error:
-    raise ImportError("supawire.asgi needs the extra `asgi`: pip install 'supawire[asgi]'", name="starlette") from error
+except ImportError as _error:
+    raise ImportError(
+        "supawire.asgi needs the extra `asgi`: pip install 'supawire[asgi]'", name="starlette"
+    ) from _error
 
 from supawire.asgi.relay import Relay, RelayStats
 from supawire.asgi.view import Incoming, View

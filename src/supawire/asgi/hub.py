@@ -56,12 +56,12 @@ class Topic:
     """A topic: who sees it, and what was sent on it."""
 
     def __init__(self, name: str, *, private: bool, backlog: Backlog) -> None:
-        self.name = name
-        self.private = private
-        self.backlog = backlog
+        self.name: str = name
+        self.private: bool = private
+        self.backlog: Backlog = backlog
         self.viewers: dict[Viewer, View] = {}
         self.groups: dict[Selector[Any], dict[Viewer, Show | None]] = {}
-        self.users = 0
+        self.users: int = 0
         """Browsers that are connected or being connected."""
         self.expires_at: float | None = None
         self.present: tuple[PresenceState[Any], Item] | None = None
@@ -95,7 +95,7 @@ class Hub:
         on_error: Callable[[Exception], None],
         on_pending: Callable[[], None],
     ) -> None:
-        self.process = process
+        self.process: str = process
         self._backlog = backlog
         self._backlog_bytes = backlog_bytes
         self._linger = linger
@@ -104,8 +104,8 @@ class Hub:
         self._pending: deque[tuple[Topic, Selector[Any] | None, Item]] = deque()
         self.topics: dict[str, Topic] = {}
         self._number = 0
-        self.delivered = 0
-        self.replayed = 0
+        self.delivered: int = 0
+        self.replayed: int = 0
 
     def _next(self) -> int:
         self._number += 1

@@ -67,13 +67,13 @@ class Item:
         source: Any = None,
         lost: frozenset[str] = frozenset(),
     ) -> None:
-        self.name = name
-        self.topic = topic
-        self.data = data
-        self.process = process
-        self.number = number
-        self.source = source
-        self.lost = lost
+        self.name: str = name
+        self.topic: str = topic
+        self.data: bytes = data
+        self.process: str = process
+        self.number: int = number
+        self.source: Any = source
+        self.lost: frozenset[str] = lost
         self.selectors: set[Selector[Any]] | None = None
         """The selectors that the event matches; None: every browser of the topic receives it."""
         self._frame: bytes | None = None

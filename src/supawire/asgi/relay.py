@@ -106,8 +106,8 @@ class _Upstream:
     __slots__ = ("channel", "opening", "registered", "topic")
 
     def __init__(self, topic: Topic, channel: AsyncChannel) -> None:
-        self.topic = topic
-        self.channel = channel
+        self.topic: Topic = topic
+        self.channel: AsyncChannel = channel
         self.registered: set[Selector[Any]] = set()
         self.opening: asyncio.Task[None] | None = None
 

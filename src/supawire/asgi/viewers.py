@@ -64,10 +64,10 @@ class Viewer:
         """Messages that were dropped, without those that "latest" replaced."""
         self.ended: str | None = None
         """Why it is to be disconnected."""
-        self.heartbeat_due = False
-        self.last_number = 0
+        self.heartbeat_due: bool = False
+        self.last_number: int = 0
         """The number of the newest message that was offered to it."""
-        self.last_sent_at = now
+        self.last_sent_at: float = now
         self.writing_since: float | None = None
         self.lost_topics: dict[str, frozenset[str]] = {}
         """Topics of dropped messages, with the kinds of events; reported as gaps with the next messages."""
