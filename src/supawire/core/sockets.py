@@ -60,6 +60,11 @@ class SocketOwner(Protocol):
 class Socket:
     """One connection of a session, the channels on it, its joins and the receiver of its frames."""
 
+    __slots__ = (
+        "_left_at", "_owner", "channels", "connection", "context", "is_full", "joins", "number", "receiver",
+        "subscribed",
+    )  # fmt: skip
+
     def __init__(self, context: Context, owner: SocketOwner) -> None:
         self._owner = owner
         self.context: Final = context
@@ -70,8 +75,8 @@ class Socket:
         """The channels that count against the limit, and some that no longer do; see `occupied`."""
         self.is_full: bool = False
         """Whether `has_room` found no room, and no channel was left since; otherwise all channels are counted again."""
-        self._left_at: deque[float] = deque(maxlen=MAX_LEAVES)
-        """When channels were left."""
+        self._left_at: deque[float] | None = None
+        """When channels were left, None if none was; an empty deque would take 700 bytes."""
         self.joins: Final[JoinQueue[Membership]] = JoinQueue(context)
         self.connection: Final = ConnectionMachine(context, self)
         self.receiver: Final = Receiver(context, self.connection, self.joins, self.channels, self._limit_reached)
@@ -85,6 +90,8 @@ class Socket:
     def left(self, now: Instant) -> None:
         """Record that a channel is no longer subscribed."""
         self.is_full = False
+        if self._left_at is None:
+            self._left_at = deque(maxlen=MAX_LEAVES)
         self._left_at.append(now.mono)
 
     def remove(self, channel: CoreChannel) -> None:
@@ -126,12 +133,13 @@ class Socket:
 
         None if that is not known.
         """
-        while self._left_at and now.mono - self._left_at[0] > COUNT_DELAY:
-            self._left_at.popleft()
-        if len(self._left_at) == MAX_LEAVES:
+        left_at = self._left_at or ()
+        while left_at and now.mono - left_at[0] > COUNT_DELAY:
+            left_at.popleft()
+        if len(left_at) == MAX_LEAVES:
             return None
         accepted = ChannelState.JOINED, ChannelState.REJOINING
-        return len(self._left_at) + sum(channel.state in accepted for channel in self.subscribed.values())
+        return len(left_at) + sum(channel.state in accepted for channel in self.subscribed.values())
 
     def stats(self) -> SocketStats:
         """Return the counters for the user. Any thread may call it."""
@@ -176,6 +184,8 @@ class SocketGroup:
 
     Args: make: returns a new socket with the given number.
     """
+
+    __slots__ = ("_filling", "_make", "_max_sockets", "_newest", "first", "limit", "sockets")
 
     def __init__(self, limit: int | None, max_sockets: int, make: Callable[[int], Socket]) -> None:
         self._make = make
