@@ -32,7 +32,9 @@ def frame_with(meta: Any, version: str = "2.0.0") -> bytes:
 def test_what_is_added_to_an_object_is_taken_out_again(payload: dict[str, Any]) -> None:
     """An object that carries a trace context is an object of JSON, and `take` restores it, decoded or not."""
     payload.pop(PAYLOAD_KEY, None)
-    text = add_to_payload(msgspec.json.encode(payload), TRACE)
+    plain = msgspec.json.encode(payload)
+    text = add_to_payload(plain, TRACE, None)
+    assert add_to_payload(plain, TRACE, len(text)) == text and add_to_payload(plain, TRACE, len(text) - 1) == plain
     decoded = msgspec.json.decode(text)
     assert decoded == {**payload, PAYLOAD_KEY: TRACE}
     late: LateBroadcast[Any] = LateBroadcast("room", "e", UNSET, None, False, b"", Raw(text))
@@ -45,7 +47,7 @@ def test_what_is_added_to_an_object_is_taken_out_again(payload: dict[str, Any]) 
 @pytest.mark.parametrize("text", [b"[1]", b'"x"', b"1", b"null", b"  [ ] "])
 def test_only_objects_get_it(text: bytes) -> None:
     """Other JSON values are sent as they are."""
-    assert add_to_payload(text, TRACE) == text
+    assert add_to_payload(text, TRACE, None) == text
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])

@@ -373,7 +373,7 @@ class AsyncClient(metaclass=WithoutOtherNames):
         if self._driver.telemetry is None:
             return await self._driver.publisher.publish(message, seconds)
         with self._driver.telemetry.publish(message.topic, 1) as traceparent:
-            return await self._driver.publisher.publish(carrying(message, traceparent), seconds)
+            return await self._driver.publisher.publish(carrying(message, traceparent, limit), seconds)
 
     async def publish_many(
         self, messages: Iterable[Message] | Iterable[Mapping[str, Any]], *, timeout: Timeout = DEFAULT
@@ -388,12 +388,13 @@ class AsyncClient(metaclass=WithoutOtherNames):
         Wire: docs/protocol.md, HTTP batch.
         """
         self._driver.begin_call()
-        checked = read_messages(messages, self._driver.options.limits.payload_bytes)
+        limit = self._driver.options.limits.payload_bytes
+        checked = read_messages(messages, limit)
         seconds = check_timeout(timeout, self._driver.options.timeout)
         if self._driver.telemetry is None:
             return await self._driver.publisher.publish_many(checked, seconds)
         with self._driver.telemetry.publish(None, len(checked)) as traceparent:
-            traced = [carrying(message, traceparent) for message in checked]
+            traced = [carrying(message, traceparent, limit) for message in checked]
             return await self._driver.publisher.publish_many(traced, seconds)
 
     # --- the connection

@@ -87,11 +87,14 @@ def read_message(
     return http_message(name, check_event(event), body, json=json, private=check_bool("private", private), id=_uuid(id))
 
 
-def carrying(message: HttpMessage, traceparent: str | None) -> HttpMessage:
-    """Return the message with the trace context in its payload, if there is one and the payload is JSON."""
+def carrying(message: HttpMessage, traceparent: str | None, limit: int | None) -> HttpMessage:
+    """Return the message with the trace context in its payload, if there is one and the payload is JSON.
+
+    Args: limit: the most bytes of a payload.
+    """
     if traceparent is None or not message.json:
         return message
-    return replace(message, payload=add_to_payload(message.payload, traceparent))
+    return replace(message, payload=add_to_payload(message.payload, traceparent, limit))
 
 
 def read_messages(messages: Iterable[object], limit: int | None) -> list[HttpMessage]:

@@ -133,7 +133,7 @@ class ChannelOutbox:
         """Send by HTTP (`offline="http"`). Raises `InvalidArgumentError` for messages that HTTP cannot carry."""
         payload = message.payload
         if message.traceparent is not None:
-            payload = add_to_payload(payload, message.traceparent)
+            payload = add_to_payload(payload, message.traceparent, self._context.options.limits.payload_bytes)
         request = http_broadcast.http_message(
             self._name, message.event, payload, json=message.json, private=private, id=None
         )

@@ -13,7 +13,7 @@ because the server answers a heartbeat before it processes the next join.
 import heapq
 from collections.abc import Collection, Hashable, Iterator
 from enum import Enum, auto
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -27,7 +27,8 @@ K = TypeVar("K", bound=Hashable)
 class TimerKind(Enum):
     """The deadlines of a session: of the connection, of each channel, and of each call."""
 
-    __hash__ = object.__hash__  # faster than that of Enum, which is a Python function; each timer is hashed often
+    if not TYPE_CHECKING:  # type checkers see two base classes with a `__hash__`, and call that ambiguous
+        __hash__ = object.__hash__  # faster than that of Enum, which is a Python function; each timer is hashed often
 
     CONNECT = auto()
     """The pace allows to open a socket."""

@@ -53,13 +53,17 @@ def is_traceparent(value: object) -> bool:
     return isinstance(value, str) and len(value) == 55 and _TRACEPARENT.fullmatch(value) is not None
 
 
-def add_to_payload(payload: bytes, traceparent: str) -> bytes:
-    """Return the JSON object with the trace context as its last member; any other JSON value as it is."""
+def add_to_payload(payload: bytes, traceparent: str, limit: int | None) -> bytes:
+    """Return the JSON object with the trace context as its last member; any other JSON value as it is.
+
+    An object that would have more bytes than the limit is returned as it is, too.
+    """
     text = payload.rstrip()
     if text[:1] != b"{" or text[-1:] != b"}":
         return payload
     comma = b"" if text[1:-1].strip() == b"" else b","
-    return b'%b%b"%b":"%b"}' % (text[:-1], comma, _MARK, traceparent.encode())
+    longer = b'%b%b"%b":"%b"}' % (text[:-1], comma, _MARK, traceparent.encode())
+    return payload if limit is not None and len(longer) > limit else longer
 
 
 def take(event: Broadcast[Any]) -> Broadcast[Any]:
