@@ -149,6 +149,7 @@ async def test_a_page_comes_back_with_its_last_id(require: Callable[[str], str],
 
 async def test_the_load_program_loses_nothing(capsys: Any):
     """With a few dozen browsers in another process every message arrives at each that reads."""
+    pytest.importorskip("resource")  # limits of open files, on Unix
     from benchmarks.relay import main
 
     (found,) = await main(["--browsers", "40", "--deliveries", "800", "--seconds", "1", "--processes", "1"])
