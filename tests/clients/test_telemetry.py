@@ -1,6 +1,8 @@
 """Spans, metrics and trace context of both clients, with the SDK of OpenTelemetry."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -327,3 +329,19 @@ def test_a_wrong_telemetry_is_refused_at_once(wrong: Any):
         connect("http://127.0.0.1:1", "key", telemetry=wrong)
     with pytest.raises(InvalidArgumentError, match="topics"):
         Telemetry(topics=5)  # pyright: ignore[reportArgumentType]
+
+
+def test_opentelemetry_is_imported_only_when_it_is_asked_for():
+    """The clients do not import it; without it, the error of `supawire.telemetry` names the extra."""
+    program = """
+import sys
+from supawire import connect, connect_async
+assert "opentelemetry" not in sys.modules
+sys.modules["opentelemetry"] = None
+try:
+    from supawire.telemetry import Telemetry
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install 'supawire[otel]'" in done.stdout
