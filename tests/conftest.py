@@ -128,6 +128,8 @@ def _installed(venv: str, package: str) -> Callable[[], str | None]:
 NEEDS: dict[str, Callable[[], str | None]] = {
     "node": _on_path("node", "nodejs"),
     "npm": _on_path("npm"),
+    "redis-server": _on_path("redis-server"),
+    "nats-server": _on_path("nats-server"),
     "chromium": _on_path("chromium", "chromium-browser", "google-chrome"),
     "conformance": _beside("shared/conformance/replay.py"),
     "frames": _beside("shared/frames"),

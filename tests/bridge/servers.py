@@ -1,6 +1,5 @@
 """Servers of brokers for tests, on 127.0.0.1, which can be killed and started again with the same data."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -8,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
+from tests.conftest import find_needed
 
 
 def unused_port() -> int:
@@ -37,9 +36,7 @@ class BrokerProcess:
 
     def start(self) -> None:
         """Start the program and wait until it accepts connections."""
-        path = shutil.which(self.program)
-        if path is None:
-            pytest.skip(f"not run: {self.program} is not on this machine")
+        path = find_needed(self.program)
         self.process = subprocess.Popen(
             [path, *self.command()], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

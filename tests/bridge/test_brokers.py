@@ -27,6 +27,7 @@ def message(number: int, body: bytes = b'{"n": 1}', key: str = 'public.items:{"i
 # ---------------------------------------------------------------------------------------------------------------- Redis
 
 
+@pytest.mark.slow
 async def test_redis_stores_each_id_once(tmp_path: Path):
     """Entries have id, subject, key and data; an id that is there is not added again, also after a restart of Redis."""
     redis = pytest.importorskip("redis")
@@ -51,6 +52,7 @@ async def test_redis_stores_each_id_once(tmp_path: Path):
             assert 0 < client.pttl("s{1}:supawire:id-1") <= 60_000
 
 
+@pytest.mark.slow
 async def test_redis_stops_at_the_first_error(tmp_path: Path):
     """After an entry that Redis does not add, no later one of the same call is added, so that the order is kept."""
     redis = pytest.importorskip("redis")
@@ -67,6 +69,7 @@ async def test_redis_stops_at_the_first_error(tmp_path: Path):
         await broker.close()
 
 
+@pytest.mark.slow
 async def test_redis_trims(tmp_path: Path):
     """With max_length the stream is trimmed to about this length."""
     redis = pytest.importorskip("redis")
@@ -84,6 +87,7 @@ async def test_redis_trims(tmp_path: Path):
 # ----------------------------------------------------------------------------------------------------------------- NATS
 
 
+@pytest.mark.slow
 async def test_jetstream_stores_each_id_once(tmp_path: Path):
     """The stream is created; messages have Nats-Msg-Id and a subject; duplicates are known after a restart of NATS."""
     nats = pytest.importorskip("nats")
@@ -129,6 +133,7 @@ async def test_jetstream_that_is_away(tmp_path: Path):
 # ---------------------------------------------------------------------------------------------------------------- Kafka
 
 
+@pytest.mark.slow
 async def test_kafka_keeps_key_and_id():
     """Messages have a key and the header id; one that is too large is rejected, and the next one is stored."""
     confluent = pytest.importorskip("confluent_kafka")

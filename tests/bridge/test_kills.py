@@ -1,7 +1,6 @@
 """A small run of the kills; `python -m tests.bridge.kills` is the large one."""
 
 import os
-import shutil
 
 import pytest
 
@@ -9,7 +8,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL and the fork server need POSIX")
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="not run: redis-server is not on this machine")
+@pytest.mark.needs("redis-server")
 def test_killed_bridges_lose_nothing():
     """Bridges that are killed lose no broadcast and no row, and no id is twice in the broker."""
     pytest.importorskip("psycopg")

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -20,7 +20,7 @@ SECRET = "whsec_" + "A" * 40
 
 
 @contextmanager
-def receiver() -> Iterator[tuple[str, list[dict[str, object]], Event]]:
+def receiver() -> Generator[tuple[str, list[dict[str, object]], Event]]:
     """Run a receiver of webhooks; provide its URL, what it got, and an event for the first one."""
     got: list[dict[str, object]] = []
     first = Event()
