@@ -16,6 +16,7 @@ from supawire.options import PROTOCOLS
 from supawire.server.bindings import bind
 from supawire.server.postgres.pgoutput import StreamError, decode
 from supawire.server.postgres.values import read_record
+from supawire.transport.longpoll import decode_answer
 from tests.core.busy_channel import Live, busy, still_receives
 from tests.fuzz.engine import TEXTS, Target, any_json, dumped
 from tests.server.world import World
@@ -243,6 +244,29 @@ class Filters:
         ).encode()
 
 
+class LongPoll:
+    """Answers to requests of long polling."""
+
+    name = "longpoll"
+    words: tuple[bytes, ...] = (
+        b'{"status":200,"token":"t","messages":[]}',
+        b'"status":410',
+        b'"messages":["{}"]',
+        b'"\\ud800"',
+        b'"token":null',
+        b"<html>",
+    )
+
+    def run(self, data: bytes) -> None:
+        answer = decode_answer(data)
+        if answer is not None:
+            for message in answer.messages:
+                message.encode()
+
+    def make(self, random: Random) -> bytes:
+        return dumped({"status": random.choice((200, 204, 410)), "token": "t", "messages": [any_json(random)]})
+
+
 class Pgoutput:
     """Messages of PostgreSQL's replication stream, and texts of its records."""
 
@@ -370,4 +394,6 @@ class Hub:
         return ["1", "1", "realtime:lab", "phx_join", {"config": random.choice((config, config, any_json(random)))}]
 
 
-TARGETS: Final[dict[str, Callable[[], Target]]] = {kind.name: kind for kind in (Codec, Rows, Filters, Pgoutput, Hub)}
+TARGETS: Final[dict[str, Callable[[], Target]]] = {
+    kind.name: kind for kind in (Codec, LongPoll, Rows, Filters, Pgoutput, Hub)
+}

@@ -30,8 +30,8 @@ function channelOf({ client, topic }) {
 }
 
 const commands = {
-  async open({ client, url, key, vsn }) {
-    const options = { params: { apikey: key }, vsn, transport: WebSocket };
+  async open({ client, url, key, vsn, longpoll }) {
+    const options = { params: { apikey: key }, vsn, transport: longpoll ? require("@supabase/phoenix").LongPoll : WebSocket };
     clients.set(client, { realtime: new RealtimeClient(url, options), channels: new Map() });
   },
 
