@@ -19,7 +19,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot. kind: "dots" or "curves". alt: a description in words. panels: in reading order."""
+    """A plot. kind: "dots", "curves" or "times". alt: a description in words. panels: in reading order."""
 
     kind: str
     title: str

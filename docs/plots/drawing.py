@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from benchmarks.scenarios import BARE, CLIENTS, NODE, OURS, PLAIN, PYTHON, SYNC
 from docs.plots import Panel, Plot
@@ -175,4 +175,25 @@ def _short(count: float) -> str:
     return f"{count:g}"
 
 
-_DRAWN_BY: Final = {"dots": dots, "curves": curves}
+def times(plot: Plot) -> Figure:
+    """Draw a panel per course in time, both axes linear; panels with the same label have the same vertical axis."""
+    figure, panels = _panels(plot, 1.75)
+    highest: dict[str, float] = {}
+    for panel in plot.panels:
+        highest[panel.along] = max(highest.get(panel.along, 0.0), *(value for _, value in panel.points))
+    for axis, panel in panels:
+        instants, values = [float(at) for at, _ in panel.points], [value for _, value in panel.points]
+        axis.set_title(panel.title)
+        axis.set_xlabel(panel.along, color=FAINT)
+        axis.set_xlim(0, instants[-1])
+        axis.set_ylim(0, highest[panel.along] * 1.08)
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axis.tick_params(length=3)
+        axis.grid(visible=True, axis="y")
+        axis.plot(instants, values, color=BLUE, linewidth=1.6)
+    return figure
+
+
+_DRAWN_BY: Final = {"dots": dots, "curves": curves, "times": times}

@@ -11,10 +11,17 @@ from typing import Any, Final
 
 from docs.plots import Plot
 from docs.plots.performance import clients, growth
+from docs.plots.scale import joins, restart, tokens
 
 HERE: Final = Path(__file__).resolve().parent
 
-PLOTS: Final[dict[str, Callable[[], Plot]]] = {"performance-clients": clients, "performance-growth": growth}
+PLOTS: Final[dict[str, Callable[[], Plot]]] = {
+    "performance-clients": clients,
+    "performance-growth": growth,
+    "scale-restart": restart,
+    "scale-joins": joins,
+    "scale-tokens": tokens,
+}
 """The functions that create the plots, by the name of the file."""
 
 _SHOWS: Final = re.compile(r'<metadata id="shows">(.*?)</metadata>', re.DOTALL)
