@@ -178,7 +178,7 @@ def restart(setting: Setting, seconds: int) -> dict[str, Any]:
         "joins": per_second(world, "joins", seconds),
         "refused": sum(per_second(world, "refused", seconds)),
         "joined": joined,
-        "half": after(joined, 0.5),
+        "most": after(joined, 0.9),
         "all": after(joined, 1.0),
     }
 
@@ -292,7 +292,7 @@ def show(name: str, result: dict[str, Any], began: float) -> None:
     connects, joins = result["connects"], result["joins"]
     print(
         f"{name}: {max(connects)} attempts in the worst second, {sum(connects)} in all, {sum(joins)} joins, "
-        f"half after {result['half']} s, all after {result['all']} s, {time.process_time() - began:.0f} s of CPU",
+        f"90 % after {result['most']} s, all after {result['all']} s, {time.process_time() - began:.0f} s of CPU",
         flush=True,
     )
     gc.collect()

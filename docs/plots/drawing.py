@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from benchmarks.scenarios import BARE, CLIENTS, NODE, OURS, PLAIN, PYTHON, SYNC
+from benchmarks.scenarios import BARE, CLIENTS, FAST, NODE, OURS, PLAIN, PYTHON, SYNC
 from docs.plots import Panel, Plot
 
 INK: Final = "#1b1f24"
@@ -35,7 +35,9 @@ _KINDS: Final = {
     "aiohttp or websockets without a client": (FAINT, "s", "none"),
     "the official clients": (ORANGE, "D", "full"),
 }
-_KIND_OF: Final = dict(zip((OURS, SYNC, BARE, PLAIN, PYTHON, NODE), (0, 0, 1, 1, 2, 2), strict=True))
+_KIND_OF: Final[dict[str, int]] = dict(
+    zip((OURS, FAST, SYNC, BARE, PLAIN, PYTHON, NODE), (0, 0, 0, 1, 1, 2, 2), strict=True)
+)
 _STEPS: Final = (1, 3)
 _BEHIND: Final = {"facecolor": GROUND, "edgecolor": "none", "pad": 0.4}
 
@@ -90,6 +92,8 @@ def dots(plot: Plot) -> Figure:
     """Draw a row per client on a logarithmic scale, with a line at the cost of the bare loop."""
     figure, panels = _panels(plot, 1.75, sharex=True, sharey=True)
     every = [cost for panel in plot.panels for _, cost in panel.points]
+    measured: set[str | int] = {client for panel in plot.panels for client, _ in panel.points}
+    clients: list[str] = [client for client in CLIENTS if client in measured]
     ticks = [step * 10.0**power for power in range(-2, 8) for step in _STEPS]
     lowest, highest = min(every) / 2, max(every) * 2.2
     ticks = [tick for tick in ticks if lowest <= tick <= highest]
@@ -101,18 +105,18 @@ def dots(plot: Plot) -> Figure:
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_yticks(range(len(CLIENTS)), CLIENTS)
-        axis.set_ylim(len(CLIENTS) - 0.5, -0.5)
+        axis.set_yticks(range(len(clients)), clients)
+        axis.set_ylim(len(clients) - 0.5, -0.5)
         axis.tick_params(length=0, axis="y")
         axis.tick_params(length=3, axis="x", labelsize=7)
         axis.grid(visible=True, axis="x")
         axis.spines["left"].set_visible(False)
         if BARE in costs:
             axis.axvline(costs[BARE], color=FAINT, linewidth=0.9)
-        for row, client in enumerate(CLIENTS):
+        for row, client in enumerate(clients):
             _dot(axis, row, costs.get(client), costs.get(BARE), tuple(_KINDS.values())[_KIND_OF[client]])
     for label in (label for axis, _ in panels for label in axis.get_yticklabels()):
-        label.set_color(BLUE if label.get_text() in (OURS, SYNC) else INK)
+        label.set_color(BLUE if label.get_text() in (OURS, FAST, SYNC) else INK)
     figure.supxlabel(plot.panels[0].along, fontsize=8.5)
     handles = [_mark(kind, label=name) for name, kind in _KINDS.items()]
     handles.append(Line2D([], [], color=FAINT, linewidth=0.9, marker="|", markersize=0, label="the bare loop"))

@@ -12,7 +12,7 @@ _NEVER: Final = "not within the simulated time"
 def restart() -> str:
     """Return the table of a restart by the first wait."""
     return rows(
-        ["first wait", "attempts in the worst second", "attempts in all", "half joined after", "all joined after"],
+        ["first wait", "attempts in the worst second", "attempts in all", "90 % joined after", "all joined after"],
         [
             (name, f"{max(one['connects']):,}", f"{sum(one['connects']):,}", *_times(one))
             for name, one in _of("restart")
@@ -24,7 +24,7 @@ def restart() -> str:
 def joins() -> str:
     """Return the table of a restart of clients with many channels, by the limit of joins."""
     return rows(
-        ["limit of each client", "joins in the worst second", "joins in all", "half joined after", "all joined after"],
+        ["limit of each client", "joins in the worst second", "joins in all", "90 % joined after", "all joined after"],
         [(name, f"{max(one['joins']):,}", f"{sum(one['joins']):,}", *_times(one)) for name, one in _of("joins")],
     )
 
@@ -66,5 +66,5 @@ def _of(name: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _times(one: dict[str, Any]) -> tuple[str, str]:
-    half, every = (_NEVER if one[name] is None else f"{one[name]} s" for name in ("half", "all"))
-    return half, every
+    most, every = (_NEVER if one[name] is None else f"{one[name]} s" for name in ("most", "all"))
+    return most, every
