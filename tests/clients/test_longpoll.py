@@ -1,5 +1,8 @@
 """Both clients over long polling."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -68,3 +71,44 @@ async def test_an_expired_session_is_replaced(api: ClientApi, server: LocalServe
         server.drop_connections(1000)
         await until(lambda: client.inner.stats().reconnects == 1 and room.inner.state == "joined")
         assert (await room.broadcast("x", {})).acked
+
+
+@asynccontextmanager
+async def without_upgrade(port: int) -> AsyncGenerator[str, None]:
+    """Run a proxy that removes the header `Upgrade`, and yield its URL."""
+    open_writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data.replace(b"Upgrade: websocket\r\n", b""))
+        except ConnectionError:
+            pass  # one of the ends has closed the connection
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        open_writers.extend((writer, far_writer))
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    finally:
+        proxy.close()
+        for writer in open_writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def test_a_proxy_that_removes_upgrade_is_passed(api: ClientApi, server: LocalServer):
+    """Behind a proxy that removes the header `Upgrade`, a client with `fallback=` works by long polling."""
+    options: dict[str, Any] = {"fallback": "longpoll", "backoff": lambda attempt: 0.0}
+    async with (
+        without_upgrade(int(server.url.rpartition(":")[2])) as url,
+        await api.open(url, server.anon_key, **options) as client,
+    ):
+        room = await client.channel("room", ack=True)
+        await room.subscribe()
+        assert (await room.broadcast("x", {})).acked
+        assert client.inner.stats().transport == "longpoll"
