@@ -141,6 +141,22 @@ def test_a_channel_that_returns_in_time_keeps_its_socket() -> None:
     assert ada.session.stats().connects == 2
 
 
+@pytest.mark.parametrize("idle", [1.0, 11.0])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_end_of_an_unused_socket_does_not_keep_the_first_one_open(idle: float, first: int) -> None:
+    """With `idle_disconnect`, both sockets are closed after their channels are left, and neither is opened again."""
+    world = world_of(1)
+    ada = client_of(world, 1, idle_disconnect=idle)
+    topics = subscribe(ada, 0, 1)
+    world.run_for(5)
+    ada.start(ada.session.leave, topics[first], 5.0)
+    world.run_for(5)
+    ada.start(ada.session.leave, topics[1 - first], 5.0)
+    world.run_for(60)
+    assert [(socket.number, socket.state) for socket in ada.session.stats().sockets] == [(0, ConnectionState.IDLE)]
+    assert ada.session.stats().connects == 2
+
+
 def test_more_channels_than_all_sockets_take_are_refused() -> None:
     """With two sockets of four channels, the ninth subscription raises at once and says what to change."""
     world = world_of()

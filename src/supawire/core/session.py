@@ -673,11 +673,10 @@ class Session:
         source = self._sockets.holds(channel)
         if source is target:
             return
-        subscribed = channel.topic in source.subscribed
         source.remove(channel)
         target.add(channel)
         channel.use_socket(target.context, target.joins, now)
-        if subscribed:
+        if channel.wanted:  # `subscribed` may also have channels that were left
             target.subscribed[channel.topic] = channel
             self._need(target, now)
             self._watch_idle(source, now)
