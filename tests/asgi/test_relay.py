@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from supawire import Backoff, JoinDeniedError, LocalServer, broadcast, changes, connect_async, presence
 from supawire.asgi import Incoming, Relay, View
+from supawire.asgi.viewers import GONE, SLOW
 from supawire.errors import InvalidArgumentError, StateError
 from tests.asgi.browser import Browser, relaying
 
@@ -229,6 +230,25 @@ async def test_a_slow_browser_is_cut_without_harm_to_others():
         await slow.ended()
         assert not slow.complete and relay.stats().cut == 1 and relay.stats().viewers == 1
         await fast.leave()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_slow_browser_that_leaves_while_it_is_cut_is_no_error(leaves: bool):
+    """A browser that leaves while the close code is being sent, or twice in one step, ends without an exception."""
+    async with relaying(lambda _: View("room", broadcast()), buffer=1) as (_, relay):
+        browser = await Browser(relay, socket=True).opened()
+        (viewer,) = relay._viewers
+        while viewer.writing_since is not None:
+            await browser.changed()
+        browser.open.clear()
+        viewer.end(SLOW, at_once=True)
+        if leaves:
+            for _ in range(5):
+                await asyncio.sleep(0)
+        viewer.end(GONE, at_once=True)
+        browser.open.set()
+        await browser.ended()
+        assert relay.stats().viewers == 0 and relay.stats().cut == 1
 
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "latest"])

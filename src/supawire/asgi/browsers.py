@@ -18,6 +18,8 @@ MAX_WRITE_BYTES: Final = 65_536
 """About the most bytes of one write to a browser."""
 MAX_INCOMING_BYTES: Final = 65_536
 """The most bytes of one message from a browser."""
+END_TIMEOUT: Final = 5.0
+"""Seconds for telling a slow browser that it is disconnected."""
 
 POLICY_VIOLATION: Final = 1008
 MESSAGE_TOO_BIG: Final = 1009
@@ -156,10 +158,15 @@ async def serve(
     reading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     bound = asyncio.timeout(None)
+
+    def cut() -> None:
+        with suppress(RuntimeError):  # it is being cut already
+            bound.reschedule(loop.time())
+
     try:
         async with bound:
             await wire.begin(receive, send)
-            viewer = current = make_viewer(gate.open, lambda: bound.reschedule(loop.time()))
+            viewer = current = make_viewer(gate.open, cut)
 
             def check() -> None:
                 nonlocal timer
@@ -172,7 +179,10 @@ async def serve(
         if viewer is None or not bound.expired():
             raise
         if viewer.ended == SLOW and viewer.writing_since is None:
-            await wire.end(send, SLOW)  # the network accepts data: it was only too much at once
+            # the network accepts data: it was only too much at once; the browser may leave meanwhile
+            with suppress(OSError, WebSocketDisconnect):
+                async with asyncio.timeout(END_TIMEOUT):
+                    await wire.end(send, SLOW)
     except (OSError, WebSocketDisconnect):
         return  # the browser has gone; HTTP servers and Starlette say so by these two
     finally:
