@@ -1,6 +1,7 @@
 """The decisions of the relay, with the time given: what expires, what waits for a slow browser, what is repeated."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,6 +18,14 @@ from supawire.asgi.viewers import SLOW, Viewer
 
 ALL = broadcast()
 VIEW = View("room", ALL, broadcast("m"))
+
+
+@dataclass
+class Only:
+    number: int
+
+    def __call__(self, event: Any) -> Any:
+        return event if event.payload == self.number else None
 
 
 def hub(**options: Any) -> Hub:
@@ -90,6 +99,38 @@ def test_what_is_encoded_and_shown_is_shared():
         taken = [browser.take(1000)[0] for browser in group]
         assert len({id(item) for item in taken}) == 1 and taken[0].frame() is taken[-1].frame()
     assert calls == 1
+
+
+def test_show_may_be_an_object_without_a_hash():
+    """An object that can be called but not hashed, such as a dataclass, works as `show`."""
+    made, browser, view = hub(), viewer(), View("room", ALL, show=Only(1))
+    topic = made.open("room", private=False)
+    made.attach(browser, [(topic, view)], None)
+    for number in (1, 2, 1):
+        made.receive(topic, ALL, message(number))
+    made.deliver()
+    assert len(browser.take(1000)) == 2
+
+
+def test_what_is_left_is_delivered_after_an_exception_that_ends_programs():
+    """When `show` raises KeyboardInterrupt, the messages that wait are delivered by the next call."""
+    calls: list[bool] = []
+
+    def show(event: Any) -> Any:
+        if event.payload == 0:
+            raise KeyboardInterrupt
+        return event
+
+    made, browser = hub(on_pending=lambda: calls.append(True)), viewer()
+    topic = made.open("room", private=False)
+    made.attach(browser, [(topic, View("room", ALL, show=show))], None)
+    for number in range(3):
+        made.receive(topic, ALL, message(number))
+    with pytest.raises(KeyboardInterrupt):
+        made.deliver()
+    assert len(calls) == 2
+    made.deliver()
+    assert len(browser.take(1000)) == 2
 
 
 @pytest.mark.parametrize("limits", [{"backlog": 3}, {"backlog_bytes": 130}, {"backlog": 0}])

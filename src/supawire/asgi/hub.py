@@ -251,12 +251,16 @@ class Hub:
         With thousands of browsers this takes longer than a handler of the upstream client may. What was received is
         delivered by one call, so that no more is pending than the client reads at once.
         """
-        while self._pending:
-            topic, selector, item = self._pending.popleft()
-            if selector is None:
-                self._deliver_state(topic, item)
-            elif group := topic.groups.get(selector):
-                self._deliver(topic, group, item)
+        try:
+            while self._pending:
+                topic, selector, item = self._pending.popleft()
+                if selector is None:
+                    self._deliver_state(topic, item)
+                elif group := topic.groups.get(selector):
+                    self._deliver(topic, group, item)
+        finally:
+            if self._pending:  # `show` has raised what is no Exception
+                self._on_pending()
 
     def _deliver_state(self, topic: Topic, item: Item) -> None:
         for viewer, view in topic.viewers.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from supawire._validation import check_bool, check_event, check_plain, check_takes, check_topic
@@ -83,6 +84,7 @@ class View:
         self.private: bool = check_bool("private", private)
         if show is not None:
             check_takes("show", check_plain("show", show), 1, "a plain function of one event")
+            show = _hashable(show)
         if accept is not None:
             check_takes("accept", accept, 1, "a function of one Incoming")
         self.show: Show | None = show
@@ -90,6 +92,15 @@ class View:
 
     def __repr__(self) -> str:
         return f"View({', '.join([repr(self.topic), *map(repr, self.selectors)])})"
+
+
+def _hashable(show: Show) -> Show:
+    """Return a function by which browsers can be grouped, also for an object without a hash, such as a dataclass."""
+    try:
+        hash(show)
+    except TypeError:
+        return partial(show)
+    return show
 
 
 def check_views(value: object) -> tuple[View, ...]:
