@@ -13,6 +13,7 @@ from supawire.events import ChangeData
 pytest.importorskip("starlette")
 
 from supawire.asgi.hub import Hub
+from supawire.asgi.messages import Item
 from supawire.asgi.view import View
 from supawire.asgi.viewers import SLOW, Viewer
 
@@ -190,6 +191,17 @@ def test_no_policy_lets_a_buffer_grow(overflow: Any, limits: dict[str, int]):
     assert browser.dropped and (browser.ended == SLOW) == (overflow == "error")
     if overflow != "error":
         assert browser.take(10_000)[0].name == "gap"
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "latest"])
+def test_dropped_answers_are_no_gaps(overflow: Any):
+    """Answers that a browser does not read leave nothing behind, whatever topic it has written into its messages."""
+    key: Callable[[Any], Any] | None = repr if overflow == "latest" else None
+    browser = viewer(overflow=overflow, key=key, limit=2)
+    for number in range(50):
+        browser.put(Item("refused", f"topic {number}", b"{}"))
+    assert browser.lost_topics == {} and browser.dropped == 48
+    assert [item.name for item in browser.take(1000)] == ["refused"] * 2
 
 
 def test_events_that_cannot_be_read_are_gaps():

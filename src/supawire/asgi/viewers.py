@@ -20,6 +20,9 @@ GONE: Final = "gone"
 """Why a browser is disconnected: it does not read; a topic has ended; the server stops; it has sent what it may not; it
 has left by itself."""
 
+ANSWERS: Final = ("sent", "refused")
+"""The names of answers to messages of a browser."""
+
 
 class Viewer:
     """A browser and its bounded buffer.
@@ -124,6 +127,8 @@ class Viewer:
 
     def _drop(self, item: Item) -> None:
         self.dropped += 1
+        if item.name in ANSWERS:
+            return  # it has a topic that the browser has written, and is no event
         kinds = item.lost or _KINDS.get(item.name, frozenset())
         self.lost_topics[item.topic] = self.lost_topics.get(item.topic, frozenset()) | kinds
 
