@@ -45,11 +45,12 @@ class Browser:
 
     async def _run(self) -> None:
         try:
-            await self._app(self.scope, self.sent.get, self._take)
+            await self._app(self.scope, self.sent.get, lambda message: self.take(message))
         finally:
             self._events.put_nowait(("end", None))
 
-    async def _take(self, message: dict[str, Any]) -> None:
+    async def take(self, message: dict[str, Any]) -> None:
+        """Accept a message of the application."""
         await self.open.wait()
         self._took.set()
         match message["type"]:

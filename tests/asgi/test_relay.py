@@ -158,6 +158,33 @@ async def test_a_browser_that_comes_back_receives_what_it_has_missed(socket: boo
         await keeps.leave()
 
 
+async def test_what_was_missed_is_written_in_pieces():
+    """Much that was missed is written in parts of the body of about 64 KiB, and the newest id comes after all of it."""
+    async with relaying(lambda _: View("room", broadcast())) as (server, relay):
+        keeps = await Browser(relay).opened()
+        last = relay._hub.newest_id
+        for _ in range(40):
+            server.broadcast("room", "n", "x" * 10_000)
+            await keeps.next()
+        bodies: list[int] = []
+        browser = Browser(relay, last_event_id=last)
+        take = browser.take
+
+        async def measure(message: Any) -> None:
+            bodies.append(len(message.get("body", b"")))
+            await take(message)
+
+        browser.take = measure
+        await browser.opened()
+        for _ in range(40):
+            await browser.next()
+        assert sum(bodies) > 400_000 and max(bodies) < 80_000
+        while browser.last_id != relay._hub.newest_id:
+            await browser.changed()
+        for left in (browser, keeps):
+            await left.leave()
+
+
 async def test_gaps_of_the_upstream_are_passed_on():
     """When the upstream connection is lost, browsers receive the gap; those that see none of the lost kinds do not."""
     async with LocalServer() as server:

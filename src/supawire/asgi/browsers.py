@@ -205,7 +205,11 @@ async def _write(
 ) -> None:
     loop = asyncio.get_running_loop()
     begin_id: str | None = newest_id()
-    items = missed
+    *pieces, items = _pieces(missed)
+    for piece in pieces:  # each with its own time, and without a copy of all that was missed
+        viewer.writing_since = loop.time()
+        await wire.write(send, piece, None)
+        viewer.sent(loop.time())
     while True:
         viewer.writing_since = loop.time()
         if items or begin_id is not None:
@@ -222,6 +226,19 @@ async def _write(
         items = viewer.take(MAX_WRITE_BYTES)
         if viewer.resync and not len(viewer):
             items += states(viewer)
+
+
+def _pieces(items: list[Item]) -> list[list[Item]]:
+    """Return the messages in lists of about `MAX_WRITE_BYTES` at most; the last one may be empty."""
+    pieces: list[list[Item]] = [[]]
+    size = 0
+    for item in items:
+        if size >= MAX_WRITE_BYTES:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(item)
+        size += item.size
+    return pieces
 
 
 async def _read(receive: Receive, viewer: Viewer, received: Callable[[Viewer, Message], Awaitable[None]]) -> None:
