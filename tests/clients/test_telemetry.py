@@ -283,9 +283,10 @@ def test_the_number_of_labels_is_bounded(sdk: Sdk, topics: Callable[[str], str])
     assert len(labels) == MAX_LABELS + 1 and OTHER in labels
 
 
-def test_a_function_for_labels_that_raises_is_logged_once(sdk: Sdk, caplog: pytest.LogCaptureFixture):
-    """What it raises reaches neither a handler nor the client; there is one line in the log."""
-    telemetry = sdk.telemetry(topics=lambda topic: 1 / 0)
+@pytest.mark.parametrize("topics", [lambda topic: 1 / 0, lambda topic: [topic], lambda topic: 17])
+def test_a_function_for_labels_that_fails_is_logged_once(sdk: Sdk, caplog: pytest.LogCaptureFixture, topics: Any):
+    """An exception or a wrong type reaches neither a handler nor the client; there is one line in the log."""
+    telemetry = sdk.telemetry(topics=topics)
     assert [telemetry.label("a"), telemetry.label("b")] == [None, None]
     assert [record.name for record in caplog.records] == ["supawire.telemetry"]
 
@@ -329,6 +330,13 @@ def test_a_wrong_telemetry_is_refused_at_once(wrong: Any):
         connect("http://127.0.0.1:1", "key", telemetry=wrong)
     with pytest.raises(InvalidArgumentError, match="topics"):
         Telemetry(topics=5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("wrong", [["app"], {"app": ["bot"]}, {1: "bot"}])
+def test_wrong_attributes_are_refused_at_once(sdk: Sdk, wrong: Any):
+    """They would fail only when the metrics are read, or when the client is closed."""
+    with pytest.raises(InvalidArgumentError, match="mapping of str to str"):
+        sdk.telemetry(attributes=wrong)
 
 
 def test_opentelemetry_is_imported_only_when_it_is_asked_for():

@@ -24,6 +24,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from supawire.core.trace_context import take, trace_of
+from supawire.errors import InvalidArgumentError
 from supawire.events import (
     Broadcast,
     ChannelState,
@@ -135,7 +136,7 @@ class Telemetry:
         self._topics = topics
         self._labels: dict[str, None] = {}
         self._label_failed = False
-        self._attributes: Final = dict(attributes or {})
+        self._attributes: Final = _check_attributes(attributes or {})
         provider = tracer_provider if tracer_provider is not None else trace.get_tracer_provider()
         self.tracer: Final = provider.get_tracer("supawire") if check_bool("traces", traces) else None
         self._lock: Final = threading.Lock()
@@ -202,11 +203,13 @@ class Telemetry:
             label = topic
         else:
             try:
-                label = self._topics(topic)
-            except Exception as error:
-                if not self._label_failed:
-                    self._label_failed = True
-                    logging.getLogger("supawire.telemetry").error("topics= raised for %r", topic, exc_info=error)
+                label = cast("object", self._topics(topic))
+            except Exception as error:  # noqa: BLE001  errors of user code never end the client
+                self._log_label("topics= raised for %r", topic, error=error)
+                return None
+            if label is not None and not isinstance(label, str):
+                kind = type(label).__name__
+                self._log_label("topics= returned a %s for %r, not a str or None; it is ignored", kind, topic)
                 return None
         if label is None or label in self._labels:
             return label
@@ -214,6 +217,12 @@ class Telemetry:
             return OTHER
         self._labels[label] = None
         return label
+
+    def _log_label(self, message: str, *given: object, error: Exception | None = None) -> None:
+        """Log the first failure of the function for labels."""
+        if not self._label_failed:
+            self._label_failed = True
+            logging.getLogger("supawire.telemetry").error(message, *given, exc_info=error)
 
     # --- for clients
 
@@ -276,6 +285,16 @@ class Telemetry:
                             yield Observation(metric.read(part), {**attributes, **metric.extra})
 
         return read
+
+
+def _check_attributes(attributes: object) -> dict[str, str]:
+    if isinstance(attributes, Mapping):
+        given = cast("Mapping[Any, Any]", attributes)
+        if all(isinstance(part, str) for item in given.items() for part in item):
+            return dict(given)
+    raise InvalidArgumentError(
+        f"attributes must be a mapping of str to str, not {attributes!r}", hint="Such as attributes={'app': 'bot'}."
+    )
 
 
 class _Callback:
