@@ -251,14 +251,14 @@ class Telemetry:
         with self._lock:
             found = Counter(self._ended)
             for client in self._clients:
-                found.update(client.counters())
+                found.update(client.counters(name))
         return [Observation(value, dict(series.attributes)) for series, value in found.items() if series.name == name]
 
     def _read_gauges(self, name: str) -> Iterable[Observation]:
         with self._lock:
             found: Counter[_Series] = Counter()
             for client in self._clients:
-                found.update(client.gauges())
+                found.update(client.gauges(name))
         return [Observation(value, dict(series.attributes)) for series, value in found.items() if series.name == name]
 
     def _read_last_values(self, name: str) -> Iterable[Observation]:
@@ -343,13 +343,13 @@ class ClientTelemetry:
 
     # --- metrics
 
-    def counters(self) -> dict[_Series, float]:
-        """Return the counters, with labels for topics if these are wanted."""
-        return self._values(CHANNEL_COUNTERS, CLIENT_COUNTERS)
+    def counters(self, name: str | None = None) -> dict[_Series, float]:
+        """Return the counters with this name, or all, with labels for topics if these are wanted."""
+        return self._values(CHANNEL_COUNTERS, CLIENT_COUNTERS, name)
 
-    def gauges(self) -> dict[_Series, float]:
+    def gauges(self, name: str) -> dict[_Series, float]:
         """Return the values of this moment that are added up over clients."""
-        return self._values(CHANNEL_GAUGES, CLIENT_GAUGES)
+        return self._values(CHANNEL_GAUGES, CLIENT_GAUGES, name)
 
     def last_values(self) -> Iterable[tuple[_Series, float]]:
         """Yield the values of this moment that cannot be added up."""
@@ -369,16 +369,25 @@ class ClientTelemetry:
         """Keep the counters, because the client has ended."""
         self.owner.retire(self)
 
-    def _values(self, of_channels: Sequence[Metric], of_client: Sequence[Metric]) -> dict[_Series, float]:
+    def _values(
+        self, of_channels: Sequence[Metric], of_client: Sequence[Metric], name: str | None
+    ) -> dict[_Series, float]:
+        of_channels = [one for one in of_channels if name in (None, one.name)]
         stats = self._source.stats()
-        read = {self._series(one, None): one.read(stats) for one in of_client}
+        read = {self._series(one, None): one.read(stats) for one in of_client if name in (None, one.name)}
         found: Counter[_Series] = Counter({series: value for series, value in read.items() if value is not None})
         if not self.owner.has_topics:
             return {**found, **{self._series(one, None): one.read(stats) for one in of_channels}}
+        if not of_channels:
+            return {**found}
+        sums: dict[str | None, list[float]] = {}
         for topic, channel in self._source.stats_by_topic().items():
-            label = self.owner.label(topic)
-            found.update({self._series(one, label): one.read(channel) for one in of_channels})
-        return dict(found)
+            so_far = sums.setdefault(self.owner.label(topic), [0] * len(of_channels))
+            for index, one in enumerate(of_channels):
+                so_far[index] += one.read(channel)
+        for label, values in sums.items():
+            found.update({self._series(one, label): value for one, value in zip(of_channels, values, strict=True)})
+        return {**found}
 
     def _series(self, metric: Metric, label: str | None) -> _Series:
         topic = {} if label is None else {"messaging.destination.template": label}
