@@ -66,13 +66,13 @@ class Setup:
         self.rows: dict[int, dict[str, Any]] = {}
         self.errors: list[RealtimeError] = []
 
-    def bridge(self, **options: Any) -> Bridge:
+    def bridge(self, *, snapshot: bool = True, **options: Any) -> Bridge:
         options.setdefault("checkpoint", SqliteCheckpoint(self.path / "c.db"))
         made = Bridge(
             self.server.url, self.server.anon_key, to=self.broker, on_error=self.errors.append, poll=0.02,
             backoff=Backoff(initial=0.01, maximum=0.02), **options,
         )  # fmt: skip
-        made.table("items", key="id", fetch=lambda: list(self.rows.values()))
+        made.table("items", key="id", fetch=lambda: list(self.rows.values()), snapshot=snapshot)
         return made
 
     def write(self, key: int, value: str) -> None:
@@ -111,6 +111,28 @@ async def soon(condition: Callable[[], bool]) -> None:
     """Wait for a condition that nothing announces."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+class SavingCheckpoint(SqliteCheckpoint):
+    """A checkpoint that tells when a cursor is saved."""
+
+    saved = False
+
+    def save_cursor(self, *arguments: Any) -> None:
+        super().save_cursor(*arguments)
+        self.saved = True
+
+
+@pytest.mark.slow
+async def test_without_a_snapshot_only_the_first_start_is_silent(setup: Setup):
+    """With snapshot=False rows that came between two starts are handed on, also if there were none at the first one."""
+    checkpoint = SavingCheckpoint(setup.path / "c.db")
+    async with setup.running(setup.bridge(checkpoint=checkpoint, snapshot=False)):
+        await soon(lambda: checkpoint.saved)
+    setup.rows = {1: {"id": 1, "value": "a"}}
+    async with setup.running(setup.bridge(snapshot=False)):
+        await setup.broker.until(lambda: len(setup.broker.stored) == 1)
+    assert setup.changes() == [("INSERT", 1, "a")]
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 CHECK_INTERVAL: Final = 2.0
 """Seconds between looks at whether this process is still the leader."""
+STARTED: Final = "started"
+"""Cursor of a table whose rows were recorded once, which `snapshot` does not apply to any more."""
 RESTART_BACKOFF: Final = Backoff(initial=0.5, maximum=30.0)
 """Delays before the next attempt after an error outside the broker."""
 
@@ -386,7 +388,8 @@ class Bridge:
             key = await self._fetch_key(reader)
         state = await self._call(self._checkpoint.load, table.source)
         await self._deliver(table.source, state.pending)
-        changed = TableChanges(schema, selector.table, key, state.rows, snapshot=table.snapshot)
+        started = await self._call(self._checkpoint.load_cursor, table.source) is not None
+        changed = TableChanges(schema, selector.table, key, state.rows, snapshot=table.snapshot or started)
         fetch = table.fetch if table.fetch is not None or reader is None else reader.rows
         fetch_row = table.fetch_row if table.fetch is not None or reader is None else reader.row
         assert fetch is not None
@@ -403,6 +406,10 @@ class Bridge:
             for event in events:
                 if isinstance(event, Resynced):  # compares all rows
                     drafts += await asyncio.to_thread(_listed, changed, event)
+                    if not started:  # the rows alone do not tell a first start: there may have been none
+                        await self._record_and_deliver(table.source, drafts)
+                        await self._call(self._checkpoint.save_cursor, table.source, STARTED)
+                        drafts, started = [], True
                 else:
                     drafts += changed.drafts(event)
             await self._record_and_deliver(table.source, drafts)

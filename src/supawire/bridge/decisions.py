@@ -21,7 +21,7 @@ class TableChanges:
     """Turns the events of a mirror into messages, for those rows that differ from what was handed on before.
 
     Args: key: the columns of the primary key. rows: the digests by key, as the checkpoint has them; they are kept up to
-    date here. snapshot: whether the rows that are there when nothing was handed on yet become messages.
+    date here. snapshot: whether the rows of the first `Resynced` become messages; if not, they are only recorded.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TableChanges:
         self._subject: Final = ("changes", schema, table)
         self._key: Final = tuple(key)
         self._rows: Final = rows
-        self._silent = not snapshot and not rows
+        self._silent = not snapshot
         self._started = False
 
     def drafts(self, event: MirrorEvent[Any]) -> Iterator[Draft]:
