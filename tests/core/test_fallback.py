@@ -129,6 +129,20 @@ def test_websockets_are_tried_again_ever_less_often(open_harness: Harness):
     assert not harness.reports(FallbackChosen)[-1].longpoll
 
 
+def test_lost_sessions_do_not_postpone_the_trial(open_harness: Harness):
+    """If sessions of long polling are lost again and again, a WebSocket is tried nevertheless."""
+    harness = open_harness
+    fail(harness, status=400)
+    for _ in range(12):
+        harness.accept()
+        keep_alive(harness, 10)
+        fail(harness)
+    harness.accept()
+    harness.run_for(1)
+    assert probes(harness) > 0
+    assert all(attempts(harness)[1:])
+
+
 def keep_alive(harness: Harness, seconds: float) -> None:
     """Let time pass, and answer the heartbeats."""
     for _ in range(round(seconds)):

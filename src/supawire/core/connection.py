@@ -180,7 +180,7 @@ class ConnectionMachine:
         self._context.timers.set(self._context.key(TimerKind.HEARTBEAT), now.mono + self._context.options.heartbeat)
         self._context.timers.set(self._context.key(TimerKind.STABLE), now.mono + STABLE_AFTER)
         self.schedule_clock_check(now)
-        self._schedule_probe(self._choice.opened(), now)
+        self._schedule_probe(self._choice.opened(now.mono))
         self._owner.connection_opened(now)
 
     def closed(self, cause: Cause, now: Instant) -> None:
@@ -291,16 +291,16 @@ class ConnectionMachine:
         """Handle the result of the tried WebSocket: reconnect if it works."""
         if self.state is not ConnectionState.OPEN or not self._choice.longpoll:
             return
-        pause = self._choice.probed(works)
-        if pause is not None:
-            self._schedule_probe(pause, now)
+        at = self._choice.probed(works, now.mono)
+        if at is not None:
+            self._schedule_probe(at)
             return
         self._context.report(FallbackChosen(longpoll=False, reason="a WebSocket could be opened"))
         self.reconnect(now)
 
-    def _schedule_probe(self, seconds: float | None, now: Instant) -> None:
-        if seconds is not None:
-            self._context.timers.set(self._context.key(TimerKind.PROBE), now.mono + seconds)
+    def _schedule_probe(self, at: float | None) -> None:
+        if at is not None:
+            self._context.timers.set(self._context.key(TimerKind.PROBE), at)
 
     # --- state transitions
 

@@ -76,12 +76,14 @@ def is_refusal(cause: Cause) -> bool:
 class TransportChoice:
     """The transport of one connection. enabled: whether long polling may be chosen."""
 
-    __slots__ = ("_enabled", "_failures", "_probes", "longpoll")
+    __slots__ = ("_enabled", "_failures", "_probe_at", "_probes", "longpoll")
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
         self._failures = 0
         self._probes = 0
+        self._probe_at: float | None = None
+        """Monotonic time of the next trial; lost sessions of long polling do not postpone it."""
         self.longpoll: bool = False
         """Whether the present or next attempt uses long polling."""
 
@@ -90,7 +92,7 @@ class TransportChoice:
         if not self._enabled:
             return False
         if self.longpoll:
-            self.longpoll, self._failures = False, 0
+            self.longpoll, self._failures, self._probe_at = False, 0, None
             return not is_refusal(cause)
         found = evidence(cause)
         if found is Evidence.NONE:
@@ -100,22 +102,29 @@ class TransportChoice:
         self.longpoll = found is Evidence.CERTAIN or self._failures >= LIKELY_FAILURES
         return self.longpoll
 
-    def opened(self) -> float | None:
-        """Handle an open connection; return the seconds until a WebSocket is to be tried, None if it is one."""
-        if self.longpoll:
-            return self._next_probe()
-        self._failures = self._probes = 0
-        return None
+    def opened(self, mono: float) -> float | None:
+        """Handle an open connection; return when a WebSocket is to be tried, None if it is one."""
+        if not self.longpoll:
+            self._reset()
+            return None
+        if self._probe_at is None:
+            self._probe_at = self._next_probe(mono)
+        return self._probe_at
 
-    def probed(self, works: bool) -> float | None:
-        """Handle the result of a tried WebSocket; return the seconds until the next trial, None to change to it."""
+    def probed(self, works: bool, mono: float) -> float | None:
+        """Handle the result of a tried WebSocket; return when to try again, None to change to it."""
         if works:
             self.longpoll = False
-            self._failures = self._probes = 0
+            self._reset()
             return None
-        return self._next_probe()
+        self._probe_at = self._next_probe(mono)
+        return self._probe_at
 
-    def _next_probe(self) -> float:
+    def _reset(self) -> None:
+        self._failures = self._probes = 0
+        self._probe_at = None
+
+    def _next_probe(self, mono: float) -> float:
         seconds = min(FIRST_PROBE * 2.0**self._probes, LONGEST_PROBE)
         self._probes = min(self._probes + 1, 10)
-        return seconds
+        return mono + seconds
