@@ -157,6 +157,29 @@ def test_the_end_of_an_unused_socket_does_not_keep_the_first_one_open(idle: floa
     assert ada.session.stats().connects == 2
 
 
+@pytest.mark.parametrize("sockets", [1, 2])
+def test_a_channel_that_returns_while_it_is_left_is_counted(sockets: int) -> None:
+    """Subscribing again before the leave is answered is refused if another channel has taken the place meanwhile."""
+    world = world_of(2)
+    ada = client_of(world, 2, sockets=sockets)
+    topics = subscribe(ada, *range(2 * sockets))
+    world.run_for(5)
+    for name in (topics[0], topics[0], topics[0]):  # without another channel it returns as often as it likes
+        ada.start(ada.session.leave, name, 5.0)
+        ada.start(ada.session.join, name)
+    ada.start(ada.session.leave, topics[0], 5.0)
+    if sockets == 1:
+        subscribe(ada, 20)
+        with pytest.raises(RateLimitedError):
+            subscribe(ada, 0)
+    else:  # the place is taken until the leave is answered
+        with pytest.raises(RateLimitedError):
+            subscribe(ada, 20)
+        subscribe(ada, 0)
+    world.run_for(30)
+    assert joined(ada) == 2 * sockets
+
+
 def test_more_channels_than_all_sockets_take_are_refused() -> None:
     """With two sockets of four channels, the ninth subscription raises at once and says what to change."""
     world = world_of()

@@ -782,6 +782,8 @@ class Session:
                 raise self._too_many_channels(channel)
             self._move(channel, found, now)
             socket = found
+        elif channel.topic not in socket.subscribed and not self._sockets.has_room(socket):
+            raise self._too_many_channels(channel)  # another channel has its place
         socket.subscribed[channel.topic] = channel
         return socket
 

@@ -225,7 +225,7 @@ class SocketGroup:
         """
         for socket in (self.holds(channel), self._filling, None):
             found = socket or self._first_with_room(besides)
-            if found is not None and found is not besides and self._has_room(found):
+            if found is not None and found is not besides and self.has_room(found):
                 self._filling = found
                 return found
         if len(self.sockets) >= self._max_sockets:
@@ -245,11 +245,12 @@ class SocketGroup:
 
     def _first_with_room(self, besides: Socket | None) -> Socket | None:
         for socket in self.sockets.values():
-            if socket is not besides and self._has_room(socket):
+            if socket is not besides and self.has_room(socket):
                 return socket
         return None
 
-    def _has_room(self, socket: Socket) -> bool:
+    def has_room(self, socket: Socket) -> bool:
+        """Return whether another channel may be subscribed on this socket."""
         return socket.has_room(self.limit, leaving=self.several)
 
     @property
