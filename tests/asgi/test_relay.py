@@ -63,6 +63,18 @@ async def test_a_topic_is_left_after_its_last_browser():
         assert relay.client.channels == {}
 
 
+async def test_a_browser_that_comes_when_its_topic_expires_is_served():
+    """A browser whose request arrives while the channel is being left gets a new channel."""
+    async with relaying(lambda _: ORDERS, linger=60) as (server, relay):
+        await (await Browser(relay).opened()).leave()
+        relay._hub.topics["orders"].expires_at = 0.0
+        browser = Browser(relay)
+        relay._expire(asyncio.get_running_loop())
+        await browser.opened()
+        assert joins(server) == 2 and relay.stats().topics == 1
+        await browser.leave()
+
+
 async def test_refused_requests_get_the_status_of_authorize():
     """A refusal has the status that authorize raised, for streams and WebSockets; no channel is joined."""
 

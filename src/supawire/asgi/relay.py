@@ -192,6 +192,7 @@ class Relay:
         self._upstreams: dict[str, _Upstream] = {}
         self._viewers: set[Viewer] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
         self._emptied = asyncio.Event()
@@ -302,6 +303,8 @@ class Relay:
         entered: list[tuple[Topic, View]] = []
         try:
             for view in views:
+                while self._removals:  # the client would return the channel that is about to be removed
+                    await asyncio.wait(self._removals)
                 upstream = self._upstream(view)
                 self._hub.acquire(upstream.topic)
                 entered.append((upstream.topic, view))
@@ -362,7 +365,7 @@ class Relay:
             error = event.cause or upstream.channel.error
             logger.warning("the topic %s has ended: %s", upstream.topic.name, error)
             self._hub.fail(upstream.topic, error)
-            self._spawn(self._remove(upstream.channel))
+            self._remove(upstream.channel)
 
     def _leave(self, entered: list[tuple[Topic, View]]) -> None:
         loop = asyncio.get_running_loop()
@@ -382,12 +385,14 @@ class Relay:
         for topic in self._hub.expired(loop.time()):
             upstream = self._upstreams.pop(topic.name, None)
             if upstream is not None:
-                self._spawn(self._remove(upstream.channel))
+                self._remove(upstream.channel)
         self._schedule_expiry(loop)
 
-    async def _remove(self, channel: AsyncChannel) -> None:
+    def _remove(self, channel: AsyncChannel) -> None:
         if self._client is not None:
-            await self._client.remove_channel(channel)
+            removal = self._spawn(self._client.remove_channel(channel))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
 
     def _spawn(self, work: Any) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name="supawire-relay")
