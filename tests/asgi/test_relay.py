@@ -435,3 +435,20 @@ async def test_a_relay_that_is_the_whole_application_opens_itself():
         asked.put_nowait({"type": "lifespan.shutdown"})
         await running
         assert (await said.get())["type"] == "lifespan.shutdown.complete"
+
+
+def test_a_relay_can_be_opened_in_one_loop_after_another():
+    """A relay whose browsers were sent away in one event loop does the same in the next one."""
+    options: dict[str, Any] = {}
+    relay = Relay(lambda: connect_async(options["url"], options["key"]), lambda _: ORDERS)
+
+    async def run() -> None:
+        async with LocalServer() as server:
+            options.update(url=server.url, key=server.anon_key)
+            async with relay.lifespan():
+                browser = await Browser(relay, socket=True).opened()
+            await browser.ended()
+            assert browser.close_code == 1012
+
+    for _ in range(2):
+        asyncio.run(run())

@@ -235,13 +235,15 @@ class Relay:
             raise StateError("this relay is open already", hint="Enter its lifespan once.")
         loop = asyncio.get_running_loop()
         async with self._connect() as client:
-            self._client, self._closing = client, False
+            self._client, self._closing, self._emptied = client, False, asyncio.Event()
             try:
                 with _on_stop_signals(partial(loop.call_soon_threadsafe, self._end_viewers)):
                     yield
             finally:
-                await self._shut_down()
-                self._client = None
+                try:
+                    await self._shut_down()
+                finally:
+                    self._client = None
 
     def sse(self, request: Connection, *views: View) -> Response:
         """Return the response of an event stream, for a handler that has checked the request itself.
