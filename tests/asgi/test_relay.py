@@ -341,6 +341,7 @@ async def test_pages_of_other_origins_cannot_open_a_websocket():
     async with relaying(lambda _: ORDERS) as (_, relay):
         for origin, allowed in {
             "http://app.example": True, "https://APP.example": True, "https://evil.example": False, "null": False,
+            "http://[": False,
         }.items():  # fmt: skip
             browser = Browser(relay, socket=True, origin=origin)
             if allowed:
@@ -402,7 +403,7 @@ async def test_mistakes_are_explained():
         Relay(lambda: None, overflow="pause")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidArgumentError, match="belong together"):
         Relay(lambda: None, overflow="latest")  # pyright: ignore[reportArgumentType]
-    for wrong in ("https://a.example/", "a.example"):
+    for wrong in ("https://a.example/", "a.example", "http://["):
         with pytest.raises(InvalidArgumentError, match="not an origin"):
             Relay(lambda: None, origins=[wrong])  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidArgumentError, match="needs a selector"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any, Final, Protocol, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -425,7 +425,8 @@ class Relay:
         if origin is None:
             return True
         if self._origins is None:
-            return urlsplit(origin).netloc.lower() == host.lower()
+            parts = _split(origin)
+            return parts is not None and parts.netloc.lower() == host.lower()
         return "*" in self._origins or origin.lower() in self._origins
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, views: tuple[View, ...], wire: Wire) -> None:
@@ -621,6 +622,13 @@ def _report(error: Exception) -> None:
     logger.error("a function given to the relay has raised", exc_info=error)
 
 
+def _split(origin: str) -> SplitResult | None:
+    try:
+        return urlsplit(origin)
+    except ValueError:
+        return None
+
+
 def _check_origins(origins: object) -> frozenset[str] | None:
     if origins is None:
         return None
@@ -628,7 +636,7 @@ def _check_origins(origins: object) -> frozenset[str] | None:
         raise InvalidArgumentError(f"origins must be a list such as ['https://app.example.com'], not {origins!r}")
     checked = tuple(cast("Iterable[object]", origins))
     for origin in checked:
-        parts = urlsplit(origin) if isinstance(origin, str) else None
+        parts = _split(origin) if isinstance(origin, str) else None
         if origin != "*" and (parts is None or not parts.scheme or not parts.netloc or parts.path):
             raise InvalidArgumentError(
                 f"{origin!r} is not an origin; write scheme and host, such as 'https://app.example.com', or '*'"
