@@ -142,11 +142,24 @@ def test_a_backlog_is_bounded_and_says_what_it_has_lost(limits: dict[str, int]):
     first = made.newest_id
     for number in range(6):
         made.receive(topic, ALL, message(number))
+    made.deliver()
     kept = len(topic.backlog)
     assert kept <= 3
     missed = made.attach(viewer(), [(topic, View("room", ALL))], first)
     assert [item.name for item in missed] == ["gap", *["broadcast"] * kept]
     assert made.attach(viewer(), [(topic, View("room", ALL))], made.newest_id) == []
+
+
+def test_the_newest_id_is_that_of_what_was_delivered():
+    """A heartbeat between receiving and delivering a message does not claim that the browser has it."""
+    made, first, late = hub(), viewer(), viewer()
+    topic = made.open("room", private=False)
+    made.attach(first, [(topic, VIEW)], None)
+    before = made.newest_id
+    made.receive(topic, ALL, message(1))
+    assert made.newest_id == before
+    assert [item.number for item in made.attach(late, [(topic, VIEW)], before)] == [2]
+    assert made.newest_id == "ab-2" and len(first) == 1 and len(late) == 0
 
 
 def test_an_id_from_before_a_topic_was_closed_is_a_gap():

@@ -114,7 +114,8 @@ class Hub:
     @property
     def newest_id(self) -> str:
         """The id up to which a browser without waiting messages has received everything."""
-        return id_text(self.process, self._number)
+        waiting = next((item.number for _, _, item in self._pending if item.number), None)
+        return id_text(self.process, self._number if waiting is None else waiting - 1)
 
     # --- topics
 
@@ -157,6 +158,7 @@ class Hub:
 
     def attach(self, viewer: Viewer, topics: list[tuple[Topic, View]], last_id: str | None) -> list[Item]:
         """Add a browser to its topics, and return what it has missed since `last_id`."""
+        self.deliver()
         missed: list[Item] = []
         for topic, view in topics:
             if last_id is not None:
