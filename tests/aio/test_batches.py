@@ -171,7 +171,7 @@ async def test_the_error_of_a_slow_consumer_follows_the_events_that_were_kept():
 
 @in_virtual_time
 async def test_a_consumer_does_not_wait_for_events_that_its_buffer_cannot_have():
-    """`max` above the size of the buffer counts as that size, so a full buffer is taken at once."""
+    """A list is not delayed until it has `max` events if the buffer has less room."""
     buffer = Buffer(3)
     batches = AsyncBatches[int](_never, buffer, make_batching(buffer.limit, 100, 3600))
     buffer.put(0)
@@ -184,6 +184,26 @@ async def test_a_consumer_does_not_wait_for_events_that_its_buffer_cannot_have()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert waiting.done() and waiting.result() == [1, 2, 3]
+
+
+@in_virtual_time
+async def test_a_burst_fits_into_the_buffer_of_a_consumer_that_waits():
+    """A list is complete when the buffer is half full, so that a waiting consumer loses no event of a burst."""
+    buffer = Buffer(100)
+    batches = AsyncBatches[int](buffer.wait, buffer, make_batching(buffer.limit, 100, 3600))
+    waiting = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0)
+    taken: list[int] = []
+    for number in range(0, 1000, 40):  # bursts, between which the consumer runs
+        for one in range(number, number + 40):
+            buffer.put(one)
+        await asyncio.sleep(1)
+        if waiting.done():
+            taken += waiting.result()
+            waiting = asyncio.ensure_future(anext(batches))
+    waiting.cancel()
+    assert buffer.dropped == 0
+    assert taken + list(buffer.events) == list(range(1000))
 
 
 @in_virtual_time

@@ -116,7 +116,8 @@ class AsyncStream(Generic[E_co]):
         consumer that stops, times out or is cancelled between two lists loses none, and may read on by any means.
 
         Args: max: the most events of a list, and never more than the stream's `buffer=`. within: seconds; 0: return
-            the events that are there. A list is also complete when the waiting events have too many bytes.
+            the events that are there. A list is also complete when half the stream's buffer is full, or when
+            the waiting events have too many bytes.
         Raises: InvalidArgumentError.
         """
         return AsyncBatches(self._wait_for_event, self._buffer, make_batching(self._buffer.limit, max, within))
@@ -186,7 +187,7 @@ class AsyncBatches(Generic[E_co]):
         bound = asyncio.timeout(seconds)
         try:
             async with bound:
-                await self._buffer.wait(self._batching.size)
+                await self._buffer.wait(self._batching.enough)
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -195,7 +196,7 @@ class AsyncBatches(Generic[E_co]):
 def make_batching(limit: int, size: object, within: object) -> Batching:
     """Check the arguments of `batches` for a buffer of `limit` events. Raises `InvalidArgumentError`."""
     size, within = check_count("max", size), check_number("within", within, minimum=0, unit="seconds")
-    return Batching(min(size, limit), within)
+    return Batching(size, within, limit)
 
 
 def ended() -> ClosedError:

@@ -10,14 +10,19 @@ class Batching:
     an instant before which the oldest waiting event cannot have arrived, so an event never waits longer than `within`
     for others. Events that arrived while the consumer handled the previous batch are therefore not delayed again.
 
-    Args: size: the most events of a batch. within: the most seconds that an event waits for later ones. The methods
-    take the time in seconds of a monotonic clock.
+    A batch is also complete when half the buffer is full. The events that arrive in one burst before the consumer runs
+    would otherwise not fit, and a consumer that only waits would be treated as slow.
+
+    Args: size: the most events of a batch. within: the most seconds that an event waits for later ones. limit: the
+    size of the buffer. The methods take the time in seconds of a monotonic clock.
     """
 
-    __slots__ = ("_had_to_wait", "_oldest_at", "size", "within")
+    __slots__ = ("_had_to_wait", "_oldest_at", "enough", "size", "within")
 
-    def __init__(self, size: int, within: float) -> None:
-        self.size: int = size
+    def __init__(self, size: int, within: float, limit: int) -> None:
+        self.size: int = min(size, limit)
+        self.enough: int = min(size, (limit + 1) // 2)
+        """How many waiting events complete a batch; a batch has more of them, up to `size`, if they are there."""
         self.within: float = within
         self._oldest_at = -math.inf  # events may have waited before the first batch is asked for
         self._had_to_wait = False
@@ -27,8 +32,8 @@ class Batching:
         self._oldest_at = now
 
     def seconds_left(self, waiting: int, now: float) -> float:
-        """Return how long to wait until `size` events wait; 0 if the batch is to be taken now."""
-        left = 0.0 if waiting >= self.size else max(0.0, self._oldest_at + self.within - now)
+        """Return how long to wait until `enough` events wait; 0 if the batch is to be taken now."""
+        left = 0.0 if waiting >= self.enough else max(0.0, self._oldest_at + self.within - now)
         self._had_to_wait = left > 0
         return left
 

@@ -89,7 +89,8 @@ class Stream(Generic[E_co]):
         consumer that stops, times out or is cancelled between two lists loses none, and may read on by any means.
 
         Args: max: the most events of a list, and never more than the stream's `buffer=`. within: seconds; 0: return
-            the events that are there. A list is also complete when the waiting events have too many bytes.
+            the events that are there. A list is also complete when half the stream's buffer is full, or when
+            the waiting events have too many bytes.
         Raises: InvalidArgumentError.
         """
         return Batches(self._wait_for_event, self._buffer, make_batching(self._buffer.limit, max, within))
@@ -174,7 +175,7 @@ class Batches(Generic[E_co]):
                 batching.started(clock())
             left = batching.seconds_left(len(buffer), clock())
             if left:
-                buffer.wait(left, batching.size)
+                buffer.wait(left, batching.enough)
             batch: list[E_co] = []
             try:
                 while len(batch) < batching.size:
