@@ -101,6 +101,24 @@ async def test_what_a_failed_post_means(status: int, body: bytes, written: int):
         assert sum(head.startswith("POST") for head in server.heads) == 1
 
 
+async def test_empty_answers_that_come_at_once_do_not_flood_the_server():
+    """If something in between answers each poll at once with nothing, polls are sent at a limited rate."""
+
+    async def serve(wire: Wire) -> None:
+        while True:
+            await wire.request()
+            body = json.dumps({"status": 204 if "token=" in wire.head else 410, "token": TOKEN}).encode()
+            wire.write(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with Misbehaver(serve) as server:
+        connection = await opened(server)
+        running = asyncio.ensure_future(connection.run(Collector()))
+        await asyncio.sleep(0.35)
+        connection.abort()
+        await running
+        assert 2 <= len(server.heads) <= 5
+
+
 async def test_headers_and_parameters_go_with_each_request():
     """Headers, query parameters and the key are sent with every request, the token with all but the first."""
     async with Misbehaver(answering(lambda wire: (200, b'{"status":200}'))) as server:

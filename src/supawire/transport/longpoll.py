@@ -41,6 +41,9 @@ PROTOCOL: Final = "1.0.0"
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds that an answer may take. The server answers a poll after 10 s if there is nothing to send."""
 
+EMPTY_PAUSE: Final = 0.2
+"""Seconds between two polls if the answer to the first came at once and is empty; the server waits 10 s for frames."""
+
 MAX_BATCH: Final = 100
 """Maximum frames of one POST, as in Phoenix' own client."""
 
@@ -386,6 +389,7 @@ class LongPollConnection:
         """Receive frames, one GET at a time."""
         while True:
             await self._drained.wait()
+            asked_at = time.monotonic()
             try:
                 answer = await self._ask("GET")
             except _LostError as lost:
@@ -402,6 +406,8 @@ class LongPollConnection:
             if self._held_bytes > MAX_HELD_BYTES:
                 self._drained.clear()
             self._arrived.set()
+            if not frames and time.monotonic() - asked_at < EMPTY_PAUSE:
+                await asyncio.sleep(EMPTY_PAUSE)
 
     async def _deliver(self, sink: Sink) -> Closed:
         """Pass the received frames on until the end."""
