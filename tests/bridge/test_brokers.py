@@ -196,7 +196,7 @@ async def test_webhooks_are_signed():
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, "rejected"), (413, "rejected"), (302, "rejected"), (500, "refused"), (409, "refused"), (401, "away"),
+    [(400, "rejected"), (413, "rejected"), (302, "away"), (402, "away"), (522, "away"), (500, "refused"), (409, "refused"), (401, "away"),
      (404, "away"), (429, "away"), (503, "away")],
 )  # fmt: skip
 async def test_answers_of_webhooks(status: int, kind: str):

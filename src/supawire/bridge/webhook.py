@@ -10,8 +10,11 @@ from supawire._webhooks import WebhookSender, check_url, make_signer, webhook_se
 from supawire.bridge.messages import BridgeMessage, Failure, Result
 from supawire.options import Secret, check_count
 
-RECEIVER_AWAY: Final = frozenset({401, 403, 404, 405, 410, 429, 502, 503, 504})
-"""Statuses that say something about the receiver and not about this message: wrong address or secret, overload."""
+RECEIVER_AWAY: Final = frozenset(
+    {*range(300, 400), 401, 402, 403, 404, 405, 407, 410, 429, 502, 503, 504, *range(520, 531)}
+)
+"""Statuses that say something about the receiver and not about this message: wrong address or secret, overload, a proxy
+that does not reach it. Redirections are not followed."""
 REFUSED: Final = frozenset({408, 409, 423, 425})
 """Statuses from 400 to 499 after which the same message may be accepted later."""
 MAX_WAIT: Final = 300.0
@@ -23,8 +26,8 @@ class Webhook:
 
     Messages with the same key are posted one after another, others at the same time. An answer 200 to 299 confirms.
     500 and most other statuses from there on count as a refusal of this message, which is tried some times. Statuses
-    such as 400, 413 or 422 reject it. Without an answer, and with 401, 403, 404, 405, 410, 429, 502, 503 and 504, the
-    receiver counts as away.
+    such as 400, 413 or 422 reject it. Without an answer, and with 300 to 399, 401, 402, 403, 404, 405, 407, 410, 429,
+    502, 503, 504 and 520 to 530, the receiver counts as away.
 
     Args: url: of the receiver. secret: of the signatures, `whsec_` and base64. wave: the most requests at once.
     """
