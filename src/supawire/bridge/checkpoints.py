@@ -39,8 +39,9 @@ create table if not exists {prefix}_cursors (
 """
 _BECOME: Final = """
 insert into {prefix} as held (name, origin, epoch, sequence) values (?, ?, 1, 0)
-on conflict (name) do update set epoch = held.epoch + 1 returning origin, epoch, sequence
+on conflict (name) do update set origin = excluded.origin, epoch = held.epoch + 1 returning origin, epoch, sequence
 """
+"""Each leader has a new origin: after a power failure, or from a backup, the sequence may return to used numbers."""
 _FENCE: Final = "update {prefix} set sequence = ? where name = ? and epoch = ?"
 _ADD: Final = "insert into {prefix}_pending (name, source, sequence, id, message) values (?, ?, ?, ?, ?)"
 _SET_ROW: Final = """
