@@ -5,6 +5,7 @@ webhooks is an aiohttp server.
 """
 
 import asyncio
+import traceback
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,6 +131,18 @@ async def test_jetstream_that_is_away(tmp_path: Path):
     await broker.close()
 
 
+@pytest.mark.slow
+async def test_jetstream_says_why_it_cannot_connect(tmp_path: Path):
+    """The reason of a failure is that of the connection, and not only that it took too long."""
+    pytest.importorskip("nats")
+    from supawire.bridge import JetStream
+
+    broker = JetStream(NatsProcess(tmp_path).url, connect_timeout=0.2)
+    (failure,) = await broker.publish([message(1)])
+    assert isinstance(failure, Failure) and "Connect" in failure.reason
+    await broker.close()
+
+
 # ---------------------------------------------------------------------------------------------------------------- Kafka
 
 
@@ -196,8 +209,8 @@ async def test_webhooks_are_signed():
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, "rejected"), (413, "rejected"), (302, "away"), (402, "away"), (522, "away"), (500, "refused"), (409, "refused"), (401, "away"),
-     (404, "away"), (429, "away"), (503, "away")],
+    [(400, "rejected"), (413, "rejected"), (302, "away"), (402, "away"), (522, "away"), (500, "refused"),
+     (409, "refused"), (401, "away"), (404, "away"), (429, "away"), (503, "away")],
 )  # fmt: skip
 async def test_answers_of_webhooks(status: int, kind: str):
     """The status says whether the message, this attempt or the receiver is the reason."""
@@ -225,6 +238,11 @@ async def test_answers_of_webhooks(status: int, kind: str):
         ("kafka://user:password@host", {}, "has no password"),
         ("kafka://host/a", {"stream": "b"}, "give one of them"),
         ("nats://host", {"stream": "a.b"}, "must not contain"),
+        ("nats://", {}, "url must be like"),
+        ("nats://user:12/password@host", {}, "url must be like"),
+        ("nats://user:word/password@host", {}, "url must be like"),
+        ("redis://user:word/password@host", {}, "cannot be used"),
+        ("rediss://user:pass[word@host", {}, "cannot be used"),
     ],
 )
 def test_urls_that_cannot_be_used(url: str, options: dict[str, Any], text: str):
@@ -233,4 +251,5 @@ def test_urls_that_cannot_be_used(url: str, options: dict[str, Any], text: str):
         pytest.importorskip(package)
     with pytest.raises(InvalidArgumentError, match=text) as caught:
         make_broker(url, **options)
-    assert "password@" not in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "password@" not in str(caught.value) and "'word'" not in shown

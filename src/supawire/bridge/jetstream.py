@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import nats
 from nats.aio.client import Client
@@ -60,9 +60,15 @@ class JetStream:
         self._create: Final = check_bool("create", create)
         self._window: Final = check_number("window", window, above=0, unit="seconds")
         self._servers: Final = (url.reveal() if isinstance(url, Secret) else url).split(",")
+        if not all(map(_is_usable, self._servers)):
+            raise InvalidArgumentError(
+                "url must be like nats://host:4222, or several of them separated by commas",
+                hint="Percent-encode characters such as / # ? @ [ ] in the user and the password.",
+            )
         self._options: Final = options
         self._client: Client | None = None
         self._context: JetStreamContext | None = None
+        self._last_error: Exception | None = None
 
     def __repr__(self) -> str:
         return f"<JetStream {self._stream!r}>"
@@ -70,10 +76,11 @@ class JetStream:
     async def publish(self, messages: Sequence[BridgeMessage]) -> Sequence[Result]:
         """Publish messages at the same time, and wait for all confirmations."""
         try:
-            async with asyncio.timeout(2 * TIMEOUT):
+            async with asyncio.timeout(2 * self._options.get("connect_timeout", TIMEOUT)):
                 context = await self._open()
         except (Error, OSError, TimeoutError) as error:
-            return [_failure(error)]
+            # the client tries again until the time is over, and tells only its callback why it could not connect
+            return [_failure(self._last_error or error if isinstance(error, TimeoutError) else error)]
         if self._client is not None and not self._client.is_connected:  # the client would keep messages and send later
             return [Failure("not connected")]
         return await asyncio.gather(*(self._send(context, message) for message in messages))
@@ -87,16 +94,21 @@ class JetStream:
             return _failure(error)
         return "duplicate" if answer.duplicate else "stored"
 
+    async def _keep_error(self, error: Exception) -> None:
+        """Take an error of the client, which would log it; the call that fails because of it reports it."""
+        self._last_error = error
+
     async def _open(self) -> JetStreamContext:
         if self._context is not None:
             if self._client is None or not self._client.is_closed:
                 return self._context
             await self.close()
+        self._last_error = None
         client: Client = await cast("Any", nats).connect(
             self._servers,
             **{
                 "name": "supawire bridge", "connect_timeout": TIMEOUT, "max_reconnect_attempts": -1,
-                "reconnect_time_wait": 0.5, "error_cb": _ignore, **self._options,
+                "reconnect_time_wait": 0.5, "error_cb": self._keep_error, **self._options,
             },
         )  # fmt: skip
         context = cast("JetStreamContext", cast("Any", client).jetstream())
@@ -126,8 +138,12 @@ class JetStream:
             await client.close()
 
 
-async def _ignore(error: Exception) -> None:
-    """Take an error of the client, which would log it; the call that fails because of it reports it."""
+def _is_usable(url: str) -> bool:
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _failure(error: BaseException) -> Failure:

@@ -10,6 +10,7 @@ from redis.exceptions import DataError, RedisError
 
 from supawire._display import printable
 from supawire.bridge.messages import BridgeMessage, Failure, Result, subject_text
+from supawire.errors import InvalidArgumentError
 from supawire.options import Secret, check_count, check_number, check_text
 
 ADD: Final = """
@@ -76,7 +77,16 @@ class RedisStreams:
             "retry": Retry(NoBackoff(), 0),
         }
         secret = url.reveal() if isinstance(url, Secret) else url
-        self._client: Final = cast("redis.Redis", cast("Any", redis.Redis).from_url(secret, **{**settings, **options}))
+        try:
+            client = cast("Any", redis.Redis).from_url(secret, **{**settings, **options})
+        except ValueError:  # its text, and so its traceback, may have a part of the password
+            client = None
+        if client is None:
+            raise InvalidArgumentError(
+                "the redis:// URL cannot be used: its host, port or a parameter is not valid",
+                hint="Percent-encode characters such as / # ? @ [ ] in the user and the password.",
+            )
+        self._client: Final = cast("redis.Redis", client)
         self._script: Final = self._client.register_script(ADD)
 
     def __repr__(self) -> str:
