@@ -3,8 +3,10 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -185,6 +187,18 @@ async def test_broadcasts_carry_the_trace_context(api: ClientApi, server: LocalS
     assert '"meta":{"traceparent":' in "".join(str(frame.payload) for frame in server.frames).replace("'", '"').replace(
         ": ", ":"
     )
+
+
+async def test_a_stream_from_a_cursor_gets_the_payload_as_sent(api: ClientApi, server: LocalServer, sdk: Sdk):
+    """With `propagate`, it does not see the member `_traceparent` of a message by HTTP that has an id."""
+    async with api.client(server, token=server.token(), telemetry=sdk.telemetry(propagate=True)) as client:
+        room = await client.channel("room", private=True)
+        async with await room.listen(broadcast(), from_=time.time()) as stream:
+            waiting = asyncio.create_task(stream.next())
+            await until(lambda: room.state == "joined")
+            await client.publish("room", "e", {"x": 1}, private=True, id=UUID(int=5))
+            message: Any = await waiting
+    assert (message.payload, message.id) == ({"x": 1}, str(UUID(int=5)))
 
 
 async def test_a_client_without_telemetry_gets_the_payload_as_sent(api: ClientApi, server: LocalServer, sdk: Sdk):

@@ -255,9 +255,11 @@ class AsyncMessageStream(Generic[P_co]):
         self.count: int = 0
         """How many messages were delivered."""
         add, now = driver.registry.add, driver.now()
-        weak = weakref.WeakMethod(self._received)
+        received = _call_weakly(weakref.WeakMethod(self._received))
+        if driver.telemetry is not None:
+            received = driver.telemetry.listener(received)
         self._registrations: list[Registration] = [
-            add(core.topic, selectors, _call_weakly(weak), None, now),
+            add(core.topic, selectors, received, None, now),
             add(core.topic, (gaps(),), _call_weakly(weakref.WeakMethod(self._gap)), None, now),
             add(core.topic, (status(),), _call_weakly(weakref.WeakMethod(self._status)), None, now),
         ]
