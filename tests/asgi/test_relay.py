@@ -336,6 +336,17 @@ async def test_browsers_send_only_what_accept_allows():
             await left.leave()
 
 
+async def test_accept_cannot_change_the_topic(caplog: pytest.LogCaptureFixture):
+    """A message that accept returns with another topic is sent nowhere, and the log says why."""
+    view = View("room", broadcast(), accept=lambda message: Incoming("other", message.event, message.payload))
+    async with relaying(lambda _: view) as (_, relay):
+        browser = await Browser(relay, socket=True).opened()
+        browser.send(event="hello", payload=1, ref=1)
+        assert await browser.next() == ("refused", {"topic": "room", "ref": 1, "error": "InvalidArgumentError"})
+        assert "'other'" in caplog.text
+        await browser.leave()
+
+
 async def test_pages_of_other_origins_cannot_open_a_websocket():
     """A WebSocket needs the host's own origin, or one of `origins`; programs without an origin may connect."""
     async with relaying(lambda _: ORDERS) as (_, relay):

@@ -548,6 +548,13 @@ class Relay:
                 allowed = await allowed
         if allowed is None or upstream is None:
             raise AuthError("the browser may not send this", topic=topic)
+        if allowed.topic != topic:
+            error = InvalidArgumentError(
+                f"accept must return an Incoming of the topic {topic!r}, not of {allowed.topic!r}",
+                hint="To send on another topic, call relay.client.publish().",
+            )
+            _report(error)
+            raise error
         await upstream.channel.broadcast(allowed.event, allowed.payload)
 
     # --- the end

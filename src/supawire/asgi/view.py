@@ -53,7 +53,7 @@ class View:
             value that is sent in its place. Where several views have the same function object, it is called once for
             all of them. If it raises, the event is hidden, and the browser receives a gap.
         accept: allows a browser to send over its WebSocket. Plain or async; called with an `Incoming`, it returns it,
-            another one, or None to refuse it. Without it, a browser that sends is disconnected.
+            another one of the same topic, or None to refuse it. Without it, a browser that sends is disconnected.
 
     Raises: InvalidArgumentError: no selector, one with `model=`, or one of another kind.
     """
