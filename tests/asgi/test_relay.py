@@ -336,6 +336,17 @@ async def test_browsers_send_only_what_accept_allows():
             await left.leave()
 
 
+async def test_messages_nested_too_deeply_are_refused(caplog: pytest.LogCaptureFixture):
+    """A message of very many brackets is refused, and is no mistake of the application in the log."""
+    async with relaying(lambda _: View("room", broadcast(), accept=lambda message: message)) as (_, relay):
+        browser = await Browser(relay, socket=True).opened()
+        text = '{"event":"a","payload":' + "[" * 30_000 + "]" * 30_000 + "}"
+        browser.sent.put_nowait({"type": "websocket.receive", "text": text})
+        assert await browser.next() == ("refused", {"topic": "", "ref": None, "error": "DecodeError"})
+        assert not caplog.text
+        await browser.leave()
+
+
 async def test_accept_cannot_change_the_topic(caplog: pytest.LogCaptureFixture):
     """A message that accept returns with another topic is sent nowhere, and the log says why."""
     view = View("room", broadcast(), accept=lambda message: Incoming("other", message.event, message.payload))

@@ -609,7 +609,16 @@ class _Asked(msgspec.Struct):
     ref: str | int | None = None
 
 
-_read_incoming: Final = msgspec.json.Decoder(_Asked).decode
+_decode_asked: Final = msgspec.json.Decoder(_Asked).decode
+
+
+def _read_incoming(message: str | bytes) -> _Asked:
+    """Return the message of a browser. Raises: msgspec.MsgspecError, UnicodeDecodeError."""
+    try:
+        return _decode_asked(message)
+    except RecursionError as error:
+        raise msgspec.DecodeError("the message is nested too deeply") from error
+
 
 _STATUS: Final[tuple[tuple[type[RealtimeError], int], ...]] = (
     (JoinDeniedError, 403),
