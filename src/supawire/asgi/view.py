@@ -50,8 +50,9 @@ class View:
             The channel of the topic receives what all views of it select. Gaps are always passed on.
         private: join the private channel; the same in all views of a topic.
         show: a plain function, called with each event. It returns the event to show it, None to hide it, or a JSON
-            value that is sent in its place. Where several views have the same function object, it is called once for
-            all of them. If it raises, the event is hidden, and the browser receives a gap.
+            value that is sent in its place; it must not change the event, whose JSON is made before. Where several
+            views have the same function object, it is called once for all of them. If it raises, the event is hidden,
+            and the browser receives a gap.
         accept: allows a browser to send over its WebSocket. Plain or async; called with an `Incoming`, it returns it,
             another one of the same topic, or None to refuse it. Without it, a browser that sends is disconnected.
 
