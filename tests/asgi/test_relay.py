@@ -419,6 +419,25 @@ async def test_too_many_browsers_are_refused():
         await browser.leave()
 
 
+async def test_browsers_that_are_being_accepted_count():
+    """A browser whose connection is not accepted yet counts for max_viewers."""
+    async with relaying(lambda _: ORDERS, max_viewers=1) as (_, relay):
+        first = Browser(relay, socket=True)
+        first.open.clear()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        opening = relay._upstreams["orders"].opening
+        assert opening is not None
+        await opening
+        for _ in range(5):
+            await asyncio.sleep(0)
+        late = Browser(relay)
+        await late.ended()
+        assert late.status == 503
+        first.open.set()
+        await (await first.opened()).leave()
+
+
 async def test_mistakes_are_explained():
     """A relay that is not open, without authorize, or with wrong views raises an error that says what to do."""
     with pytest.raises(InvalidArgumentError, match="not 'pause'"):

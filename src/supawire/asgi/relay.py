@@ -196,7 +196,7 @@ class Relay:
         self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
         self._emptied = asyncio.Event()
-        self._connecting = 0
+        self._served = 0
         self._dropped = 0
         self._cut = 0
         self._refused = 0
@@ -432,7 +432,7 @@ class Relay:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, views: tuple[View, ...], wire: Wire) -> None:
         refusal = self._refusal()
         entered: list[tuple[Topic, View]] = []
-        self._connecting += 1
+        self._served += 1
         try:
             if refusal is None:
                 try:
@@ -445,17 +445,17 @@ class Relay:
                 self._refused += 1
                 await refuse(refusal, scope, receive, send)
                 return
+            try:
+                await self._run(receive, send, wire, entered, last_event_id(scope))
+            finally:
+                self._leave(entered)
         finally:
-            self._connecting -= 1
-        try:
-            await self._run(receive, send, wire, entered, last_event_id(scope))
-        finally:
-            self._leave(entered)
+            self._served -= 1
 
     def _refusal(self) -> Response | None:
         """Return the answer to every browser while the relay is full or ends."""
         _ = self.client  # raises if the relay is not open
-        if self._closing or len(self._viewers) + self._connecting >= self._max_viewers:
+        if self._closing or self._served >= self._max_viewers:
             text = "the server is restarting" if self._closing else "too many browsers"
             return JSONResponse({"error": text}, 503, self._retry_after())
         return None
