@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import ssl
 import sys
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from aiohttp import TCPConnector
+from aiohttp import ClientConnectorError, TCPConnector
 
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
@@ -352,6 +353,25 @@ class SimpleConnector:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connector, name)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+async def test_the_error_of_a_bad_certificate_has_the_reason(fast: bool):
+    """The error says what is wrong with the certificate, also where aiofastnet has checked it."""
+    if fast:
+        pytest.importorskip("aiofastnet")
+    async with Misbehaver(Wire.upgrade, tls=certified().server) as server:
+        request = OpenRequest(Endpoint.of(server.url, KEY), ssl=ssl.create_default_context())
+        with pytest.raises(ConnectError, match=r"CERTIFICATE_VERIFY_FAILED.* certificate"):
+            await WebSocketTransport(fast=fast).open(request)
+
+
+async def test_the_error_of_a_failed_connection_is_never_without_a_reason():
+    """An error of the network without text, as aiofastnet raises them with uvloop, is named by its class."""
+    request = OpenRequest(Endpoint.of("http://127.0.0.1:1", KEY))
+    key: Any = SimpleNamespace(host="127.0.0.1", port=1, ssl=True)
+    failure = websocket._failure(ClientConnectorError(key, ConnectionResetError()), request)
+    assert str(failure).startswith("127.0.0.1:1 cannot be reached: ConnectionResetError")
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -11,7 +11,7 @@ import os
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -145,12 +145,21 @@ def _failure(error: Exception, request: OpenRequest) -> ConnectError:
     elif isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         number = error.os_error.errno or 0
         reason = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
+        reason = str(reason) or type(error.os_error).__name__
         text = f"{error.host}:{error.port} cannot be reached: {reason}"
     elif getattr(getattr(error, "os_error", None), "reason", None) in _NO_TLS:
         parts = urlsplit(request.endpoint.rest_url)
         text = f"{parts.netloc} answers without TLS: write http:// instead of https:// in the URL"
+    elif isinstance(error, aiohttp.ClientSSLError) and (reason := _tls_reason(error)):
+        text = f"{error.host}:{error.port} cannot be reached: {reason}"
     reached = isinstance(error, _DroppedError | aiohttp.ClientResponseError)
     return ConnectError(_hide(text, request), reached=reached)
+
+
+def _tls_reason(error: aiohttp.ClientSSLError) -> str | None:
+    """Return why TLS failed if the text of aiohttp's exception lacks it, as for errors of aiofastnet."""
+    cause: Any = getattr(error, "certificate_error", None) or error.os_error
+    return None if cause.args else getattr(cause, "strerror", None)
 
 
 def _hide(text: str, request: OpenRequest) -> str:
