@@ -289,6 +289,19 @@ async def test_received_broadcasts(setup: Setup):
     assert (first["topic"], first["event"]) == ("room", "chat")
 
 
+@pytest.mark.slow
+async def test_a_bridge_runs_again_in_another_loop(setup: Setup):
+    """After its end the same bridge runs again, also in another event loop."""
+    bridge = setup.bridge()
+    for number in (1, 2):
+        setup.rows[number] = {"id": number, "value": "a"}
+        running = asyncio.create_task(asyncio.to_thread(bridge.run))
+        await soon(lambda stored=number, run=running: bridge.stats().stored == stored or run.done())
+        bridge.stop()
+        await asyncio.wait_for(running, 10)
+    assert len(setup.broker.stored) == 2
+
+
 async def test_mistakes(setup: Setup):
     """Wrong arguments are errors at once, and say what to do."""
     bridge = setup.bridge()
@@ -300,6 +313,7 @@ async def test_mistakes(setup: Setup):
         (lambda: bridge.topic("room", private=False, stored=True), "private topics only"),
         (lambda: setup.bridge(no_such=1), "no_such"),
         (lambda: Bridge(setup.server.url, "key", to=setup.broker, checkpoint="c.db"), "SqliteCheckpoint"),  # pyright: ignore[reportArgumentType]
+        (lambda: Bridge(setup.server.url, "key", to=5, checkpoint=SqliteCheckpoint("c.db")), "not int"),  # pyright: ignore[reportArgumentType]
     ):
         with pytest.raises(InvalidArgumentError, match=text):
             wrong()

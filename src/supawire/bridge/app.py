@@ -154,6 +154,10 @@ class Bridge:
             )
         self._url: Final = url
         self._key: Final = key
+        if not isinstance(to, str) and not hasattr(to, "publish"):
+            raise InvalidArgumentError(
+                f"to must be a broker or its URL, not {type(to).__name__}", hint='RedisStreams("redis://localhost")'
+            )
         self._broker: Final[Broker] = make_broker(to) if isinstance(to, str) else to
         self._checkpoint: Final = checkpoint
         self._database: Final = database
@@ -173,7 +177,7 @@ class Bridge:
         self._counts: Final = dict.fromkeys(("stored", "duplicates", "dead", "failures", "gaps", "terms"), 0)
         self._leads = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: Final = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._idle: Final[set[asyncio.Task[Any]]] = set()
         self._executor: ThreadPoolExecutor | None = None
 
@@ -308,10 +312,13 @@ class Bridge:
                     await self._pause(delay(RESTART_BACKOFF, failures, RANDOM))
         finally:
             executor, self._executor, self._loop = self._executor, None, None
-            self._stopping.clear()
-            executor.submit(self._checkpoint.release)
+            self._stopping = asyncio.Event()  # another run may have another event loop
+            released = executor.submit(self._checkpoint.release)
             executor.shutdown(wait=False)
-            await self._broker.close()
+            try:
+                await self._broker.close()
+            finally:  # the next run uses the same checkpoint on another thread
+                await asyncio.wait([asyncio.wrap_future(released)])
 
     async def _lead_once(self) -> None:
         """Try to become the leader, and hand messages on as long as this process is."""
