@@ -90,6 +90,18 @@ def test_a_refusal_of_long_polling_ends_the_client(open_harness: Harness):
     assert open_harness.session.state is ConnectionState.CLOSED
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b'{"message":"no Route matched with those values"}'), (403, b"<html>blocked by policy</html>")],
+)
+def test_a_gateway_without_long_polling_does_not_end_the_client(open_harness: Harness, status: int, body: bytes):
+    """After a restart that made long polling likely, a gateway that does not pass its path is no reason to give up."""
+    fail(open_harness, status=502)
+    fail(open_harness, status=502)
+    fail(open_harness, status=status, body=body)
+    assert attempts(open_harness) == [False, False, True, False]
+
+
 def test_without_the_option_only_websockets_are_used(make_harness: Callable[..., Harness]):
     """Long polling must be asked for."""
     harness = make_harness(open_timeout=None)

@@ -69,8 +69,13 @@ def evidence(cause: Cause) -> Evidence:
 
 
 def is_refusal(cause: Cause) -> bool:
-    """Return whether Realtime or its gateway refused a session of long polling, which gives no reason."""
-    return cause.status in (401, 403, 429) or (cause.status is not None and body_text(cause.body) is not None)
+    """Return whether Realtime or its gateway refused a session of long polling, for a reason that concerns both ways.
+
+    A gateway that does not pass the path, whatever its answer, is none: a WebSocket may work.
+    """
+    if cause.status == 403:
+        return not cause.body.strip() or body_text(cause.body) is not None
+    return cause.status in _REALTIME
 
 
 class TransportChoice:
