@@ -90,6 +90,19 @@ async def test_the_end_of_the_block_sends_what_waits() -> None:
 
 
 @in_virtual_time
+async def test_the_end_of_the_block_waits_for_a_value_that_the_rate_limit_of_the_client_holds() -> None:
+    """A value that was handed to the client, whose own limit delays it, is sent before the block ends."""
+    async with two(VirtualServer(), limits=Limits(messages_per_second=1)) as (room, got):
+        await room.broadcast("e", 0)
+        async with room.throttled(100) as sender:
+            sender.send("e", 1)
+            await asyncio.sleep(0.1)
+            assert sender.waiting == 0
+        await asyncio.sleep(0.1)
+        assert [payload for _, _, payload in got] == [0, 1]
+
+
+@in_virtual_time
 async def test_a_drain_of_the_client_sends_what_waits() -> None:
     """Values that wait when the client drains are sent before it closes."""
     server = VirtualServer()

@@ -42,6 +42,7 @@ class AsyncThrottledSender:
         self._throttle: Throttle[Hashable, OutgoingBroadcast] = Throttle(interval, check_count("max_keys", max_keys))
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
+        self._sending = False
         self._error: RealtimeError | None = None
         self._registration = driver.registry.add(
             core.topic, (status(),), lambda event: self._wake.set(), None, driver.now(), self._wake.set
@@ -150,6 +151,7 @@ class AsyncThrottledSender:
 
     async def _send(self, key: Hashable, message: OutgoingBroadcast) -> None:
         driver = self._driver
+        self._sending = True
         try:
             ticket = driver.session.broadcast(self._core.topic, message, driver.now())
             if ticket is not None:
@@ -161,6 +163,8 @@ class AsyncThrottledSender:
                 self._throttle.restore(key, message, driver.clock.time() + RETRY_DELAY)
             else:
                 driver.reports.error(error, "channel")
+        finally:
+            self._sending = False
         self._sent.set()
 
     async def _sleep(self, due: float | None) -> None:
@@ -171,7 +175,7 @@ class AsyncThrottledSender:
             return
 
     async def _flush(self) -> None:
-        while self.waiting and self._error is None:
+        while (self.waiting or self._sending) and self._error is None:
             self._sent.clear()
             await self._sent.wait()
 
