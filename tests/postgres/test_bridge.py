@@ -42,6 +42,17 @@ def test_one_leader_and_the_same_ids(database: str, sql: Any):
     second.release()
 
 
+def test_each_schema_has_its_own_leader(database: str, sql: Any):
+    """Bridges with the same name and checkpoints in different schemas do not wait for each other."""
+    sql.execute("create schema other_bridge")
+    first, second = PostgresCheckpoint(database), PostgresCheckpoint(database, schema="other_bridge")
+    assert first.acquire("b") and second.acquire("b")
+    first.check()
+    second.check()
+    first.release()
+    second.release()
+
+
 def test_a_lost_lock_is_noticed(database: str, sql: Any):
     """A leader whose lock is gone, or whom another has replaced, cannot record, and `check` says so."""
     old, new = PostgresCheckpoint(database), PostgresCheckpoint(database)

@@ -75,7 +75,9 @@ class PostgresCheckpoint(SqlCheckpoint):
                 self._url.reveal(), autocommit=True, application_name="supawire bridge", prepare_threshold=None,
                 **_OPTIONS,
             )  # fmt: skip
-            held = self._connection.execute("select pg_try_advisory_lock(%s, %s)", (LOCK_CLASS, self._lock_number))
+            number = self._lock_number
+            signed = number - 2**32 if number >= 2**31 else number
+            held = self._connection.execute("select pg_try_advisory_lock(%s, %s)", (LOCK_CLASS, signed))
             if not held.fetchall()[0][0]:
                 self.release()
                 return False
@@ -98,8 +100,8 @@ class PostgresCheckpoint(SqlCheckpoint):
 
     @property
     def _lock_number(self) -> int:
-        number = zlib.crc32(self._name.encode())
-        return number - 2**32 if number >= 2**31 else number
+        # bridges with the same name and other schemas have other checkpoints, and so other leaders
+        return zlib.crc32((self._name if self._schema == "public" else f"{self._schema}.{self._name}").encode())
 
     def _create(self, connection: "psycopg.Connection[Any]") -> None:
         names = [f"{self._quoted}.{_PREFIX}{suffix}" for suffix in _SUFFIXES]
@@ -114,8 +116,7 @@ class PostgresCheckpoint(SqlCheckpoint):
     def check(self) -> None:
         """Return if this process is the leader. Raises: LeaderLostError."""
         with self._transaction():
-            number = zlib.crc32(self._name.encode())
-            if not self._run(_HOLDS, (LOCK_CLASS, number)).fetchone()[0]:
+            if not self._run(_HOLDS, (LOCK_CLASS, self._lock_number)).fetchone()[0]:
                 raise LeaderLostError(f"the advisory lock of the bridge {self._name!r} is not held any more")
             self._fence()
 
