@@ -312,6 +312,13 @@ def test_an_environment_variable_switches_aiofastnet_off(setting: str, monkeypat
             WebSocketTransport()
 
 
+@pytest.mark.parametrize("fast", [0, "0", "off"])
+def test_fast_is_true_false_or_none(fast: Any):
+    """Other values are refused at once: most of them would switch on what was to be switched off."""
+    with pytest.raises(InvalidArgumentError, match="fast must be True or False"):
+        WebSocketTransport(fast=fast)
+
+
 def test_fast_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     """`fast=True` without aiofastnet is refused with the command that installs it; the default needs nothing."""
     monkeypatch.setenv("SUPAWIRE_FAST", "1")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from supawire._validation import check_bool
 from supawire.errors import InvalidArgumentError
 from supawire.options import Secret
 
@@ -89,8 +90,10 @@ def uses_aiofastnet(wanted: bool | None) -> bool:
     """Return whether connections are to be opened by aiofastnet: as wanted, or, for None, if it is installed.
 
     The environment variable SUPAWIRE_FAST=0 changes the latter to no. Raises `InvalidArgumentError` if aiofastnet is
-    wanted and missing, or if the variable is neither 0 nor 1.
+    wanted and missing, if `wanted` is of another type, or if the variable is neither 0 nor 1.
     """
+    if wanted is not None:
+        check_bool("fast", wanted)
     setting = os.environ.get(FAST_VARIABLE, "1")
     if setting not in ("0", "1"):
         raise InvalidArgumentError(f"{FAST_VARIABLE} must be 0 or 1, not {setting!r}")
