@@ -106,3 +106,8 @@ def test_an_endpoint_does_not_show_its_query():
         assert "abc.supabase.co" in shown
         assert not any(word in shown for word in ("sesame", "other-secret", "a-long-key"))
     assert endpoint.params == {"gate": "open-sesame", "token": "other-secret", "vsn": "2.0.0"}
+
+
+def test_a_parameter_with_a_blank_is_redacted_as_queries_encode_it():
+    """Long polling encodes a blank of a query parameter as `+`; a peer that repeats the URL does not reveal it."""
+    assert hide("no such page: /longpoll?e=first-secret+of+two", (), ["first-secret of two"]).count("secret") == 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import aiohttp
 from yarl import URL
@@ -39,7 +39,7 @@ def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = (
     values = [secret.reveal() for secret in secrets if secret is not None]
     values += [value for value in headers if len(value) >= _MIN_HEADER]
     for value in values:
-        for shown in (value, value.rpartition(" ")[2], quote(value, safe="")):
+        for shown in (value, value.rpartition(" ")[2], quote(value, safe=""), quote_plus(value)):
             text = text.replace(shown, "***") if len(shown) >= _MIN_SECRET else text
     return text
 
