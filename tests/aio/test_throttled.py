@@ -20,7 +20,8 @@ Got = list[tuple[float, str, Any]]
 async def two(server: VirtualServer, **options: Any) -> AsyncGenerator[tuple[AsyncChannel, Got]]:
     """Yield a joined channel, and what another client receives: seconds since the start, event and payload."""
     options = {"backoff": Backoff(initial=1, maximum=1, jitter=0), **options}
-    async with server.connect(**options) as one, server.connect() as other:
+    soon = Backoff(initial=0.1, maximum=0.1, jitter=0)
+    async with server.connect(**options) as one, server.connect(backoff=soon) as other:
         got: Got = []
         room, there = one.channel("room"), other.channel("room")
         loop = asyncio.get_running_loop()

@@ -47,6 +47,14 @@ async def test_frames_go_both_ways_in_order(rig: Rig):
         assert it.connection.written == 50
 
 
+async def test_the_descriptor_is_known_in_each_thread(rig: Rig):
+    """Another thread, such as one that forks, gets the descriptor of the socket."""
+    async with line(rig) as it:
+        descriptor = getattr(it.connection, "fileno", None)
+        if descriptor is not None:
+            assert await asyncio.to_thread(descriptor) == descriptor() > 0
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4000, None])
 async def test_run_returns_the_close_code_of_the_peer(rig: Rig, code: int | None):
     """When the peer closes, `run` returns its code, after the frames that were sent before."""

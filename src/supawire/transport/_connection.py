@@ -223,8 +223,9 @@ class WebSocketConnection:
     """A `Connection` over one WebSocket. Releases its aiohttp session at the end."""
 
     __slots__ = (
-        "_close_timeout", "_ended", "_flushers", "_full", "_given", "_loop", "_pong", "_protocol", "_queue", "_reading",
-        "_response", "_resumed", "_session", "_shut", "_socket", "_transport", "clock_offset", "name", "written",
+        "_close_timeout", "_ended", "_flushers", "_full", "_given", "_loop", "_os_socket", "_pong", "_protocol",
+        "_queue", "_reading", "_response", "_resumed", "_session", "_shut", "_socket", "_transport", "clock_offset",
+        "name", "written",
     )  # fmt: skip
 
     def __init__(
@@ -246,6 +247,7 @@ class WebSocketConnection:
         self._socket = socket
         self._response = response
         self._transport: asyncio.Transport = connection.transport
+        self._os_socket: Any = self._transport.get_extra_info("socket")  # aiofastnet has it for its own thread only
         self._protocol: asyncio.BaseProtocol = connection.protocol
         self._reading = reading
         self._loop = asyncio.get_running_loop()
@@ -450,8 +452,7 @@ class WebSocketConnection:
 
     def fileno(self) -> int:
         """Return the file descriptor, which a forked child inherits; -1 when closed."""
-        socket = self._transport.get_extra_info("socket")
-        return -1 if socket is None else socket.fileno()
+        return -1 if self._os_socket is None else self._os_socket.fileno()
 
     def abort(self) -> None:
         """Close the connection at once and discard unsent data."""
