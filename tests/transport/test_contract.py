@@ -50,6 +50,8 @@ async def test_frames_go_both_ways_in_order(rig: Rig):
 async def test_the_descriptor_is_known_in_each_thread(rig: Rig):
     """Another thread, such as one that forks, gets the descriptor of the socket."""
     async with line(rig) as it:
+        await it.peer.send(b"0")
+        await it.sink.has(1)
         descriptor = getattr(it.connection, "fileno", None)
         if descriptor is not None:
             assert await asyncio.to_thread(descriptor) == descriptor() > 0
