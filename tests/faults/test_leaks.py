@@ -22,7 +22,7 @@ def server() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("kind", CYCLES)
-@pytest.mark.parametrize("count", [30, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
 async def test_cycles_of_every_kind_leave_no_resources(kind: str, count: int, server: tuple[str, str]):
     """Repeated opening and closing leaves tasks, threads and descriptors unchanged, and the number of objects flat."""
     logging.disable(logging.CRITICAL)  # or what is kept of the log would be counted
