@@ -81,7 +81,8 @@ BUDGETS: Final = (
     _loop("change, record not read", "change-unread", 0.9, "change"),
     _loop("change, each column read", "change-typed", 1.5, "change"),
     _loop("broadcast, `async for`", "broadcast-iterated", 1.7, "broadcast"),
-    _loop("change, `async for`", "change-iterated", 1.5, "change"),
+    _loop("change, `async for`", "change-iterated", 1.4, "change"),
+    Budget("change as an object : record read", Figure("change-model"), 1.0, Figure("change")),
     Budget("one message per wake-up, above the bare loop", Figure("wake", OURS, "above"), 3, unit="µs"),
     Budget("the same with the sync client", Figure("wake", SYNC, "above"), 60, unit="µs"),
     *(
@@ -94,7 +95,7 @@ BUDGETS: Final = (
     _loop("presence diff, number of members and one member read", "diff-read", 4.5, "diff"),
     Budget("the same among 10,000 : among 100", Figure("diff-read"), 1.15, Figure("diff-read-100")),
     _loop("presence state of 10,000", "state", 1.64),
-    _loop("send without ack", "send", 1.7),
+    _loop("send without ack", "send", 1.4),
     _loop("broadcast, text, over TLS", "broadcast", 1.4, carrier=TLS),
     _loop("change, record read, over TLS", "change", 1.4, carrier=TLS),
     Budget(
@@ -105,7 +106,9 @@ BUDGETS: Final = (
         f"send without ack over TLS, {FAST} : {OURS}",
         Figure("send", FAST, carrier=TLS), 0.9, Figure("send", carrier=TLS),
     ),
+    _loop("acked send", "ack", 1.25),
     _loop("acked round trip, p50", "ack", 1.25, measure="p50"),
+    Budget(f"{NODE} : acked round trip, p50", Figure("ack", NODE, "p50"), 1, Figure("ack", OURS, "p50"), least=True),
     _loop("connect and join 100 channels", "join", 3.7, measure="wall"),
     Budget("memory of a channel", Figure("memory-channel", OURS, "traced"), 4, unit="KiB"),
     Budget("memory of a client with one channel", Figure("memory-client", OURS, "traced"), 28, unit="KiB"),
