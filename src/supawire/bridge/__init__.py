@@ -8,8 +8,9 @@
 See docs/bridge.md for what is guaranteed.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from supawire._lazy import lazy_names
 
 if TYPE_CHECKING:
     from supawire.bridge.app import Bridge, BridgeStats
@@ -81,21 +82,11 @@ _PACKAGES: Final = {
 
 if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
 
-    def __getattr__(name: str) -> Any:
-        """Import a public name on first use. Raises: ImportError that names the package when it is not installed."""
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            value = getattr(import_module(f"{__name__}.{home}"), name)
-        except ModuleNotFoundError as error:
-            package = _PACKAGES.get((error.name or "").partition(".")[0])
-            if package is None:
-                raise
-            message = f"{name} needs the package {package}: pip install '{package}', or 'supawire[bridge]' for all"
-            raise ImportError(message, name=error.name) from error
-        globals()[name] = value
-        return value
+    def _needs(module: str) -> str | None:
+        package = _PACKAGES.get(module)
+        return package and f"the package {package}: pip install '{package}', or 'supawire[bridge]' for all"
+
+    __getattr__ = lazy_names(__name__, _HOMES, _needs)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

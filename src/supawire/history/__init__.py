@@ -3,9 +3,9 @@
 `DatabaseHistory`, `PostgresCursors` need psycopg: `pip install 'supawire[history]'`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from supawire._lazy import lazy_names
 from supawire.cursors import Cursor, CursorStore, HistorySource, Page, PageQuery, Position, StoredBroadcast, StoredRow
 
 if TYPE_CHECKING:
@@ -36,12 +36,4 @@ _HOMES: Final = {
 }
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Import a class when it is first used."""
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_names(__name__, _HOMES)

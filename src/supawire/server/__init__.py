@@ -4,8 +4,9 @@
 simulations.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from supawire._lazy import lazy_names, needs_extra
 
 if TYPE_CHECKING:
     from supawire.server.authorization import Policy
@@ -28,18 +29,8 @@ _HOMES: Final = {
     "serve": "local",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use. Raises: ImportError that names the extra when it is not installed."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{home}"), name)
-    except ModuleNotFoundError as error:
-        if error.name != "jwt":
-            raise
-        raise ImportError(f"{name} needs the extra `server`: pip install 'supawire[server]'", name="jwt") from error
+if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
+    __getattr__ = lazy_names(__name__, _HOMES, needs_extra("server", "jwt"))
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,9 @@ a worker. `VirtualClock`, `World` and
 `LinkedClient` drive the protocol without asyncio. The fixtures for pytest are in `plugin`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from supawire._lazy import lazy_names
 
 if TYPE_CHECKING:
     from supawire.testing.events import (
@@ -92,15 +93,7 @@ _HOMES: Final = {
 }
 
 if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
-
-    def __getattr__(name: str) -> Any:
-        """Import names on first use: pytest imports this package in every run."""
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"supawire.{home}"), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_names(__name__, _HOMES, base="supawire")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -11,8 +11,9 @@ A change that Realtime announces only wakes the worker up; what is to be done is
 while Realtime is away. See docs/worker.md for what is guaranteed.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from supawire._lazy import lazy_names, needs_extra
 
 if TYPE_CHECKING:
     from supawire.worker.app import Worker
@@ -72,21 +73,7 @@ _HOMES: Final = {
 }
 
 if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
-
-    def __getattr__(name: str) -> Any:
-        """Import a public name on first use. Raises: ImportError that names the extra when it is not installed."""
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            value = getattr(import_module(f"{__name__}.{home}"), name)
-        except ModuleNotFoundError as error:
-            if error.name != "psycopg":
-                raise
-            message = f"{name} needs the extra `worker`: pip install 'supawire[worker]'"
-            raise ImportError(message, name="psycopg") from error
-        globals()[name] = value
-        return value
+    __getattr__ = lazy_names(__name__, _HOMES, needs_extra("worker", "psycopg"))
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
