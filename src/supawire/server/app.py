@@ -386,15 +386,22 @@ class App:
         self._numbers += 1
         return self._numbers
 
-    async def _longpoll(self, request: web.Request) -> web.StreamResponse:
+    async def _body_of(self, request: web.Request, too_large: RestAnswer) -> bytes | RestAnswer:
+        """Return the body of a request, or the answer to one that is too large or does not arrive in time."""
         try:
             async with asyncio.timeout(self.tcp.timeout):
                 body = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            return response_of(RestAnswer(400, b"Bad Request", HTML))
+            return too_large
         except TimeoutError:
-            return response_of(RestAnswer(408, b"Request Timeout", HTML))
+            return RestAnswer(408, b"Request Timeout", HTML)
         self.message_complete(request)
+        return body
+
+    async def _longpoll(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body_of(request, RestAnswer(400, b"Bad Request", HTML))
+        if isinstance(body, RestAnswer):
+            return response_of(body)
         forwarded = Request(request.host, dict(request.query), headers_of(request), longpoll=True)
         if request.path.startswith(GATEWAY):
             forwarded = self._gateway.socket(forwarded, self.now())
@@ -413,14 +420,9 @@ class App:
     async def _rest(self, request: web.Request) -> web.StreamResponse:
         if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # answered by the gateway itself
             return web.Response(status=204, headers=PREFLIGHT)
-        try:
-            async with asyncio.timeout(self.tcp.timeout):
-                body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            return response_of(RestAnswer(413, b"Request Entity Too Large", HTML))
-        except TimeoutError:
-            return response_of(RestAnswer(408, b"Request Timeout", HTML))
-        self.message_complete(request)
+        body = await self._body_of(request, RestAnswer(413, b"Request Entity Too Large", HTML))
+        if isinstance(body, RestAnswer):
+            return response_of(body)
         path = request.rel_url.raw_path.removeprefix(GATEWAY)
         forwarded = RestRequest(request.method, path, request.host, dict(request.query), headers_of(request), body)
         if path != request.rel_url.raw_path:
