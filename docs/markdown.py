@@ -28,7 +28,7 @@ _INLINE_CODE: Final = re.compile(r"(`[^`\n]+`)")
 _LAYOUT: Final = re.compile(r"^(?::{3,}.*|\{\.[\w-]+\}|<!-- .*? -->)\n", re.MULTILINE)
 _ATTRIBUTES: Final = re.compile(r"^.*\{\.only-dark\}\n|(?<=\))\{\.only-light\}", re.MULTILINE)
 _PAGE_LINK: Final = re.compile(r"(\]\()(?![a-z]+:|#)([\w./-]+?)\.md(#[^)\s]*)?(?=\))")
-_IMAGE: Final = re.compile(r"(!\[[^\]]*\]\()(?![a-z]+:)(?:[\w./-]*/)?([\w-]+\.(?:svg|png))(?=\))")
+_IMAGE: Final = re.compile(r"(!\[(?:[^][]|\[[^][]*\])*\]\()(?![a-z]+:)(?:[\w./-]*/)?([\w-]+\.(?:svg|png))(?=\))")
 _ANY_LINK: Final = re.compile(r"(\]\()(?![a-z]+:)([^)\s]+)(?=\))")
 _MANY_LINES: Final = re.compile(r"\n{3,}")
 _DESCRIPTION: Final = 250

@@ -1,6 +1,5 @@
 """The lines of pages that show a plot, with its description."""
 
-import re
 from collections.abc import Callable
 
 from docs.plots.files import PLOTS, file_of
@@ -9,12 +8,7 @@ from docs.tables import ROOT, table
 
 def shown(name: str) -> Callable[[], str]:
     """Return the function that prints the line of a plot for a page in docs/."""
-
-    def image() -> str:
-        alt = re.sub(r"\[(\w+)\]", r" with \1", PLOTS[name]().alt)  # brackets in a description look like a link
-        return f"![{alt}]({file_of(name).relative_to(ROOT / 'docs').as_posix()})"
-
-    return image
+    return lambda: f"![{PLOTS[name]().alt}]({file_of(name).relative_to(ROOT / 'docs').as_posix()})"
 
 
 for name in PLOTS:

@@ -30,7 +30,7 @@ hide-toc: true
 
 It is *small*. It has pages.
 
-![One](one.png){.only-light}
+![One [1]](one.png){.only-light}
 ![Other](other.png){.only-dark}
 
 {.cards}
@@ -106,7 +106,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_page_is_there_as_markdown(site: Path):
     """The Markdown of a page has what it includes, no directives, and links to Markdown; code is unchanged."""
     assert (site / "index.html.md").read_text(encoding="utf-8") == (
-        "# Small\n\nIt is *small*. It has pages.\n\n![One](_images/one.png)\n\n"
+        "# Small\n\nIt is *small*. It has pages.\n\n![One [1]](_images/one.png)\n\n"
         "* [Calls](calls.html.md#more)\n\n`[code](nowhere.md)`\n"
     )
     calls = (site / "calls.html.md").read_text(encoding="utf-8")
