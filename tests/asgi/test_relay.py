@@ -213,7 +213,7 @@ async def test_gaps_of_the_upstream_are_passed_on():
 
 
 async def test_a_new_browser_receives_the_presence_state():
-    """Whoever is present comes first, then joins and leaves; `show` also decides about the state."""
+    """Those who are present come first, then joins and leaves; `show` also decides about the state."""
     secret = View("room", presence(), show=lambda event: None if hasattr(event, "state") else event)
     async with (
         relaying(lambda request: secret if request.url.path == "/x" else View("room", presence())) as (
@@ -292,7 +292,7 @@ async def test_a_slow_browser_that_leaves_while_it_is_cut_is_no_error(leaves: bo
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "latest"])
 async def test_a_browser_that_loses_messages_receives_a_gap(overflow: Any):
-    """With the other policies it loses messages and is told so; with "latest" replaced ones are not a gap."""
+    """With the other policies it loses messages and receives a gap; with "latest" replaced ones are not a gap."""
     key = (lambda event: event.payload["key"]) if overflow == "latest" else None
     async with relaying(lambda _: View("room", broadcast()), buffer=2, overflow=overflow, key=key) as (server, relay):
         fast, slow = await Browser(relay).opened(), await Browser(relay).opened()
@@ -337,7 +337,7 @@ async def test_browsers_send_only_what_accept_allows():
 
 
 async def test_messages_nested_too_deeply_are_refused(caplog: pytest.LogCaptureFixture):
-    """A message of very many brackets is refused, and is no mistake of the application in the log."""
+    """A message of very many brackets is refused, and is not logged as an error of the application."""
     async with relaying(lambda _: View("room", broadcast(), accept=lambda message: message)) as (_, relay):
         browser = await Browser(relay, socket=True).opened()
         text = '{"event":"a","payload":' + "[" * 30_000 + "]" * 30_000 + "}"

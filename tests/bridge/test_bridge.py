@@ -16,7 +16,7 @@ from supawire.options import Backoff
 
 
 class MemoryBroker:
-    """Keeps messages by id, unless it is told to fail."""
+    """Keeps messages by id, unless it is set to fail."""
 
     def __init__(self) -> None:
         self.name: str = "the broker in memory"

@@ -95,7 +95,7 @@ def test_a_refusal_of_long_polling_ends_the_client(open_harness: Harness):
     [(404, b'{"message":"no Route matched with those values"}'), (403, b"<html>blocked by policy</html>")],
 )
 def test_a_gateway_without_long_polling_does_not_end_the_client(open_harness: Harness, status: int, body: bytes):
-    """After a restart that made long polling likely, a gateway that does not pass its path is no reason to give up."""
+    """After a restart that made long polling likely, a gateway that does not pass its path does not end the client."""
     fail(open_harness, status=502)
     fail(open_harness, status=502)
     fail(open_harness, status=status, body=body)

@@ -88,7 +88,7 @@ async def site(
 
 
 async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str], str]):
-    """Each browser receives the rows of its shop and gaps, by one join; at the end it is told when to come back."""
+    """Each browser receives the rows of its shop and gaps, by one join, and at the end when to come back."""
     async with (
         LocalServer() as server,
         site(require("frameworks"), server, "fastapi_relay:app") as (program, url, browser),

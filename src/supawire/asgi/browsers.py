@@ -86,7 +86,7 @@ class EventStream:
         await self._body(send, self._retry_line(self._retry))
 
     async def write(self, send: Send, items: list[Item], newest_id: str | None) -> None:
-        """Send the frames in one part of the body. A block with an id alone is no event for the page."""
+        """Send the frames in one part of the body. A block with an id alone is not an event for the page."""
         frames = [item.frame() for item in items]
         if newest_id is not None:
             frames.append(f"id: {newest_id}\n\n".encode())

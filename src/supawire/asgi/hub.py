@@ -261,7 +261,7 @@ class Hub:
                 elif group := topic.groups.get(selector):
                     self._deliver(topic, group, item)
         finally:
-            if self._pending:  # `show` has raised what is no Exception
+            if self._pending:  # `show` has raised an exception that is not an `Exception`
                 self._on_pending()
 
     def _deliver_state(self, topic: Topic, item: Item) -> None:

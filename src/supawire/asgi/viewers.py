@@ -128,7 +128,7 @@ class Viewer:
     def _drop(self, item: Item) -> None:
         self.dropped += 1
         if item.name in ANSWERS:
-            return  # it has a topic that the browser has written, and is no event
+            return  # it has a topic that the browser has written, and is not an event
         kinds = item.lost or _KINDS.get(item.name, frozenset())
         self.lost_topics[item.topic] = self.lost_topics.get(item.topic, frozenset()) | kinds
 

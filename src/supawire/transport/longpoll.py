@@ -155,7 +155,7 @@ class _Requests:
     def __init__(self, request: OpenRequest) -> None:
         self._request = request
         self.token: Secret | None = None
-        """The token of the session: whoever has it receives its frames."""
+        """The token of the session: anyone who has it receives its frames."""
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_on_headers_sent)
         self._session = aiohttp.ClientSession(
